@@ -1,0 +1,58 @@
+//! The numbers of Sparrow: dense and sparse matrix kernels for language models on CPUs, chosen at run time.
+//!
+//! Start with [`Compute`]: it holds the kernels of the best instruction set tier ([`Isa`]) and a thread [`Pool`], and every
+//! operation is a method of it. No files, no models here.
+//!
+//! | operation | equation |
+//! |---|---|
+//! | [`Compute::linear`] | out = x·Wᵀ + b, weights `[out, in]` |
+//! | [`Compute::linear_in_out`] | out = x·W + b, weights `[in, out]`, over some inputs only |
+//! | [`Compute::sparse_mlp`] | the active neurons of an MLP |
+//! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |
+//! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`count_ones`] | which neurons are active |
+//! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
+//! | [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
+//! | [`decode`], [`encode`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
+//! | [`read_bandwidth`], [`peak`] | what the machine can do at best |
+//!
+//! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`]; accumulation
+//! is in `f32`. Each operation states its shapes, its panics and its rounding error, which `tests/conformance.rs` checks for
+//! every tier that the CPU has.
+//!
+//! ```
+//! use sparrow_kernels::{Compute, DType, LinearPart, Matrix, encode};
+//!
+//! let compute = Compute::new(None);
+//! let mut bytes = [0; 2 * 3 * 2];
+//! encode(DType::BF16, &[1.0, 2.0, 3.0, 0.0, -1.0, 0.5], &mut bytes);
+//! let mut out = [0.0; 2];
+//! let part = LinearPart { weights: Matrix::new(DType::BF16, 2, 3, &bytes), bias: None, out: &mut out };
+//! compute.linear(&[1.0, 1.0, 2.0], 1, &mut [part]);
+//! assert_eq!(out, [9.0, 0.0]);
+//! ```
+
+// Kernels index several arrays by the same lane.
+#![allow(clippy::needless_range_loop)]
+
+mod compute;
+mod cpu;
+mod dtype;
+mod ops;
+mod pool;
+mod probe;
+mod scratch;
+mod shared_mut;
+mod simd;
+mod table;
+
+pub use compute::Compute;
+pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
+pub use dtype::{DType, Matrix, UnknownDType, decode, encode};
+pub use ops::activation::Activation;
+pub use ops::attention::{AttentionShape, KvView};
+pub use ops::linear::LinearPart;
+pub use ops::select::{count_ones, mask_words, union_masks};
+pub use ops::sparse_mlp::SparseMlp;
+pub use ops::transpose::transpose;
+pub use pool::Pool;
+pub use probe::{Peak, peak, read_bandwidth};

@@ -1,0 +1,119 @@
+//! `axpy_rows` with AVX-512.
+
+use super::AxpyRows;
+use crate::dtype::{BF16, F16, F32, code_size};
+use crate::simd::avx512::*;
+use std::arch::x86_64::*;
+
+/// Activations whose coefficients are gathered at once.
+const TILE: usize = 8;
+
+/// Adds `R` rows, from row `j` of the set on, for activations `t0..t0 + tile`.
+///
+/// # Safety
+/// See [`AxpyRowsFn`](super::AxpyRowsFn); `j + R <= count`, `t0 + tile <= m`, `tile <= TILE`; AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, tile: usize) {
+    let mut coefficients = [[0.0f32; R]; TILE];
+    let full = a.cols / LANES * LANES;
+    // SAFETY: rows j..j + R are in the set, activations t0..t0 + tile exist, and columns stay below cols.
+    unsafe {
+        let rows: [*const u8; R] = std::array::from_fn(|r| a.rows.row(j + r));
+        for t in 0..tile {
+            for r in 0..R {
+                coefficients[t][r] = a.coefficient(t0 + t, j + r);
+            }
+        }
+        let out = a.out.add(t0 * a.out_stride);
+        let mut c = 0;
+        while c < full {
+            let w: [_; R] = load_rows::<D, R>(&rows, c);
+            for (t, k) in coefficients[..tile].iter().enumerate() {
+                let at = out.add(t * a.out_stride + c);
+                let mut even = _mm512_loadu_ps(at);
+                let mut odd = _mm512_setzero_ps();
+                for r in 0..R {
+                    let k = _mm512_set1_ps(k[r]);
+                    if r % 2 == 0 {
+                        even = _mm512_fmadd_ps(k, w[r], even);
+                    } else {
+                        odd = _mm512_fmadd_ps(k, w[r], odd);
+                    }
+                }
+                _mm512_storeu_ps(at, if R > 1 { _mm512_add_ps(even, odd) } else { even });
+            }
+            c += LANES;
+        }
+        if full < a.cols {
+            let mask = first(a.cols - full);
+            for (t, k) in coefficients[..tile].iter().enumerate() {
+                let at = out.add(t * a.out_stride + full);
+                let mut sum = _mm512_maskz_loadu_ps(mask, at);
+                for r in 0..R {
+                    let w = load_masked::<D>(mask, rows[r].add(full * code_size(D)));
+                    sum = _mm512_fmadd_ps(_mm512_set1_ps(k[r]), w, sum);
+                }
+                _mm512_mask_storeu_ps(at, mask, sum);
+            }
+        }
+    }
+}
+
+/// One vector of each row at column `c`.
+///
+/// # Safety
+/// A whole vector must be readable there; AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn load_rows<const D: u8, const R: usize>(rows: &[*const u8; R], c: usize) -> [__m512; R] {
+    let mut w = [_mm512_setzero_ps(); R];
+    for r in 0..R {
+        // SAFETY: the caller guarantees the vector.
+        w[r] = unsafe { load::<D>(rows[r].add(c * code_size(D))) };
+    }
+    w
+}
+
+/// # Safety
+/// See [`AxpyRowsFn`](super::AxpyRowsFn); AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
+    let mut j = 0;
+    while j < a.rows.count {
+        let rows = if j + 8 <= a.rows.count { 8 } else { 1 };
+        let mut t = 0;
+        while t < a.m {
+            let tile = TILE.min(a.m - t);
+            // SAFETY: the contract is the caller's; the rows and activations are in range.
+            unsafe {
+                if rows == 8 {
+                    group::<D, 8>(a, j, t, tile);
+                } else {
+                    group::<D, 1>(a, j, t, tile);
+                }
+            }
+            t += tile;
+        }
+        j += rows;
+    }
+}
+
+macro_rules! kernels {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// # Safety
+        /// See [`AxpyRowsFn`](super::AxpyRowsFn); AVX-512.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        pub(crate) unsafe fn $name(a: &AxpyRows) {
+            // SAFETY: the contract is the caller's.
+            unsafe { axpy_rows::<{ $dtype }>(a) }
+        }
+    )*};
+}
+
+kernels! {
+    axpy_rows_f32_avx512: F32;
+    axpy_rows_f16_avx512: F16;
+    axpy_rows_bf16_avx512: BF16;
+}

@@ -1,0 +1,70 @@
+//! `dot_rows`: the products of some rows of a stored matrix with some activations.
+//!
+//! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], the inner loop of [`linear`](super::linear), of the gate and up halves of
+//! [`sparse_mlp`](super::sparse_mlp), and of attention scores. Every tier keeps one vector of partial sums per (t, j), so
+//! the rounding error of one result is at most (K ÷ lanes + lanes) · 2⁻²⁴ · Σᵢ |W·x|.
+
+pub(crate) mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+
+/// Some rows of a stored matrix: row `j` of the set starts at `base + stride * (ids ? ids[j] : j)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub base: *const u8,
+    /// Bytes from one row of the matrix to the next.
+    pub stride: usize,
+    /// Null: the first `count` rows.
+    pub ids: *const u32,
+    pub count: usize,
+}
+
+impl Rows {
+    /// The address of row `j` of the set.
+    ///
+    /// # Safety
+    /// `j < count`, and the set must describe readable memory.
+    #[inline(always)]
+    pub(crate) unsafe fn row(&self, j: usize) -> *const u8 {
+        // SAFETY: the caller guarantees that j is in the set and that the row lies in the matrix.
+        unsafe { self.base.add(self.stride * self.id(j)) }
+    }
+
+    /// The row number of row `j` of the set.
+    ///
+    /// # Safety
+    /// `j < count`.
+    #[inline(always)]
+    pub(crate) unsafe fn id(&self, j: usize) -> usize {
+        if self.ids.is_null() {
+            j
+        } else {
+            // SAFETY: ids has count entries and the caller guarantees j < count.
+            unsafe { *self.ids.add(j) as usize }
+        }
+    }
+}
+
+/// The arguments of a `dot_rows` kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct DotRows {
+    pub rows: Rows,
+    /// Elements of one row.
+    pub k: usize,
+    /// `[m, k]`, `x_stride` elements from one row to the next.
+    pub x: *const f32,
+    pub x_stride: usize,
+    pub m: usize,
+    /// `[m, count]`, `out_stride` elements from one row to the next; overwritten.
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+/// A `dot_rows` kernel.
+///
+/// # Safety
+/// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
+pub(crate) type DotRowsFn = unsafe fn(&DotRows);

@@ -1,0 +1,125 @@
+//! Dense linear layers over weights stored `[out, in]`.
+
+use super::dot::{DotRows, Rows};
+use crate::Compute;
+use crate::dtype::Matrix;
+use crate::shared_mut::SharedMut;
+
+/// One weight of [`Compute::linear`], with its bias and its result.
+pub struct LinearPart<'a> {
+    /// `[n, k]`, one row per output, as checkpoints store `nn.Linear`.
+    pub weights: Matrix<'a>,
+    /// `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[m, n]`, overwritten.
+    pub out: &'a mut [f32],
+}
+
+/// Rows of a weight in one task when there are many activations: a panel that stays in L2.
+const PANEL: usize = 64;
+/// Values of x that one pass over a panel covers, to stay in L2 beside it.
+const X_BLOCK: usize = 128 * 1024;
+
+impl Compute {
+    /// out = x · Wᵀ + bias for each part, all in one parallel region (query, key and value; gate and up).
+    ///
+    /// `x` is `[m, k]`; the shapes of a part are in [`LinearPart`]. Accumulates in `f32`, whatever the weights' type; the
+    /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|).
+    ///
+    /// # Panics
+    /// If `x.len()` is not `m * k`, or a bias or result does not fit its weight.
+    pub fn linear(&self, x: &[f32], m: usize, parts: &mut [LinearPart]) {
+        let mut rows = 0;
+        let mut work = 0;
+        for part in parts.iter() {
+            let (n, k) = (part.weights.rows(), part.weights.cols());
+            assert_eq!(x.len(), m * k, "linear: x.len() is not m * k = {m} * {k}");
+            assert_eq!(part.out.len(), m * n, "linear: out.len() is not m * n = {m} * {n}");
+            if let Some(bias) = part.bias {
+                assert_eq!(bias.len(), n, "linear: bias.len() is not n = {n}");
+            }
+            rows += n;
+            work += m * n * k;
+        }
+        if m == 0 {
+            return;
+        }
+        let block = rows.div_ceil(self.tasks(rows, work)).next_multiple_of(8);
+        let block = if m > 8 { block.min(PANEL) } else { block }.max(8);
+        if let [part] = parts {
+            // The usual case needs no list of what each task writes.
+            let out = SharedMut::new(part.out);
+            let (weights, bias) = (part.weights, part.bias);
+            self.parallel(rows.div_ceil(block), work, &|task| {
+                let range = task * block..rows.min((task + 1) * block);
+                linear_block(self, x, m, weights, bias, out, range);
+            });
+            return;
+        }
+        let blocks: usize = parts.iter().map(|p| p.weights.rows().div_ceil(block)).sum();
+        let parts = SharedMut::new(parts);
+        self.parallel(blocks, work, &|task| {
+            let mut task = task;
+            for p in 0.. {
+                // SAFETY: the part is read, never written through; its result is handed out in disjoint blocks below.
+                let part = unsafe { &*parts.pointer(p) };
+                let n = part.weights.rows();
+                let here = n.div_ceil(block);
+                if task < here {
+                    // SAFETY: `parts` is borrowed mutably for this call, so nobody else uses its results.
+                    let out = unsafe { SharedMut::from_shared(&part.out) };
+                    let range = task * block..n.min((task + 1) * block);
+                    linear_block(self, x, m, part.weights, part.bias, out, range);
+                    return;
+                }
+                task -= here;
+            }
+        });
+    }
+}
+
+/// Rows `range` of one weight, for all activations.
+fn linear_block(
+    compute: &Compute,
+    x: &[f32],
+    m: usize,
+    weights: Matrix,
+    bias: Option<&[f32]>,
+    out: SharedMut<f32>,
+    range: std::ops::Range<usize>,
+) {
+    let (n, k) = (weights.rows(), weights.cols());
+    let panel = weights.row_range(range.clone());
+    let tokens = if m <= 8 { m } else { (X_BLOCK / k.max(1)).clamp(24, m.max(24)) };
+    let mut t = 0;
+    while t < m {
+        let here = tokens.min(m - t);
+        let args = DotRows {
+            rows: Rows {
+                base: panel.bytes().as_ptr(),
+                stride: panel.row_bytes(),
+                ids: std::ptr::null(),
+                count: range.len(),
+            },
+            k,
+            x: x[t * k..].as_ptr(),
+            x_stride: k,
+            m: here,
+            out: out.pointer(t * n + range.start),
+            out_stride: n,
+        };
+        // SAFETY: the table holds only kernels that this CPU can run; the panel, x and out have the stated shapes, and each
+        // task writes only the columns of its rows.
+        unsafe { (compute.kernels.dot_rows[weights.dtype() as usize])(&args) };
+        t += here;
+    }
+    if let Some(bias) = bias {
+        for t in 0..m {
+            // SAFETY: only this task uses these columns of row t.
+            let row = unsafe { out.part(t * n + range.start..t * n + range.end) };
+            for (out, &b) in row.iter_mut().zip(&bias[range.clone()]) {
+                *out += b;
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Linear layers over weights stored `[in, out]`, which can skip inputs.
+
+use super::axpy::AxpyRows;
+use super::dot::Rows;
+use crate::Compute;
+use crate::dtype::Matrix;
+use crate::shared_mut::SharedMut;
+
+/// Activations that one pass over a block of columns covers, so that their results stay in L1.
+const TOKENS: usize = 8;
+/// The fewest columns of a task: shorter runs of a row waste bandwidth.
+const MIN_COLS: usize = 256;
+/// The most columns of a task, so that the results of [`TOKENS`] activations stay in L1.
+const MAX_COLS: usize = 1024;
+
+impl Compute {
+    /// out\[r\] = Σᵢ x\[r, i\] · W\[i, :\] + bias, over the inputs i in `inputs` only: input sparsity (TEAL, arXiv 2408.14690).
+    ///
+    /// `x` is `[m, k]`, indexed by the input's number even with `inputs`; `w` is `[k, n]`, one row per **input**; `inputs`
+    /// holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`, overwritten. The result
+    /// does not depend on the number of threads. Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|).
+    ///
+    /// # Panics
+    /// If a length does not match these shapes, or an input is not below k.
+    pub fn linear_in_out(
+        &self,
+        x: &[f32],
+        m: usize,
+        w: Matrix,
+        inputs: Option<&[u32]>,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (w.rows(), w.cols());
+        assert_eq!(x.len(), m * k, "linear_in_out: x.len() is not m * k = {m} * {k}");
+        assert_eq!(out.len(), m * n, "linear_in_out: out.len() is not m * n = {m} * {n}");
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), n, "linear_in_out: bias.len() is not n = {n}");
+        }
+        check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
+        let count = inputs.map_or(k, <[u32]>::len);
+        let work = m * n * count;
+        let cols = n.div_ceil(self.tasks(n, work)).next_multiple_of(64).clamp(MIN_COLS, MAX_COLS);
+        let out = SharedMut::new(out);
+        self.parallel(n.div_ceil(cols), work, &|task| {
+            let (start, end) = (task * cols, n.min((task + 1) * cols));
+            for r in 0..m {
+                // SAFETY: only this task uses these columns.
+                let row = unsafe { out.part(r * n + start..r * n + end) };
+                match bias {
+                    Some(bias) => row.copy_from_slice(&bias[start..end]),
+                    None => row.fill(0.0),
+                }
+            }
+            let mut t = 0;
+            while t < m {
+                let args = AxpyRows {
+                    rows: Rows {
+                        base: w.bytes().as_ptr().wrapping_add(start * w.dtype().size_of()),
+                        stride: w.row_bytes(),
+                        ids: inputs.map_or(std::ptr::null(), <[u32]>::as_ptr),
+                        count,
+                    },
+                    cols: end - start,
+                    a: x[t * k..].as_ptr(),
+                    a_stride: k,
+                    by_id: true,
+                    m: TOKENS.min(m - t),
+                    out: out.pointer(t * n + start),
+                    out_stride: n,
+                };
+                // SAFETY: the table holds only kernels that this CPU can run; the ids are below k, start..end are columns
+                // of w, and only this task writes them.
+                unsafe { (self.kernels.axpy_rows[w.dtype() as usize])(&args) };
+                t += TOKENS;
+            }
+        });
+    }
+}
+
+/// Panics unless every id is below `limit`.
+pub(super) fn check_ids(op: &str, name: &str, ids: &[u32], limit: usize) {
+    let largest = ids.iter().copied().max();
+    assert!(largest.is_none_or(|id| (id as usize) < limit), "{op}: {name} holds {largest:?}, of {limit} rows");
+}

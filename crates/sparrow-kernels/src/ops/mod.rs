@@ -1,0 +1,14 @@
+//! The operations. Each folder states its equation, shapes and tolerance in `mod.rs`; the other files are one tier each.
+
+pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod axpy;
+pub(crate) mod dot;
+pub(crate) mod linear;
+pub(crate) mod linear_in_out;
+pub(crate) mod norm;
+pub(crate) mod rope;
+pub(crate) mod select;
+pub(crate) mod softmax;
+pub(crate) mod sparse_mlp;
+pub(crate) mod transpose;

@@ -1,0 +1,50 @@
+//! Bitmaps and sums with AVX2.
+
+use super::scalar;
+use crate::simd::avx2::LANES;
+use std::arch::x86_64::*;
+
+/// The bits of whole words, `test` giving a vector of all-ones lanes; the rest by the scalar tier.
+macro_rules! words {
+    ($values:ident, $mask:ident, $test:expr, $rest:expr) => {{
+        let (chunks, tail) = $values.as_chunks::<64>();
+        let (whole, last) = $mask.split_at_mut(chunks.len());
+        for (word, chunk) in whole.iter_mut().zip(chunks) {
+            *word = 0;
+            for (i, vector) in chunk.as_chunks::<LANES>().0.iter().enumerate() {
+                // SAFETY: the vector has 8 values.
+                let v = unsafe { _mm256_loadu_ps(vector.as_ptr()) };
+                *word |= u64::from(_mm256_movemask_ps($test(v)) as u32) << (i * LANES);
+            }
+        }
+        scalar::mask_by(tail, last, $rest);
+    }};
+}
+
+/// # Safety
+/// The CPU must have AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn mask_above_f32_avx2(scores: &[f32], threshold: f32, magnitude: bool, mask: &mut [u64]) {
+    let t = _mm256_set1_ps(threshold);
+    if magnitude {
+        let sign = _mm256_set1_ps(-0.0);
+        words!(scores, mask, |v| _mm256_cmp_ps::<_CMP_GT_OQ>(_mm256_andnot_ps(sign, v), t), |v| v.abs() > threshold);
+    } else {
+        words!(scores, mask, |v| _mm256_cmp_ps::<_CMP_GT_OQ>(v, t), |v| v > threshold);
+    }
+}
+
+/// # Safety
+/// The CPU must have AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn mask_nonzero_f32_avx2(values: &[f32], mask: &mut [u64]) {
+    let zero = _mm256_setzero_ps();
+    words!(values, mask, |v| _mm256_cmp_ps::<_CMP_NEQ_UQ>(v, zero), |v| v != 0.0);
+}
+
+/// # Safety
+/// The CPU must have AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn sums_f32_avx2(x: &[f32]) -> (f64, f64) {
+    scalar::sums(x)
+}

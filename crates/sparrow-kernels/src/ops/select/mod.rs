@@ -1,0 +1,117 @@
+//! Which neurons are active: thresholds, bitmaps and lists of indices.
+//!
+//! A bitmap of n bits is ⌈n/64⌉ words; bit i is bit i % 64 of word i / 64, and bits from n on are zero.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+mod kth;
+pub(crate) mod scalar;
+
+use crate::Compute;
+
+/// Words of a bitmap of `n` bits.
+pub const fn mask_words(n: usize) -> usize {
+    n.div_ceil(64)
+}
+
+impl Compute {
+    /// Bit i ← scoreᵢ > threshold, or |scoreᵢ| > threshold if `magnitude`. NaN is not active.
+    ///
+    /// `scores` is `[n]`, `mask` `[ceil(n/64)]`.
+    ///
+    /// # Panics
+    /// If `mask` has another length.
+    pub fn mask_above(&self, scores: &[f32], threshold: f32, magnitude: bool, mask: &mut [u64]) {
+        check_mask("mask_above", scores, mask);
+        // SAFETY: the table holds only kernels that this CPU can run.
+        unsafe { (self.kernels.mask_above)(scores, threshold, magnitude, mask) }
+    }
+
+    /// Bit i ← valueᵢ ≠ 0; NaN is not zero.
+    ///
+    /// `values` is `[n]`, `mask` `[ceil(n/64)]`.
+    ///
+    /// # Panics
+    /// If `mask` has another length.
+    pub fn mask_nonzero(&self, values: &[f32], mask: &mut [u64]) {
+        check_mask("mask_nonzero", values, mask);
+        // SAFETY: the table holds only kernels that this CPU can run.
+        unsafe { (self.kernels.mask_nonzero)(values, mask) }
+    }
+
+    /// The mean and the population standard deviation, in one pass with `f64` sums; (0, 0) for none.
+    ///
+    /// Exact to 2⁻²³ relative unless |mean| exceeds 10⁶ deviations.
+    pub fn mean_std(&self, scores: &[f32]) -> (f32, f32) {
+        // SAFETY: the table holds only kernels that this CPU can run.
+        let (sum, squares) = unsafe { (self.kernels.sums)(scores) };
+        if scores.is_empty() {
+            return (0.0, 0.0);
+        }
+        let n = scores.len() as f64;
+        let mean = sum / n;
+        let variance = squares / n - mean * mean;
+        let variance = if variance < 0.0 { 0.0 } else { variance };
+        (mean as f32, variance.sqrt() as f32)
+    }
+
+    /// The k-th largest score, by selection; NaN counts as −∞. `scratch` is overwritten and keeps its capacity.
+    ///
+    /// # Panics
+    /// If `k` is 0 or above `scores.len()`.
+    pub fn kth_largest(&self, scores: &[f32], k: usize, scratch: &mut Vec<f32>) -> f32 {
+        assert!((1..=scores.len()).contains(&k), "kth_largest: k = {k} of {} scores", scores.len());
+        kth::kth_largest(scores, k, scratch)
+    }
+
+    /// The indices of the set bits, ascending, in place of what `ids` held.
+    ///
+    /// # Panics
+    /// If the bitmap has more than 2³² bits.
+    pub fn mask_to_ids(&self, mask: &[u64], ids: &mut Vec<u32>) {
+        assert!(mask.len() <= 1 << 26, "mask_to_ids: more than 2^32 bits");
+        ids.clear();
+        ids.reserve(count_ones(mask));
+        for (i, &word) in mask.iter().enumerate() {
+            let mut left = word;
+            while left != 0 {
+                ids.push(i as u32 * 64 + left.trailing_zeros());
+                left &= left - 1;
+            }
+        }
+    }
+}
+
+/// out ← the union of the rows of `masks` `[m, words]`.
+///
+/// # Panics
+/// If `out.len()` is not `words`, or `masks.len()` is no multiple of `words`.
+pub fn union_masks(masks: &[u64], words: usize, out: &mut [u64]) {
+    assert_eq!(out.len(), words, "union_masks: out.len() is not words");
+    out.fill(0);
+    if words == 0 {
+        assert!(masks.is_empty(), "union_masks: masks without words");
+        return;
+    }
+    assert!(
+        masks.len().is_multiple_of(words),
+        "union_masks: masks.len() = {} is no multiple of words = {words}",
+        masks.len()
+    );
+    for row in masks.chunks_exact(words) {
+        for (out, &word) in out.iter_mut().zip(row) {
+            *out |= word;
+        }
+    }
+}
+
+/// The number of set bits.
+pub fn count_ones(mask: &[u64]) -> usize {
+    mask.iter().map(|word| word.count_ones() as usize).sum()
+}
+
+fn check_mask(op: &str, values: &[f32], mask: &[u64]) {
+    assert_eq!(mask.len(), mask_words(values.len()), "{op}: mask.len() is not ceil({} / 64)", values.len());
+}

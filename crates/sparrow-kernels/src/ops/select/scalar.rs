@@ -1,0 +1,53 @@
+//! Bitmaps and sums in portable Rust.
+
+/// Sets `mask` from a predicate, 64 values per word.
+pub(super) fn mask_by(values: &[f32], mask: &mut [u64], active: impl Fn(f32) -> bool) {
+    for (word, chunk) in mask.iter_mut().zip(values.chunks(64)) {
+        *word = chunk.iter().enumerate().fold(0, |bits, (i, &v)| bits | u64::from(active(v)) << i);
+    }
+}
+
+/// # Safety
+/// None: unsafe only to fit the table.
+pub(crate) unsafe fn mask_above_f32_scalar(scores: &[f32], threshold: f32, magnitude: bool, mask: &mut [u64]) {
+    if magnitude {
+        mask_by(scores, mask, |v| v.abs() > threshold);
+    } else {
+        mask_by(scores, mask, |v| v > threshold);
+    }
+}
+
+/// # Safety
+/// None: unsafe only to fit the table.
+pub(crate) unsafe fn mask_nonzero_f32_scalar(values: &[f32], mask: &mut [u64]) {
+    mask_by(values, mask, |v| v != 0.0);
+}
+
+/// Σ x and Σ x².
+///
+/// # Safety
+/// None: unsafe only to fit the table.
+pub(crate) unsafe fn sums_f32_scalar(x: &[f32]) -> (f64, f64) {
+    sums(x)
+}
+
+/// Σ x and Σ x² in eight interleaved partial sums each.
+#[inline(always)]
+pub(super) fn sums(x: &[f32]) -> (f64, f64) {
+    const LANES: usize = 8;
+    let (mut sum, mut squares) = ([0.0f64; LANES], [0.0f64; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let v = f64::from(chunk[lane]);
+            sum[lane] += v;
+            squares[lane] += v * v;
+        }
+    }
+    for (lane, &v) in rest.iter().enumerate() {
+        let v = f64::from(v);
+        sum[lane] += v;
+        squares[lane] += v * v;
+    }
+    (sum.iter().sum(), squares.iter().sum())
+}

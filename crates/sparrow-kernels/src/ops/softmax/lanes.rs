@@ -1,0 +1,41 @@
+//! Softmax without branches, for the compiler to vectorise with fused multiply-add.
+
+use crate::simd::lanes::{SUMS, exp, max, sum_by, tanh};
+
+#[inline(always)]
+pub(super) fn softmax(x: &mut [f32]) {
+    let max = max(x);
+    for v in x.iter_mut() {
+        *v = exp::<true>(*v - max);
+    }
+    let scale = 1.0 / sum_by(x, |v| v);
+    for v in x {
+        *v *= scale;
+    }
+}
+
+#[inline(always)]
+pub(super) fn scale_scores(scores: &mut [f32], scale: f32, cap: Option<f32>) {
+    if let Some(cap) = cap {
+        let scale = scale / cap;
+        for s in scores {
+            *s = cap * tanh::<true>(*s * scale);
+        }
+    } else {
+        for s in scores {
+            *s *= scale;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn max_ignoring_nan(x: &[f32]) -> f32 {
+    let mut best = [f32::NEG_INFINITY; SUMS];
+    let (chunks, rest) = x.as_chunks::<SUMS>();
+    for chunk in chunks {
+        for lane in 0..SUMS {
+            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
+        }
+    }
+    rest.iter().chain(&best).fold(f32::NEG_INFINITY, |best, &v| if v > best { v } else { best })
+}

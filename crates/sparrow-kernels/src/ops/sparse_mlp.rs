@@ -1,0 +1,265 @@
+//! The active neurons of an MLP, for a few tokens.
+
+use super::activation::Activation;
+use super::axpy::AxpyRows;
+use super::dot::{DotRows, Rows};
+use super::linear_in_out::check_ids;
+use super::select::mask_words;
+use crate::Compute;
+use crate::dtype::Matrix;
+use crate::shared_mut::SharedMut;
+
+/// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H.
+#[derive(Clone, Copy, Debug)]
+pub struct SparseMlp<'a> {
+    /// `[I, H]`; `None` for an ungated MLP, h = a(up · x).
+    pub gate: Option<Matrix<'a>>,
+    /// `[I, H]`.
+    pub up: Matrix<'a>,
+    /// `[I, H]`: row i is column i of the checkpoint's down projection.
+    pub down: Matrix<'a>,
+    /// `[I]`.
+    pub gate_bias: Option<&'a [f32]>,
+    /// `[I]`.
+    pub up_bias: Option<&'a [f32]>,
+    /// `[H]`.
+    pub down_bias: Option<&'a [f32]>,
+    /// Applied to the gate, or to up without a gate.
+    pub activation: Activation,
+}
+
+/// Neurons whose gate, up and down rows are read one after another.
+const CHUNK: usize = 32;
+/// The most blocks of neurons, each with its own partial sum.
+const MAX_BLOCKS: usize = 64;
+/// Tokens that share one pass over the weights.
+const TOKENS: usize = 16;
+/// Accumulator values that stay in L1 while a chunk of down rows is added.
+const L1_VALUES: usize = 8 * 1024;
+
+impl Compute {
+    /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\] + down_bias, with h\[r, i\] = a(gateᵢ·x\[r\] + bᵢ) · (upᵢ·x\[r\] + cᵢ) (without a gate: a(upᵢ·x\[r\]
+    /// \+ cᵢ)) where bit i of mask row r is set, and 0 elsewhere. Reads only the rows of the neurons in `ids`.
+    ///
+    /// `x` and `out` are `[m, H]`, `out` overwritten; `ids` is the ascending union of the rows' active neurons; `masks` is
+    /// `[m, ceil(I/64)]`, and `None` makes every id count for every row; `gate_values` is `[m, I]`, gate pre-activations
+    /// with their bias: with it the gate's rows and bias are not read. The idea is that of Deja Vu (arXiv 2310.17157).
+    ///
+    /// Accumulates in `f32` in blocks that depend only on `ids.len()`, so the result does not depend on the number of
+    /// threads. Error at most (H/8 + ids + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute values throughout.
+    ///
+    /// # Panics
+    /// If a length does not match these shapes, an id is not below I, or `gate_values` is given for an ungated MLP.
+    #[allow(clippy::too_many_arguments)]
+    pub fn sparse_mlp(
+        &self,
+        mlp: &SparseMlp,
+        x: &[f32],
+        m: usize,
+        ids: &[u32],
+        masks: Option<&[u64]>,
+        gate_values: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (neurons, hidden) = (mlp.up.rows(), mlp.up.cols());
+        let words = mask_words(neurons);
+        check(mlp, x, m, ids, masks, gate_values, out);
+        let blocks = ids.len().div_ceil(CHUNK).clamp(1, MAX_BLOCKS);
+        let block = ids.len().div_ceil(blocks).next_multiple_of(8);
+        let mut r = 0;
+        while r < m {
+            let rows = TOKENS.min(m - r);
+            let call = Call {
+                compute: self,
+                mlp,
+                x: &x[r * hidden..(r + rows) * hidden],
+                m: rows,
+                ids,
+                masks: masks.map(|v| &v[r * words..(r + rows) * words]),
+                gate_values: gate_values.map(|v| &v[r * neurons..(r + rows) * neurons]),
+            };
+            call.run(blocks, block, &mut out[r * hidden..(r + rows) * hidden]);
+            r += rows;
+        }
+    }
+}
+
+/// One pass over the weights, for at most [`TOKENS`] rows.
+struct Call<'a> {
+    compute: &'a Compute,
+    mlp: &'a SparseMlp<'a>,
+    x: &'a [f32],
+    m: usize,
+    ids: &'a [u32],
+    masks: Option<&'a [u64]>,
+    gate_values: Option<&'a [f32]>,
+}
+
+impl Call<'_> {
+    fn run(&self, blocks: usize, block: usize, out: &mut [f32]) {
+        let hidden = self.mlp.up.cols();
+        let size = self.m * hidden;
+        let work = 3 * size * self.ids.len();
+        // Per block: the partial sum, then h and the other factor of a chunk.
+        let stride = size + 2 * self.m * CHUNK;
+        let mut scratch = self.compute.scratch.take(blocks * stride);
+        let parts = SharedMut::new(&mut scratch);
+        self.compute.parallel(blocks, work, &|b| {
+            // SAFETY: each block has its own stretch.
+            let part = unsafe { parts.part(b * stride..(b + 1) * stride) };
+            let (sum, values) = part.split_at_mut(size);
+            sum.fill(0.0);
+            let ids = &self.ids[self.ids.len().min(b * block)..self.ids.len().min((b + 1) * block)];
+            for chunk in ids.chunks(CHUNK) {
+                self.add_chunk(chunk, values, sum);
+            }
+        });
+        let scratch = &*scratch;
+        self.compute.split_mut_indexed(out, blocks, &|start, out| {
+            for (i, value) in out.iter_mut().enumerate() {
+                *value = self.mlp.down_bias.map_or(0.0, |b| b[(start + i) % hidden]);
+            }
+            for b in 0..blocks {
+                let part = &scratch[b * stride + start..][..out.len()];
+                // SAFETY: the table holds only kernels that this CPU can run.
+                unsafe { (self.compute.kernels.add_assign)(out, part) };
+            }
+        });
+    }
+
+    /// Adds the neurons of one chunk to `sum` `[m, H]`.
+    fn add_chunk(&self, ids: &[u32], values: &mut [f32], sum: &mut [f32]) {
+        let (m, mlp, n) = (self.m, self.mlp, ids.len());
+        let (gate, up) = values.split_at_mut(m * CHUNK);
+        let (gate, up) = (&mut gate[..m * n], &mut up[..m * n]);
+        self.project(mlp.up, mlp.up_bias, ids, up);
+        // SAFETY: the table holds only kernels that this CPU can run.
+        unsafe {
+            match (mlp.gate, self.gate_values) {
+                (Some(_), Some(all)) => {
+                    for (all, row) in all.chunks_exact(mlp.up.rows()).zip(gate.chunks_exact_mut(n)) {
+                        for (value, &id) in row.iter_mut().zip(ids) {
+                            *value = all[id as usize];
+                        }
+                    }
+                    (self.compute.kernels.activate)(mlp.activation, gate);
+                    multiply(up, gate);
+                }
+                (Some(weights), None) => {
+                    self.project(weights, mlp.gate_bias, ids, gate);
+                    (self.compute.kernels.activate)(mlp.activation, gate);
+                    multiply(up, gate);
+                }
+                (None, _) => (self.compute.kernels.activate)(mlp.activation, up),
+            }
+        }
+        if let Some(masks) = self.masks {
+            let words = mask_words(mlp.up.rows());
+            for (mask, row) in masks.chunks_exact(words).zip(up.chunks_exact_mut(n)) {
+                for (h, &id) in row.iter_mut().zip(ids) {
+                    if mask[id as usize / 64] >> (id % 64) & 1 == 0 {
+                        *h = 0.0;
+                    }
+                }
+            }
+        }
+        let hidden = mlp.up.cols();
+        let cols = (L1_VALUES / m).max(256);
+        let mut start = 0;
+        while start < hidden {
+            let args = AxpyRows {
+                rows: rows(mlp.down, start, ids),
+                cols: cols.min(hidden - start),
+                a: up.as_ptr(),
+                a_stride: n,
+                by_id: false,
+                m,
+                out: sum[start..].as_mut_ptr(),
+                out_stride: hidden,
+            };
+            // SAFETY: the table holds only kernels that this CPU can run; ids are rows of down, the columns exist in down and
+            // in sum, and h is [m, n].
+            unsafe { (self.compute.kernels.axpy_rows[mlp.down.dtype() as usize])(&args) };
+            start += cols;
+        }
+    }
+
+    /// out `[m, ids]` = x · W\[ids\]ᵀ + bias\[ids\].
+    fn project(&self, weights: Matrix, bias: Option<&[f32]>, ids: &[u32], out: &mut [f32]) {
+        let args = DotRows {
+            rows: rows(weights, 0, ids),
+            k: weights.cols(),
+            x: self.x.as_ptr(),
+            x_stride: weights.cols(),
+            m: self.m,
+            out: out.as_mut_ptr(),
+            out_stride: ids.len(),
+        };
+        // SAFETY: the table holds only kernels that this CPU can run; ids are rows of the weights, x is [m, k], out [m, ids].
+        unsafe { (self.compute.kernels.dot_rows[weights.dtype() as usize])(&args) };
+        if let Some(bias) = bias {
+            for row in out.chunks_exact_mut(ids.len()) {
+                for (value, &id) in row.iter_mut().zip(ids) {
+                    *value += bias[id as usize];
+                }
+            }
+        }
+    }
+}
+
+/// Rows `ids` of a matrix, from column `start` on.
+fn rows(matrix: Matrix, start: usize, ids: &[u32]) -> Rows {
+    Rows {
+        base: matrix.bytes().as_ptr().wrapping_add(start * matrix.dtype().size_of()),
+        stride: matrix.row_bytes(),
+        ids: ids.as_ptr(),
+        count: ids.len(),
+    }
+}
+
+fn multiply(x: &mut [f32], y: &[f32]) {
+    for (x, &y) in x.iter_mut().zip(y) {
+        *x *= y;
+    }
+}
+
+fn check(
+    mlp: &SparseMlp,
+    x: &[f32],
+    m: usize,
+    ids: &[u32],
+    masks: Option<&[u64]>,
+    gate_values: Option<&[f32]>,
+    out: &[f32],
+) {
+    let (neurons, hidden) = (mlp.up.rows(), mlp.up.cols());
+    let shape = |name: &str, matrix: Matrix| {
+        assert!(
+            (matrix.rows(), matrix.cols()) == (neurons, hidden),
+            "sparse_mlp: {name} is {matrix:?}, up is {:?}",
+            mlp.up
+        );
+    };
+    let length = |name: &str, got: usize, want: usize| {
+        assert_eq!(got, want, "sparse_mlp: {name}.len() is {got}, not {want}");
+    };
+    shape("down", mlp.down);
+    if let Some(gate) = mlp.gate {
+        shape("gate", gate);
+    }
+    length("x", x.len(), m * hidden);
+    length("out", out.len(), m * hidden);
+    for (name, bias, want) in
+        [("gate_bias", mlp.gate_bias, neurons), ("up_bias", mlp.up_bias, neurons), ("down_bias", mlp.down_bias, hidden)]
+    {
+        length(name, bias.map_or(want, <[f32]>::len), want);
+    }
+    if let Some(masks) = masks {
+        length("masks", masks.len(), m * mask_words(neurons));
+    }
+    if let Some(values) = gate_values {
+        assert!(mlp.gate.is_some(), "sparse_mlp: gate_values for an ungated MLP");
+        length("gate_values", values.len(), m * neurons);
+    }
+    check_ids("sparse_mlp", "ids", ids, neurons);
+}

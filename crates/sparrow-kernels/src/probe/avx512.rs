@@ -1,0 +1,40 @@
+//! Probes with AVX-512.
+
+use std::arch::x86_64::*;
+
+/// Reads every byte; the result keeps the loads alive.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(crate) unsafe fn read_avx512(bytes: &[u8]) -> u64 {
+    let mut sums = [_mm512_setzero_si512(); 4];
+    for chunk in bytes.as_chunks::<{ 4 * 64 }>().0 {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the chunk holds four vectors.
+            let v = unsafe { _mm512_loadu_si512(chunk.as_ptr().add(i * 64).cast()) };
+            *sum = _mm512_xor_si512(*sum, v);
+        }
+    }
+    let all = _mm512_xor_si512(_mm512_xor_si512(sums[0], sums[1]), _mm512_xor_si512(sums[2], sums[3]));
+    _mm_cvtsi128_si64(_mm512_castsi512_si128(all)) as u64
+}
+
+/// `steps` steps of independent multiply-adds; returns the operations done.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(crate) unsafe fn peak_f32_avx512(steps: usize) -> f64 {
+    const CHAINS: usize = 16;
+    let a = _mm512_set1_ps(std::hint::black_box(0.999));
+    let b = _mm512_set1_ps(std::hint::black_box(1e-3));
+    let mut sums = [_mm512_set1_ps(1.0); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+    (2 * 16 * CHAINS * steps) as f64
+}

@@ -1,0 +1,134 @@
+//! The table of kernels of each tier.
+//!
+//! A tier is the one below it with the kernels it improves replaced, so a new kernel is one line here. The only source of a
+//! table is [`Kernels::select`], which gives it out only if the CPU has the tier: safe code cannot call a kernel that the
+//! CPU cannot run.
+
+use crate::cpu::{self, Isa};
+use crate::ops::activation::Activation;
+use crate::ops::axpy::AxpyRowsFn;
+use crate::ops::dot::DotRowsFn;
+use crate::ops::{activation, axpy, dot, norm, rope, select, softmax};
+use crate::probe;
+
+/// Function pointers to the kernels of one tier. Arrays are indexed by [`DType`](crate::DType).
+///
+/// # Safety
+/// Every kernel requires the features of its tier, which holding a `&'static Kernels` proves; the doc of each kernel's type
+/// says what else it requires.
+#[allow(clippy::type_complexity)]
+pub(crate) struct Kernels {
+    isa: Isa,
+    pub(crate) dot_rows: [DotRowsFn; 3],
+    pub(crate) axpy_rows: [AxpyRowsFn; 3],
+    pub(crate) activate: unsafe fn(Activation, &mut [f32]),
+    pub(crate) gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
+    pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, f32, &mut [f32]),
+    pub(crate) layer_norm: unsafe fn(&[f32], &[f32], Option<&[f32]>, f32, &mut [f32]),
+    pub(crate) add_assign: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
+    pub(crate) softmax: unsafe fn(&mut [f32]),
+    pub(crate) scale_scores: unsafe fn(&mut [f32], f32, Option<f32>),
+    pub(crate) max_ignoring_nan: unsafe fn(&[f32]) -> f32,
+    pub(crate) mask_above: unsafe fn(&[f32], f32, bool, &mut [u64]),
+    pub(crate) mask_nonzero: unsafe fn(&[f32], &mut [u64]),
+    pub(crate) sums: unsafe fn(&[f32]) -> (f64, f64),
+    pub(crate) read: unsafe fn(&[u8]) -> u64,
+    pub(crate) peak_f32: unsafe fn(usize) -> f64,
+}
+
+impl Kernels {
+    /// The kernels of a tier, if this CPU has it.
+    pub(crate) fn select(isa: Isa) -> Option<&'static Kernels> {
+        if cpu::missing(isa).is_some() {
+            return None;
+        }
+        #[cfg(target_arch = "x86_64")]
+        return Some(match isa {
+            Isa::Scalar => &SCALAR,
+            Isa::Avx2 => &AVX2,
+            Isa::Avx512 => &AVX512,
+            Isa::Amx => &AMX,
+        });
+        #[cfg(not(target_arch = "x86_64"))]
+        Some(&SCALAR)
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+const SCALAR: Kernels = Kernels {
+    isa: Isa::Scalar,
+    dot_rows: [dot::scalar::dot_rows_f32_scalar, dot::scalar::dot_rows_f16_scalar, dot::scalar::dot_rows_bf16_scalar],
+    axpy_rows: [
+        axpy::scalar::axpy_rows_f32_scalar,
+        axpy::scalar::axpy_rows_f16_scalar,
+        axpy::scalar::axpy_rows_bf16_scalar,
+    ],
+    activate: activation::scalar::activate_f32_scalar,
+    gated: activation::scalar::gated_f32_scalar,
+    rms_norm: norm::scalar::rms_norm_f32_scalar,
+    layer_norm: norm::scalar::layer_norm_f32_scalar,
+    add_assign: norm::scalar::add_assign_f32_scalar,
+    rope: rope::scalar::rope_f32_scalar,
+    softmax: softmax::scalar::softmax_f32_scalar,
+    scale_scores: softmax::scalar::scale_scores_f32_scalar,
+    max_ignoring_nan: softmax::scalar::max_ignoring_nan_f32_scalar,
+    mask_above: select::scalar::mask_above_f32_scalar,
+    mask_nonzero: select::scalar::mask_nonzero_f32_scalar,
+    sums: select::scalar::sums_f32_scalar,
+    read: probe::scalar::read_scalar,
+    peak_f32: probe::scalar::peak_f32_scalar,
+};
+
+#[cfg(target_arch = "x86_64")]
+const AVX2: Kernels = Kernels {
+    isa: Isa::Avx2,
+    dot_rows: [dot::avx2::dot_rows_f32_avx2, dot::avx2::dot_rows_f16_avx2, dot::avx2::dot_rows_bf16_avx2],
+    axpy_rows: [axpy::avx2::axpy_rows_f32_avx2, axpy::avx2::axpy_rows_f16_avx2, axpy::avx2::axpy_rows_bf16_avx2],
+    activate: activation::avx2::activate_f32_avx2,
+    gated: activation::avx2::gated_f32_avx2,
+    rms_norm: norm::avx2::rms_norm_f32_avx2,
+    layer_norm: norm::avx2::layer_norm_f32_avx2,
+    add_assign: norm::avx2::add_assign_f32_avx2,
+    rope: rope::avx2::rope_f32_avx2,
+    softmax: softmax::avx2::softmax_f32_avx2,
+    scale_scores: softmax::avx2::scale_scores_f32_avx2,
+    max_ignoring_nan: softmax::avx2::max_ignoring_nan_f32_avx2,
+    mask_above: select::avx2::mask_above_f32_avx2,
+    mask_nonzero: select::avx2::mask_nonzero_f32_avx2,
+    sums: select::avx2::sums_f32_avx2,
+    read: probe::avx2::read_avx2,
+    peak_f32: probe::avx2::peak_f32_avx2,
+};
+
+#[cfg(target_arch = "x86_64")]
+const AVX512: Kernels = Kernels {
+    isa: Isa::Avx512,
+    dot_rows: [dot::avx512::dot_rows_f32_avx512, dot::avx512::dot_rows_f16_avx512, dot::avx512::dot_rows_bf16_avx512],
+    axpy_rows: [
+        axpy::avx512::axpy_rows_f32_avx512,
+        axpy::avx512::axpy_rows_f16_avx512,
+        axpy::avx512::axpy_rows_bf16_avx512,
+    ],
+    activate: activation::avx512::activate_f32_avx512,
+    gated: activation::avx512::gated_f32_avx512,
+    rms_norm: norm::avx512::rms_norm_f32_avx512,
+    layer_norm: norm::avx512::layer_norm_f32_avx512,
+    add_assign: norm::avx512::add_assign_f32_avx512,
+    rope: rope::avx512::rope_f32_avx512,
+    softmax: softmax::avx512::softmax_f32_avx512,
+    scale_scores: softmax::avx512::scale_scores_f32_avx512,
+    max_ignoring_nan: softmax::avx512::max_ignoring_nan_f32_avx512,
+    mask_above: select::avx512::mask_above_f32_avx512,
+    mask_nonzero: select::avx512::mask_nonzero_f32_avx512,
+    sums: select::avx512::sums_f32_avx512,
+    read: probe::avx512::read_avx512,
+    peak_f32: probe::avx512::peak_f32_avx512,
+};
+
+/// AMX kernels replace fields here.
+#[cfg(target_arch = "x86_64")]
+const AMX: Kernels = Kernels { isa: Isa::Amx, ..AVX512 };

@@ -1,0 +1,747 @@
+//! Every available tier against the scalar one, and the scalar one against `f64`: all element types, sizes around every
+//! block edge, weights at odd addresses, NaN and infinity.
+//!
+//! Tolerances are those that the operations document. A tier that the CPU lacks prints `skipped: needs <tier>`;
+//! `SPARROW_REQUIRE_ISA=<tier>` turns that into a failure.
+
+use proptest::prelude::*;
+use sparrow_kernels::*;
+
+/// 2⁻²⁴, half the distance from 1 to the next `f32`.
+const U: f64 = 1.0 / (1u64 << 24) as f64;
+/// Around every vector, tile and word edge.
+const EDGES: [usize; 16] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 257];
+
+/// The tiers to test, each with one thread and with three.
+fn tiers_to_test() -> Vec<Compute> {
+    let required: Option<Isa> = std::env::var("SPARROW_REQUIRE_ISA")
+        .ok()
+        .map(|name| name.parse().expect("SPARROW_REQUIRE_ISA"));
+    let mut found = Vec::new();
+    for isa in Isa::ALL {
+        match Compute::with_isa(isa, Some(1)) {
+            Ok(compute) => {
+                found.push(compute);
+                found.push(Compute::with_isa(isa, Some(3)).unwrap());
+            }
+            Err(e) => {
+                assert!(required.is_none_or(|required| isa > required), "required: {e}");
+                println!("skipped: needs {isa} ({e})");
+            }
+        }
+    }
+    found
+}
+
+/// A small generator, so that every run sees the same numbers.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Uniform in -1..1.
+    fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 16) as usize % n
+    }
+}
+
+/// A stored matrix that starts at an odd address, and its values.
+struct Stored {
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    bytes: Vec<u8>,
+    skip: usize,
+    values: Vec<f32>,
+}
+
+impl Stored {
+    fn new(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Self {
+        let size = rows * cols * dtype.size_of();
+        let mut bytes = vec![0xff; size + 64];
+        let skip = 1 + (64 - bytes.as_ptr() as usize % 64) % 63;
+        encode(dtype, values, &mut bytes[skip..skip + size]);
+        let mut decoded = vec![0.0; rows * cols];
+        decode(dtype, &bytes[skip..skip + size], &mut decoded);
+        Self { dtype, rows, cols, bytes, skip, values: decoded }
+    }
+
+    fn random(dtype: DType, rows: usize, cols: usize, random: &mut Random) -> Self {
+        Self::new(dtype, rows, cols, &random.values(rows * cols))
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let size = self.rows * self.cols * self.dtype.size_of();
+        Matrix::new(self.dtype, self.rows, self.cols, &self.bytes[self.skip..self.skip + size])
+    }
+
+    fn at(&self, row: usize, col: usize) -> f64 {
+        f64::from(self.values[row * self.cols + col])
+    }
+}
+
+#[track_caller]
+fn assert_close(got: f32, want: f64, tolerance: f64, context: &dyn Fn() -> String) {
+    let close = if want.is_nan() {
+        got.is_nan()
+    } else if want.is_infinite() {
+        f64::from(got) == want
+    } else {
+        (f64::from(got) - want).abs() <= tolerance
+    };
+    assert!(close, "{}: got {got}, want {want} within {tolerance:e}", context());
+}
+
+fn describe(compute: &Compute) -> String {
+    format!("{} on {} threads", compute.isa(), compute.threads())
+}
+
+fn check_linear(compute: &Compute, dtype: DType, m: usize, n: usize, k: usize, random: &mut Random) {
+    let (w, v) = (Stored::random(dtype, n, k, random), Stored::random(dtype, n / 2, k, random));
+    let (x, bias) = (random.values(m * k), random.values(n));
+    let (mut out, mut second) = (vec![f32::NAN; m * n], vec![f32::NAN; m * (n / 2)]);
+    compute.linear(
+        &x,
+        m,
+        &mut [
+            LinearPart { weights: w.matrix(), bias: Some(&bias), out: &mut out },
+            LinearPart { weights: v.matrix(), bias: None, out: &mut second },
+        ],
+    );
+    for (w, out, bias) in [(&w, &out, Some(&bias)), (&v, &second, None)] {
+        for t in 0..m {
+            for j in 0..w.rows {
+                let b = bias.map_or(0.0, |b| f64::from(b[j]));
+                let (mut want, mut size) = (b, b.abs());
+                for i in 0..k {
+                    let product = w.at(j, i) * f64::from(x[t * k + i]);
+                    want += product;
+                    size += product.abs();
+                }
+                let tolerance = (k as f64 / 8.0 + 16.0) * U * size;
+                assert_close(out[t * w.rows + j], want, tolerance, &|| {
+                    format!("linear {dtype} m={m} n={n} k={k} [{t}, {j}] {}", describe(compute))
+                });
+            }
+        }
+    }
+    let mut alone = vec![f32::NAN; m * n];
+    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: Some(&bias), out: &mut alone }]);
+    assert_eq!(alone, out, "one part and two differ");
+}
+
+#[test]
+fn linear() {
+    let mut random = Random(1);
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            for k in EDGES {
+                for n in [0, 1, 3, 8, 13] {
+                    for m in [0, 1, 2, 3, 5] {
+                        check_linear(&compute, dtype, m, n, k, &mut random);
+                    }
+                }
+            }
+            for n in EDGES {
+                check_linear(&compute, dtype, 2, n, 19, &mut random);
+            }
+            for m in [4, 6, 7, 8, 9, 10, 11, 12, 13, 17, 33] {
+                check_linear(&compute, dtype, m, 21, 65, &mut random);
+            }
+            check_linear(&compute, dtype, 29, 67, 2063, &mut random);
+            check_linear(&compute, dtype, 1, 1031, 1029, &mut random);
+        }
+    }
+}
+
+fn check_in_out(compute: &Compute, dtype: DType, m: usize, k: usize, n: usize, sparse: bool, random: &mut Random) {
+    let w = Stored::random(dtype, k, n, random);
+    let (x, bias) = (random.values(m * k), random.values(n));
+    let ids: Vec<u32> = (0..k as u32).filter(|_| random.below(3) == 0).collect();
+    let inputs = sparse.then_some(&ids[..]);
+    let mut out = vec![f32::NAN; m * n];
+    compute.linear_in_out(&x, m, w.matrix(), inputs, Some(&bias), &mut out);
+    let all: Vec<u32> = (0..k as u32).collect();
+    let used = inputs.unwrap_or(&all);
+    for t in 0..m {
+        for j in 0..n {
+            let (mut want, mut size) = (f64::from(bias[j]), f64::from(bias[j]).abs());
+            for &i in used {
+                let product = w.at(i as usize, j) * f64::from(x[t * k + i as usize]);
+                want += product;
+                size += product.abs();
+            }
+            let tolerance = (used.len() + 2) as f64 * U * size;
+            assert_close(out[t * n + j], want, tolerance, &|| {
+                format!("linear_in_out {dtype} m={m} k={k} n={n} [{t}, {j}] {}", describe(compute))
+            });
+        }
+    }
+    if inputs.is_none() {
+        let mut transposed = vec![0; w.matrix().bytes().len()];
+        transpose(compute, w.matrix(), &mut transposed);
+        let mut by_rows = vec![f32::NAN; m * n];
+        let weights = Matrix::new(dtype, n, k, &transposed);
+        compute.linear(&x, m, &mut [LinearPart { weights, bias: Some(&bias), out: &mut by_rows }]);
+        for (a, b) in out.iter().zip(&by_rows) {
+            assert!((a - b).abs() <= (k as f32 + 2.0) * 2e-7 * (k as f32 + 1.0), "transposed {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn linear_in_out() {
+    let mut random = Random(2);
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            for sparse in [false, true] {
+                for n in EDGES {
+                    for k in [0, 1, 7, 8, 9, 40] {
+                        for m in [0, 1, 3] {
+                            check_in_out(&compute, dtype, m, k, n, sparse, &mut random);
+                        }
+                    }
+                }
+                for m in [7, 8, 9, 17] {
+                    check_in_out(&compute, dtype, m, 65, 33, sparse, &mut random);
+                }
+                check_in_out(&compute, dtype, 2, 301, 2600, sparse, &mut random);
+            }
+        }
+    }
+}
+
+/// The reference of an activation in `f64`, and its tolerance.
+fn activation(a: Activation, x: f64) -> f64 {
+    let logistic = |v: f64| 1.0 / (1.0 + (-v).exp());
+    match a {
+        Activation::Silu => x * logistic(x),
+        Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::GeluSigmoid => x * logistic(1.702 * x),
+        Activation::Identity => x,
+    }
+}
+
+/// erf by its Taylor series; beyond 5 it is ±1 to `f32` precision.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 5.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..400 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+#[test]
+fn activations() {
+    let grid: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.011).collect();
+    let special = [0.0, f32::NAN, f32::INFINITY, 1e-30, -1e-30, 80.0, -80.0, 1e4, -1e4];
+    for compute in tiers_to_test() {
+        for a in Activation::ALL {
+            for n in EDGES.into_iter().chain([8000]) {
+                let x: Vec<f32> = special.iter().chain(&grid).copied().take(n).collect();
+                let up: Vec<f32> = x.iter().rev().map(|v| v * 0.5).collect();
+                let mut got = x.clone();
+                compute.activate(a, &mut got);
+                let mut gated = vec![f32::NAN; x.len()];
+                compute.gated(a, &x, &up, &mut gated);
+                for i in 0..x.len() {
+                    let want = activation(a, f64::from(x[i]));
+                    let size = if a == Activation::ReluSquared { x[i] * x[i] } else { x[i].abs() };
+                    let tolerance = f64::from(size) * 8.0 * U + 1e-37;
+                    let context = || format!("{a:?}({}) {}", x[i], describe(&compute));
+                    assert_close(got[i], want, tolerance, &context);
+                    assert_close(a.apply(x[i]), want, tolerance, &context);
+                    assert!(gated[i] == got[i] * up[i] || (got[i] * up[i]).is_nan() && gated[i].is_nan());
+                }
+            }
+            // An infinity gives the same as the scalar tier.
+            let mut x = [f32::NEG_INFINITY; 40];
+            compute.activate(a, &mut x);
+            let want = a.apply(f32::NEG_INFINITY);
+            assert!(x.iter().all(|v| *v == want || v.is_nan() && want.is_nan()), "{a:?}(-inf) {x:?}");
+        }
+    }
+}
+
+struct Mlp {
+    gate: Option<Stored>,
+    up: Stored,
+    down: Stored,
+    biases: Option<[Vec<f32>; 3]>,
+    activation: Activation,
+}
+
+impl Mlp {
+    fn random(dtype: DType, neurons: usize, hidden: usize, gated: bool, a: Activation, random: &mut Random) -> Self {
+        Self {
+            gate: gated.then(|| Stored::random(dtype, neurons, hidden, random)),
+            up: Stored::random(dtype, neurons, hidden, random),
+            down: Stored::random(dtype, neurons, hidden, random),
+            biases: (neurons % 2 == 1)
+                .then(|| [random.values(neurons), random.values(neurons), random.values(hidden)]),
+            activation: a,
+        }
+    }
+
+    fn borrow(&self) -> SparseMlp<'_> {
+        let bias = |i: usize| self.biases.as_ref().map(|b| &b[i][..]);
+        SparseMlp {
+            gate: self.gate.as_ref().map(Stored::matrix),
+            up: self.up.matrix(),
+            down: self.down.matrix(),
+            gate_bias: bias(0),
+            up_bias: bias(1),
+            down_bias: bias(2),
+            activation: self.activation,
+        }
+    }
+
+    /// The masked dense reference for one row, with the sum of absolute values.
+    fn reference(&self, x: &[f32], active: &dyn Fn(usize) -> bool) -> Vec<(f64, f64)> {
+        let bias = |which: usize, i: usize| self.biases.as_ref().map_or(0.0, |b| f64::from(b[which][i]));
+        let project = |w: &Stored, which: usize, i: usize| {
+            let (mut sum, mut size) = (bias(which, i), bias(which, i).abs());
+            for (c, &v) in x.iter().enumerate() {
+                let product = w.at(i, c) * f64::from(v);
+                sum += product;
+                size += product.abs();
+            }
+            (sum, size)
+        };
+        let mut out: Vec<(f64, f64)> = (0..x.len()).map(|c| (bias(2, c), bias(2, c).abs())).collect();
+        for i in (0..self.up.rows).filter(|&i| active(i)) {
+            let (up, up_size) = project(&self.up, 1, i);
+            let (h, size) = match &self.gate {
+                Some(gate) => {
+                    let (gate, gate_size) = project(gate, 0, i);
+                    (activation(self.activation, gate) * up, (gate_size + gate_size * gate_size) * up_size)
+                }
+                None => (activation(self.activation, up), up_size + up_size * up_size),
+            };
+            for (c, (sum, sizes)) in out.iter_mut().enumerate() {
+                *sum += h * self.down.at(i, c);
+                *sizes += size * self.down.at(i, c).abs();
+            }
+        }
+        out
+    }
+}
+
+fn set_bit(mask: &mut [u64], i: usize) {
+    mask[i / 64] |= 1 << (i % 64);
+}
+
+fn check_sparse_mlp(compute: &Compute, mlp: &Mlp, m: usize, every: usize, random: &mut Random) {
+    let (neurons, hidden) = (mlp.up.rows, mlp.up.cols);
+    let words = mask_words(neurons);
+    let x = random.values(m * hidden);
+    let mut masks = vec![0u64; m * words];
+    for t in 0..m {
+        for i in 0..neurons {
+            if random.below(every) == 0 {
+                set_bit(&mut masks[t * words..(t + 1) * words], i);
+            }
+        }
+    }
+    let mut union = vec![0; words];
+    union_masks(&masks, words, &mut union);
+    let mut ids = Vec::new();
+    compute.mask_to_ids(&union, &mut ids);
+    let gate_values = mlp.borrow().gate.map(|weights| {
+        let mut values = vec![0.0; m * neurons];
+        compute.linear(&x, m, &mut [LinearPart { weights, bias: mlp.borrow().gate_bias, out: &mut values }]);
+        values
+    });
+    for masked in [false, true] {
+        for gate_values in [None, gate_values.as_deref()] {
+            let mut out = vec![f32::NAN; m * hidden];
+            let masks = masked.then_some(&masks[..]);
+            compute.sparse_mlp(&mlp.borrow(), &x, m, &ids, masks, gate_values, &mut out);
+            for t in 0..m {
+                let bits = masks.map_or(&union[..], |v| &v[t * words..(t + 1) * words]);
+                let want =
+                    mlp.reference(&x[t * hidden..(t + 1) * hidden], &|i| bits[i / 64] >> (i % 64) & 1 == 1);
+                for c in 0..hidden {
+                    let tolerance = (hidden as f64 / 8.0 + ids.len() as f64 + 80.0) * 4.0 * U * want[c].1;
+                    assert_close(out[t * hidden + c], want[c].0, tolerance, &|| {
+                        format!("sparse_mlp {} m={m} I={neurons} H={hidden} [{t}, {c}] {}", mlp.up.dtype, describe(compute))
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sparse_mlp() {
+    let mut random = Random(3);
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            for gated in [false, true] {
+                for a in [Activation::Silu, Activation::Relu, Activation::ReluSquared] {
+                    for (neurons, hidden) in [(0, 8), (1, 1), (2, 15), (31, 16), (33, 17), (64, 33), (65, 64), (130, 65)] {
+                        let mlp = Mlp::random(dtype, neurons, hidden, gated, a, &mut random);
+                        for m in [0, 1, 2, 8] {
+                            check_sparse_mlp(&compute, &mlp, m, 2, &mut random);
+                        }
+                    }
+                }
+                let mlp = Mlp::random(dtype, 151, 40, gated, Activation::GeluTanh, &mut random);
+                for m in [3, 16, 17, 35] {
+                    check_sparse_mlp(&compute, &mlp, m, 5, &mut random);
+                }
+                let mlp = Mlp::random(dtype, 2501, 300, gated, Activation::Gelu, &mut random);
+                check_sparse_mlp(&compute, &mlp, 1, 1, &mut random);
+            }
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let mut random = Random(4);
+    let mlp = Mlp::random(DType::BF16, 1001, 129, true, Activation::Silu, &mut random);
+    let x = random.values(2 * 129);
+    let ids: Vec<u32> = (0..1001).filter(|i| i % 3 != 0).collect();
+    let w = Stored::random(DType::F16, 129, 1001, &mut random);
+    for isa in Isa::ALL {
+        let mut first: Option<(Vec<f32>, Vec<f32>)> = None;
+        for threads in [1, 2, 3, 5] {
+            let Ok(compute) = Compute::with_isa(isa, Some(threads)) else { break };
+            let (mut out, mut second) = (vec![0.0; 2 * 129], vec![0.0; 2 * 1001]);
+            compute.sparse_mlp(&mlp.borrow(), &x, 2, &ids, None, None, &mut out);
+            compute.linear_in_out(&x, 2, w.matrix(), None, None, &mut second);
+            let first = first.get_or_insert_with(|| (out.clone(), second.clone()));
+            assert_eq!(*first, (out, second), "{isa} {threads}");
+        }
+    }
+}
+
+#[test]
+fn norms_sums_and_rope() {
+    let mut random = Random(5);
+    for compute in tiers_to_test() {
+        for n in EDGES.into_iter().skip(1).chain([5000]) {
+            for rows in [0, 1, 3] {
+                let (x, weight, bias) = (random.values(rows * n), random.values(n), random.values(n));
+                let mut out = vec![f32::NAN; rows * n];
+                let context = || format!("n={n} rows={rows} {}", describe(&compute));
+                let relative = (n as f64 / 32.0 + 16.0) * U;
+                compute.rms_norm(&x, &weight, 1.0, 1e-5, &mut out);
+                for (r, row) in x.chunks_exact(n).enumerate() {
+                    let squares: f64 = row.iter().map(|&v| f64::from(v).powi(2)).sum();
+                    let scale = 1.0 / (squares / n as f64 + f64::from(1e-5f32)).sqrt();
+                    for i in 0..n {
+                        let want = f64::from(row[i]) * scale * (f64::from(weight[i]) + 1.0);
+                        let tolerance = relative * f64::from(row[i]).abs() * scale * 2.0;
+                        assert_close(out[r * n + i], want, tolerance, &|| format!("rms_norm {}", context()));
+                    }
+                }
+                compute.layer_norm(&x, &weight, Some(&bias), 1e-3, &mut out);
+                for (r, row) in x.chunks_exact(n).enumerate() {
+                    let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+                    let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
+                    let scale = 1.0 / (variance + f64::from(1e-3f32)).sqrt();
+                    for i in 0..n {
+                        let want = (f64::from(row[i]) - mean) * scale * f64::from(weight[i]) + f64::from(bias[i]);
+                        let tolerance = 4.0 * relative * (scale + 1.0);
+                        assert_close(out[r * n + i], want, tolerance, &|| format!("layer_norm {}", context()));
+                    }
+                }
+                let mut plain = vec![f32::NAN; rows * n];
+                compute.layer_norm(&x, &weight, None, 1e-3, &mut plain);
+                for i in 0..rows * n {
+                    assert!((plain[i] + bias[i % n] - out[i]).abs() < 1e-5);
+                }
+                let y = random.values(rows * n);
+                let mut sum = x.clone();
+                compute.add_assign(&mut sum, &y);
+                assert!(sum.iter().zip(&x).zip(&y).all(|((s, a), b)| *s == a + b));
+            }
+        }
+        for (rows, heads, head_dim, rotary) in [(0, 1, 2, 2), (1, 1, 2, 2), (3, 2, 64, 64), (2, 3, 80, 32), (2, 1, 34, 34), (65, 4, 64, 48), (1, 2, 3, 0)] {
+            let x = random.values(rows * heads * head_dim);
+            let (cos, sin) = (random.values(rows * rotary / 2), random.values(rows * rotary / 2));
+            let mut out = x.clone();
+            compute.rope(&mut out, heads, head_dim, &cos, &sin, rotary);
+            for (h, (got, x)) in out.chunks_exact(head_dim).zip(x.chunks_exact(head_dim)).enumerate() {
+                let (row, half) = (h / heads, rotary / 2);
+                for i in 0..head_dim {
+                    let angle = |i: usize| (f64::from(cos[row * half + i]), f64::from(sin[row * half + i]));
+                    let at = |i: usize| f64::from(x[i]);
+                    let want = if i < half {
+                        at(i) * angle(i).0 - at(i + half) * angle(i).1
+                    } else if i < rotary {
+                        at(i) * angle(i - half).0 + at(i - half) * angle(i - half).1
+                    } else {
+                        at(i)
+                    };
+                    assert_close(got[i], want, 4.0 * U, &|| format!("rope {}", describe(&compute)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_and_argmax() {
+    let mut random = Random(6);
+    for compute in tiers_to_test() {
+        for n in EDGES.into_iter().chain([32003]) {
+            let x: Vec<f32> = random.values(n).iter().map(|v| v * 20.0).collect();
+            let mut got = x.clone();
+            compute.softmax(&mut got);
+            let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = x.iter().map(|&v| f64::from(v - max).exp()).sum();
+            for i in 0..n {
+                let want = f64::from(x[i] - max).exp() / sum;
+                let tolerance = (n as f64 / 32.0 + 24.0) * U * want + 1e-37;
+                assert_close(got[i], want, tolerance, &|| format!("softmax n={n} {}", describe(&compute)));
+            }
+            if n == 0 {
+                assert_eq!(compute.argmax(&x), 0);
+                continue;
+            }
+            let best = x.iter().position(|&v| v == max).unwrap();
+            assert_eq!(compute.argmax(&x), best);
+            let mut x = x;
+            x[n - 1] = max;
+            assert_eq!(compute.argmax(&x), best.min(n - 1));
+            let at = random.below(n);
+            x[at] = f32::NAN;
+            let want = (0..n).filter(|&i| !x[i].is_nan()).max_by(|&a, &b| x[a].total_cmp(&x[b]).then(b.cmp(&a)));
+            assert_eq!(compute.argmax(&x), want.unwrap_or(0));
+            compute.softmax(&mut x);
+            assert!(x.iter().all(|v| v.is_nan()), "softmax with NaN at {at} of {n}");
+            assert_eq!(compute.argmax(&x), 0);
+            let mut x = vec![f32::NEG_INFINITY; n];
+            compute.softmax(&mut x);
+            assert!(x.iter().all(|v| v.is_nan()));
+            let mut x = vec![f32::NEG_INFINITY; n];
+            x[n / 2] = -5.0;
+            assert_eq!(compute.argmax(&x), n / 2);
+            compute.softmax(&mut x);
+            assert_eq!(x[n / 2], 1.0);
+        }
+    }
+}
+
+#[test]
+fn attention() {
+    let mut random = Random(7);
+    let capacity = 300;
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            for (heads, kv_heads, head_dim) in [(1, 1, 1), (4, 2, 17), (6, 2, 64), (9, 1, 33), (2, 2, 128)] {
+                for soft_cap in [None, Some(2.0)] {
+                    let rows = 5;
+                    let keys = Stored::random(dtype, kv_heads * capacity, head_dim, &mut random);
+                    let values = Stored::random(dtype, kv_heads * capacity, head_dim, &mut random);
+                    let q = random.values(rows * heads * head_dim);
+                    let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.7, soft_cap };
+                    let seen = [(0, 1), (0, 33), (10, 10), (7, 300), (299, 300)];
+                    let mut out = vec![f32::NAN; q.len()];
+                    compute.attention(
+                        &shape,
+                        &q,
+                        rows,
+                        &|row| KvView {
+                            dtype,
+                            keys: keys.matrix().bytes(),
+                            values: values.matrix().bytes(),
+                            capacity,
+                            start: seen[row].0,
+                            len: seen[row].1,
+                        },
+                        &mut out,
+                    );
+                    for row in 0..rows {
+                        for head in 0..heads {
+                            let at = (row * heads + head) * head_dim;
+                            let first = head / (heads / kv_heads) * capacity;
+                            let (start, end) = (first + seen[row].0, first + seen[row].1);
+                            let mut size = 0.0f64;
+                            let scores: Vec<f64> = (start..end)
+                                .map(|p| {
+                                    let (mut sum, mut sizes) = (0.0, 0.0);
+                                    for i in 0..head_dim {
+                                        let product = keys.at(p, i) * f64::from(q[at + i]);
+                                        sum += product;
+                                        sizes += product.abs();
+                                    }
+                                    size = size.max(sizes);
+                                    let sum = sum * f64::from(shape.scale);
+                                    soft_cap.map_or(sum, |c| f64::from(c) * (sum / f64::from(c)).tanh())
+                                })
+                                .collect();
+                            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                            let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                            let tolerance = (head_dim as f64 / 8.0 + 16.0) * 4.0 * U * 0.7 * size
+                                + ((end - start) as f64 + 64.0) * 2.0 * U;
+                            for i in 0..head_dim {
+                                let want: f64 = scores
+                                    .iter()
+                                    .zip(start..end)
+                                    .map(|(s, p)| (s - max).exp() / total * values.at(p, i))
+                                    .sum();
+                                assert_close(out[at + i], want, tolerance, &|| {
+                                    format!("attention {dtype} {shape:?} row {row} {}", describe(&compute))
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinity_reach_the_results_they_should() {
+    let mut random = Random(8);
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            for k in [1, 5, 16, 40, 67] {
+                for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let (n, m) = (9, 2);
+                    let mut values = random.values(n * k);
+                    let (row, col) = (random.below(n), random.below(k));
+                    values[row * k + col] = special;
+                    let w = Stored::new(dtype, n, k, &values);
+                    let x: Vec<f32> = random.values(m * k).iter().map(|v| v.abs() + 0.1).collect();
+                    let mut out = vec![0.0; m * n];
+                    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: None, out: &mut out }]);
+                    for (i, v) in out.iter().enumerate() {
+                        let same = if i % n == row { v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan() } else { v.is_finite() };
+                        assert!(same, "linear {dtype} {special} {v} {}", describe(&compute));
+                    }
+                    let x: Vec<f32> = random.values(m * n).iter().map(|v| v.abs() + 0.1).collect();
+                    let mut out = vec![0.0; m * k];
+                    compute.linear_in_out(&x, m, w.matrix(), None, None, &mut out);
+                    for (i, v) in out.iter().enumerate() {
+                        let same = if i % k == col { v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan() } else { v.is_finite() };
+                        assert!(same, "linear_in_out {dtype} {special} {v} {}", describe(&compute));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn transposition() {
+    let mut random = Random(9);
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            for (rows, cols) in [(0, 3), (3, 0), (1, 1), (2, 65), (64, 64), (65, 130), (300, 257)] {
+                let w = Stored::random(dtype, rows, cols, &mut random);
+                let mut bytes = vec![0; w.matrix().bytes().len()];
+                transpose(&compute, w.matrix(), &mut bytes);
+                let mut got = vec![0.0; rows * cols];
+                decode(dtype, &bytes, &mut got);
+                for r in 0..rows {
+                    for c in 0..cols {
+                        assert_eq!(f64::from(got[c * rows + r]), w.at(r, c));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mean_and_deviation() {
+    let mut random = Random(10);
+    for compute in tiers_to_test() {
+        assert_eq!(compute.mean_std(&[]), (0.0, 0.0));
+        assert_eq!(compute.mean_std(&[3.0; 77]), (3.0, 0.0));
+        for n in EDGES.into_iter().skip(1) {
+            let x: Vec<f32> = random.values(n).iter().map(|v| v + 100.0).collect();
+            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+            let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
+            let got = compute.mean_std(&x);
+            assert_close(got.0, mean, 100.0 * 2.0 * U, &|| "mean".into());
+            assert_close(got.1, variance.sqrt(), 1e-5, &|| "deviation".into());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "linear: out.len() is not m * n")]
+fn a_wrong_length_names_itself() {
+    let bytes = [0; 24];
+    let weights = Matrix::new(DType::F32, 2, 3, &bytes);
+    let mut out = [0.0; 3];
+    Compute::new(Some(1)).linear(&[0.0; 3], 1, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+}
+
+#[test]
+#[should_panic(expected = "sparse_mlp: ids holds Some(4), of 4 rows")]
+fn an_id_out_of_range_is_refused() {
+    let mlp = Mlp::random(DType::F32, 4, 3, true, Activation::Silu, &mut Random(11));
+    Compute::new(Some(1)).sparse_mlp(&mlp.borrow(), &[0.0; 3], 1, &[0, 4], None, None, &mut [0.0; 3]);
+}
+
+proptest! {
+    #[test]
+    fn masks_agree_with_a_list_of_booleans(
+        scores in proptest::collection::vec(
+            prop_oneof![8 => -2.0f32..2.0, 1 => Just(0.0f32), 1 => Just(-0.0f32), 1 => Just(f32::NAN), 1 => Just(f32::INFINITY), 1 => Just(0.5f32)],
+            0..300,
+        ),
+        threshold in prop_oneof![Just(0.0f32), Just(0.5f32), -1.0f32..1.0],
+        magnitude: bool,
+    ) {
+        for compute in tiers_to_test() {
+            let active: Vec<bool> = scores
+                .iter()
+                .map(|&v| (if magnitude { v.abs() } else { v }) > threshold)
+                .collect();
+            let mut mask = vec![u64::MAX; mask_words(scores.len())];
+            compute.mask_above(&scores, threshold, magnitude, &mut mask);
+            check_mask(&compute, &active, &mask);
+            let nonzero: Vec<bool> = scores.iter().map(|&v| v != 0.0).collect();
+            let mut second = vec![u64::MAX; mask.len()];
+            compute.mask_nonzero(&scores, &mut second);
+            check_mask(&compute, &nonzero, &second);
+            let both: Vec<bool> = active.iter().zip(&nonzero).map(|(a, b)| a | b).collect();
+            let mut union = vec![u64::MAX; mask.len()];
+            union_masks(&[mask.clone(), second].concat(), mask.len(), &mut union);
+            check_mask(&compute, &both, &union);
+        }
+    }
+}
+
+fn check_mask(compute: &Compute, want: &[bool], mask: &[u64]) {
+    let bits: Vec<bool> = (0..mask.len() * 64).map(|i| mask[i / 64] >> (i % 64) & 1 == 1).collect();
+    assert_eq!(&bits[..want.len()], want, "{}", describe(compute));
+    assert!(!bits[want.len()..].contains(&true), "bits past the end");
+    assert_eq!(count_ones(mask), want.iter().filter(|&&b| b).count());
+    let mut ids = vec![7; 3];
+    compute.mask_to_ids(mask, &mut ids);
+    let expected: Vec<u32> = (0..want.len() as u32).filter(|&i| want[i as usize]).collect();
+    assert_eq!(ids, expected);
+}
