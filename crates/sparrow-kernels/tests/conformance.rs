@@ -14,9 +14,8 @@ const EDGES: [usize; 16] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 10
 
 /// The tiers to test, each with one thread and with three.
 fn tiers_to_test() -> Vec<Compute> {
-    let required: Option<Isa> = std::env::var("SPARROW_REQUIRE_ISA")
-        .ok()
-        .map(|name| name.parse().expect("SPARROW_REQUIRE_ISA"));
+    let required: Option<Isa> =
+        std::env::var("SPARROW_REQUIRE_ISA").ok().map(|name| name.parse().expect("SPARROW_REQUIRE_ISA"));
     let mut found = Vec::new();
     for isa in Isa::ALL {
         match Compute::with_isa(isa, Some(1)) {
@@ -229,8 +228,8 @@ fn activation(a: Activation, x: f64) -> f64 {
     let logistic = |v: f64| 1.0 / (1.0 + (-v).exp());
     match a {
         Activation::Silu => x * logistic(x),
-        Activation::Relu => x.max(0.0),
-        Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Relu => relu(x),
+        Activation::ReluSquared => relu(x).powi(2),
         Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
@@ -239,6 +238,11 @@ fn activation(a: Activation, x: f64) -> f64 {
         Activation::GeluSigmoid => x * logistic(1.702 * x),
         Activation::Identity => x,
     }
+}
+
+/// max(x, 0) that keeps NaN, unlike `f64::max`.
+fn relu(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// erf by its Taylor series; beyond 5 it is ±1 to `f32` precision.
@@ -300,8 +304,7 @@ impl Mlp {
             gate: gated.then(|| Stored::random(dtype, neurons, hidden, random)),
             up: Stored::random(dtype, neurons, hidden, random),
             down: Stored::random(dtype, neurons, hidden, random),
-            biases: (neurons % 2 == 1)
-                .then(|| [random.values(neurons), random.values(neurons), random.values(hidden)]),
+            biases: (neurons % 2 == 1).then(|| [random.values(neurons), random.values(neurons), random.values(hidden)]),
             activation: a,
         }
     }
@@ -382,12 +385,15 @@ fn check_sparse_mlp(compute: &Compute, mlp: &Mlp, m: usize, every: usize, random
             compute.sparse_mlp(&mlp.borrow(), &x, m, &ids, masks, gate_values, &mut out);
             for t in 0..m {
                 let bits = masks.map_or(&union[..], |v| &v[t * words..(t + 1) * words]);
-                let want =
-                    mlp.reference(&x[t * hidden..(t + 1) * hidden], &|i| bits[i / 64] >> (i % 64) & 1 == 1);
+                let want = mlp.reference(&x[t * hidden..(t + 1) * hidden], &|i| bits[i / 64] >> (i % 64) & 1 == 1);
                 for c in 0..hidden {
                     let tolerance = (hidden as f64 / 8.0 + ids.len() as f64 + 80.0) * 4.0 * U * want[c].1;
                     assert_close(out[t * hidden + c], want[c].0, tolerance, &|| {
-                        format!("sparse_mlp {} m={m} I={neurons} H={hidden} [{t}, {c}] {}", mlp.up.dtype, describe(compute))
+                        format!(
+                            "sparse_mlp {} m={m} I={neurons} H={hidden} [{t}, {c}] {}",
+                            mlp.up.dtype,
+                            describe(compute)
+                        )
                     });
                 }
             }
@@ -402,7 +408,9 @@ fn sparse_mlp() {
         for dtype in DType::ALL {
             for gated in [false, true] {
                 for a in [Activation::Silu, Activation::Relu, Activation::ReluSquared] {
-                    for (neurons, hidden) in [(0, 8), (1, 1), (2, 15), (31, 16), (33, 17), (64, 33), (65, 64), (130, 65)] {
+                    for (neurons, hidden) in
+                        [(0, 8), (1, 1), (2, 15), (31, 16), (33, 17), (64, 33), (65, 64), (130, 65)]
+                    {
                         let mlp = Mlp::random(dtype, neurons, hidden, gated, a, &mut random);
                         for m in [0, 1, 2, 8] {
                             check_sparse_mlp(&compute, &mlp, m, 2, &mut random);
@@ -482,7 +490,9 @@ fn norms_sums_and_rope() {
                 assert!(sum.iter().zip(&x).zip(&y).all(|((s, a), b)| *s == a + b));
             }
         }
-        for (rows, heads, head_dim, rotary) in [(0, 1, 2, 2), (1, 1, 2, 2), (3, 2, 64, 64), (2, 3, 80, 32), (2, 1, 34, 34), (65, 4, 64, 48), (1, 2, 3, 0)] {
+        for (rows, heads, head_dim, rotary) in
+            [(0, 1, 2, 2), (1, 1, 2, 2), (3, 2, 64, 64), (2, 3, 80, 32), (2, 1, 34, 34), (65, 4, 64, 48), (1, 2, 3, 0)]
+        {
             let x = random.values(rows * heads * head_dim);
             let (cos, sin) = (random.values(rows * rotary / 2), random.values(rows * rotary / 2));
             let mut out = x.clone();
@@ -635,14 +645,22 @@ fn nan_and_infinity_reach_the_results_they_should() {
                     let mut out = vec![0.0; m * n];
                     compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: None, out: &mut out }]);
                     for (i, v) in out.iter().enumerate() {
-                        let same = if i % n == row { v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan() } else { v.is_finite() };
+                        let same = if i % n == row {
+                            v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan()
+                        } else {
+                            v.is_finite()
+                        };
                         assert!(same, "linear {dtype} {special} {v} {}", describe(&compute));
                     }
                     let x: Vec<f32> = random.values(m * n).iter().map(|v| v.abs() + 0.1).collect();
                     let mut out = vec![0.0; m * k];
                     compute.linear_in_out(&x, m, w.matrix(), None, None, &mut out);
                     for (i, v) in out.iter().enumerate() {
-                        let same = if i % k == col { v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan() } else { v.is_finite() };
+                        let same = if i % k == col {
+                            v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan()
+                        } else {
+                            v.is_finite()
+                        };
                         assert!(same, "linear_in_out {dtype} {special} {v} {}", describe(&compute));
                     }
                 }
