@@ -12,6 +12,15 @@ const TOKENS: usize = 8;
 const MIN_COLS: usize = 256;
 /// The most columns of a task, so that the results of [`TOKENS`] activations stay in L1.
 const MAX_COLS: usize = 1024;
+/// The fewest inputs of a block with its own partial sum.
+const INPUTS: usize = 64;
+/// The fewest blocks worth their partial sums, and the most.
+const MIN_BLOCKS: usize = 4;
+const MAX_BLOCKS: usize = 64;
+/// Inputs that are added to one stretch of a partial sum before the next.
+const CHUNK: usize = 32;
+/// Values of a partial sum that stay in L1.
+const L1_VALUES: usize = 8 * 1024;
 
 impl Compute {
     /// out\[r\] = Σᵢ x\[r, i\] · W\[i, :\] + bias, over the inputs i in `inputs` only: input sparsity (TEAL, arXiv 2408.14690).
@@ -40,6 +49,61 @@ impl Compute {
         check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
         let count = inputs.map_or(k, <[u32]>::len);
         let work = m * n * count;
+        let call = |start: usize, inputs: Option<&[u32]>, from: usize, t: usize| AxpyRows {
+            rows: Rows {
+                base: w.bytes().as_ptr().wrapping_add(from * w.row_bytes() + start * w.dtype().size_of()),
+                stride: w.row_bytes(),
+                ids: inputs.map_or(std::ptr::null(), <[u32]>::as_ptr),
+                count: 0,
+            },
+            cols: 0,
+            a: x.as_ptr().wrapping_add(t * k + from),
+            a_stride: k,
+            by_id: true,
+            m: TOKENS.min(m - t),
+            out: std::ptr::null_mut(),
+            out_stride: n,
+        };
+        let kernel = self.kernels.axpy_rows[w.dtype() as usize];
+        if m <= TOKENS && count >= MIN_BLOCKS * INPUTS {
+            // Whole rows, at full bandwidth: blocks of inputs with a partial sum each.
+            let block = count.div_ceil((count / INPUTS).min(MAX_BLOCKS)).next_multiple_of(8);
+            let blocks = count.div_ceil(block);
+            let mut scratch = self.scratch.take(blocks * m * n);
+            let sums = SharedMut::new(&mut scratch);
+            let cols = (L1_VALUES / m.max(1)).max(MAX_COLS);
+            self.parallel(blocks, work, &|b| {
+                // SAFETY: each block has its own stretch.
+                let sum = unsafe { sums.part(b * m * n..(b + 1) * m * n) };
+                sum.fill(0.0);
+                let end = count.min((b + 1) * block);
+                for from in (b * block..end).step_by(CHUNK) {
+                    let here = CHUNK.min(end - from);
+                    let ids = inputs.map(|ids| &ids[from..from + here]);
+                    for start in (0..n).step_by(cols) {
+                        let mut args = call(start, ids, if ids.is_some() { 0 } else { from }, 0);
+                        args.rows.count = here;
+                        args.cols = cols.min(n - start);
+                        args.out = sum[start..].as_mut_ptr();
+                        // SAFETY: the table holds only kernels that this CPU can run; the ids are below k, the columns exist
+                        // in w and in sum.
+                        unsafe { kernel(&args) };
+                    }
+                }
+            });
+            let scratch = &*scratch;
+            self.split_mut_indexed(out, blocks, &|start, out| {
+                for (i, value) in out.iter_mut().enumerate() {
+                    *value = bias.map_or(0.0, |b| b[(start + i) % n]);
+                }
+                for b in 0..blocks {
+                    let part = &scratch[b * m * n + start..][..out.len()];
+                    // SAFETY: the table holds only kernels that this CPU can run.
+                    unsafe { (self.kernels.add_assign)(out, part) };
+                }
+            });
+            return;
+        }
         let cols = n.div_ceil(self.tasks(n, work)).next_multiple_of(64).clamp(MIN_COLS, MAX_COLS);
         let out = SharedMut::new(out);
         self.parallel(n.div_ceil(cols), work, &|task| {
@@ -54,24 +118,13 @@ impl Compute {
             }
             let mut t = 0;
             while t < m {
-                let args = AxpyRows {
-                    rows: Rows {
-                        base: w.bytes().as_ptr().wrapping_add(start * w.dtype().size_of()),
-                        stride: w.row_bytes(),
-                        ids: inputs.map_or(std::ptr::null(), <[u32]>::as_ptr),
-                        count,
-                    },
-                    cols: end - start,
-                    a: x[t * k..].as_ptr(),
-                    a_stride: k,
-                    by_id: true,
-                    m: TOKENS.min(m - t),
-                    out: out.pointer(t * n + start),
-                    out_stride: n,
-                };
+                let mut args = call(start, inputs, 0, t);
+                args.rows.count = count;
+                args.cols = end - start;
+                args.out = out.pointer(t * n + start);
                 // SAFETY: the table holds only kernels that this CPU can run; the ids are below k, start..end are columns
                 // of w, and only this task writes them.
-                unsafe { (self.kernels.axpy_rows[w.dtype() as usize])(&args) };
+                unsafe { kernel(&args) };
                 t += TOKENS;
             }
         });
