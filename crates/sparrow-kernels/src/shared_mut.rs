@@ -45,12 +45,11 @@ impl<'a, T> SharedMut<'a, T> {
         unsafe { self.start.add(index) }
     }
 
-    /// The same slice, from a shared reference to the exclusive one.
+    /// The slice behind a pointer.
     ///
     /// # Safety
-    /// Nobody may use the slice in another way while the result is alive.
-    #[allow(clippy::borrowed_box)]
-    pub(crate) unsafe fn from_shared(slice: &&'a mut [T]) -> Self {
-        Self { start: slice.as_ptr().cast_mut(), len: slice.len(), slice: PhantomData }
+    /// It must be valid for `'a`, and nobody may use it in another way while the result is alive.
+    pub(crate) unsafe fn from_raw(slice: *mut [T]) -> Self {
+        Self { start: slice.cast(), len: slice.len(), slice: PhantomData }
     }
 }

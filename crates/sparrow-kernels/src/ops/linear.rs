@@ -61,15 +61,16 @@ impl Compute {
         self.parallel(blocks, work, &|task| {
             let mut task = task;
             for p in 0.. {
-                // SAFETY: the part is read, never written through; its result is handed out in disjoint blocks below.
-                let part = unsafe { &*parts.pointer(p) };
-                let n = part.weights.rows();
+                let part = parts.pointer(p);
+                // SAFETY: tasks are numbered below the sum of all parts' blocks, so part p exists; these fields are only read.
+                let (weights, bias) = unsafe { ((*part).weights, (*part).bias) };
+                let n = weights.rows();
                 let here = n.div_ceil(block);
                 if task < here {
                     // SAFETY: `parts` is borrowed mutably for this call, so nobody else uses its results.
-                    let out = unsafe { SharedMut::from_shared(&part.out) };
+                    let out = unsafe { SharedMut::from_raw(&raw mut *(*part).out) };
                     let range = task * block..n.min((task + 1) * block);
-                    linear_block(self, x, m, part.weights, part.bias, out, range);
+                    linear_block(self, x, m, weights, bias, out, range);
                     return;
                 }
                 task -= here;

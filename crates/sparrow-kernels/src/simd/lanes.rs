@@ -3,6 +3,9 @@
 //! `FMA` says whether the surrounding features have a fused multiply-add; without it `mul_add` would be a slow library
 //! call.
 
+// Without vector tiers only the scalar fallbacks and the tests use some of these.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 /// Independent partial sums of a reduction: two AVX-512 vectors, four AVX2 ones.
 pub(crate) const SUMS: usize = 32;
 
