@@ -1,0 +1,273 @@
+//! What `sparrow bench` prints.
+
+use serde::Serialize;
+use sparrow::SelectorSpec;
+use sparrow::eval::Evaluation;
+
+use super::Args;
+use super::worker::{Job, Loaded, Run};
+use crate::output::{self, percent};
+
+#[derive(Serialize)]
+pub struct Report {
+    machine: Machine,
+    model: ModelReport,
+    settings: Settings,
+    rows: Vec<Row>,
+    speedup: Vec<Speedup>,
+}
+
+#[derive(Serialize)]
+pub struct Machine {
+    pub cpu: String,
+    pub isa: String,
+    pub threads: usize,
+    pub read_gb_s: f64,
+}
+
+#[derive(Serialize)]
+pub struct ModelReport {
+    name: String,
+    params: u64,
+    dtype: String,
+    synthetic: bool,
+}
+
+impl ModelReport {
+    pub fn new(loaded: &Loaded, synthetic: bool) -> Self {
+        ModelReport { name: loaded.name.clone(), params: loaded.parameters, dtype: loaded.dtype.clone(), synthetic }
+    }
+}
+
+#[derive(Serialize)]
+struct Settings {
+    prompt_tokens: u32,
+    gen_tokens: usize,
+    batch: u32,
+    runs: usize,
+    interleaved: bool,
+}
+
+/// Figures of one selector; times and rates are over runs: p50 and p90 of TTFT, medians of the rates.
+#[derive(Serialize)]
+pub struct Row {
+    pub name: String,
+    selector: String,
+    active_fraction: f64,
+    ttft_s: Distribution,
+    prefill_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+    total_tokens_per_s: f64,
+    weight_bytes_per_token: f64,
+    decode_gb_s: f64,
+    bandwidth_fraction: f64,
+    pub peak_rss_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Evaluation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<String>,
+    #[serde(skip)]
+    runs: Vec<Run>,
+    #[serde(skip)]
+    gen_tokens: usize,
+}
+
+#[derive(Serialize, Default)]
+struct Distribution {
+    p50: f64,
+    p90: f64,
+    mean: f64,
+}
+
+/// A row against the first: above 1 is faster, or smaller.
+#[derive(Serialize)]
+struct Speedup {
+    name: String,
+    ttft: f64,
+    decode: f64,
+    total: f64,
+    memory_reduction: f64,
+}
+
+impl Row {
+    pub fn new(job: &Job) -> Self {
+        let name = match job.selector {
+            SelectorSpec::Forced { active, overlap } => {
+                format!("active {}, overlap {}", percent(active.into()), percent(overlap.into()))
+            }
+            other => other.to_string(),
+        };
+        Row {
+            name,
+            selector: job.selector.to_string(),
+            active_fraction: 1.0,
+            ttft_s: Distribution::default(),
+            prefill_tokens_per_s: 0.0,
+            decode_tokens_per_s: 0.0,
+            total_tokens_per_s: 0.0,
+            weight_bytes_per_token: 0.0,
+            decode_gb_s: 0.0,
+            bandwidth_fraction: 0.0,
+            peak_rss_bytes: 0,
+            quality: None,
+            sample: None,
+            runs: Vec::new(),
+            gen_tokens: job.gen_tokens,
+        }
+    }
+
+    pub fn add(&mut self, run: Run) {
+        self.runs.push(run);
+    }
+
+    /// Computes the figures from the runs.
+    pub fn summarise(&mut self, read_gb_s: f64) {
+        let sorted = |f: &dyn Fn(&Run) -> f64| {
+            let mut values: Vec<f64> = self.runs.iter().map(f).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        let median = |f: &dyn Fn(&Run) -> f64| quantile(&sorted(f), 0.5);
+        let ttft = sorted(&|r| r.ttft_s);
+        self.ttft_s = Distribution {
+            p50: quantile(&ttft, 0.5),
+            p90: quantile(&ttft, 0.9),
+            mean: ttft.iter().sum::<f64>() / ttft.len() as f64,
+        };
+        self.prefill_tokens_per_s = median(&|r| r.prompt_tokens as f64 / r.ttft_s);
+        self.decode_tokens_per_s = median(&|r| r.decode_tokens as f64 / r.decode_s);
+        let steps = (self.gen_tokens - 1) as f64;
+        self.total_tokens_per_s = median(&|r| {
+            let batch = r.decode_tokens as f64 / steps;
+            (r.prompt_tokens as f64 + batch + r.decode_tokens as f64) / (r.ttft_s + r.decode_s)
+        });
+        self.active_fraction = median(&|r| r.active_fraction);
+        self.weight_bytes_per_token = median(&|r| r.weight_bytes_per_token);
+        self.decode_gb_s = self.weight_bytes_per_token * self.decode_tokens_per_s / 1e9;
+        self.bandwidth_fraction = self.decode_gb_s / read_gb_s;
+    }
+}
+
+/// The value that a fraction `q` of the sorted values is at or below, interpolated.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let at = q * (sorted.len() - 1) as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    low + (high - low) * at.fract()
+}
+
+impl Report {
+    pub fn new(machine: Machine, model: ModelReport, rows: Vec<Row>, interleaved: bool, args: &Args) -> Self {
+        let first = &rows[0];
+        let speedup = |row: &Row| Speedup {
+            name: row.name.clone(),
+            ttft: first.ttft_s.p50 / row.ttft_s.p50,
+            decode: row.decode_tokens_per_s / first.decode_tokens_per_s,
+            total: row.total_tokens_per_s / first.total_tokens_per_s,
+            memory_reduction: first.peak_rss_bytes as f64 / row.peak_rss_bytes as f64,
+        };
+        let settings = Settings {
+            prompt_tokens: args.prompt_tokens,
+            gen_tokens: first.gen_tokens,
+            batch: args.batch,
+            runs: first.runs.len(),
+            interleaved,
+        };
+        Report { speedup: rows.iter().map(speedup).collect(), machine, model, settings, rows }
+    }
+
+    pub fn print(&self) -> anyhow::Result<()> {
+        let (m, s) = (&self.machine, &self.settings);
+        println!("{} ({:.2} M parameters, {})", self.model.name, self.model.params as f64 / 1e6, self.model.dtype);
+        if self.model.synthetic {
+            println!("synthetic weights: speed only");
+        }
+        println!("{}, {}, {} threads, reads {:.1} GB/s", m.cpu, m.isa, m.threads, m.read_gb_s);
+        println!(
+            "{} prompt + {} generated tokens, batch {}, {} runs{}",
+            s.prompt_tokens,
+            s.gen_tokens,
+            s.batch,
+            s.runs,
+            if s.interleaved {
+                ", rows taking turns"
+            } else {
+                "; rows one after the other: together they exceed memory"
+            }
+        );
+        println!();
+        let columns = |row: &Row| {
+            vec![
+                row.name.clone(),
+                percent(row.active_fraction),
+                format!("{} / {} / {}", ms(row.ttft_s.p50), ms(row.ttft_s.p90), ms(row.ttft_s.mean)),
+                format!("{:.1}", row.prefill_tokens_per_s),
+                format!("{:.1}", row.decode_tokens_per_s),
+                format!("{:.1}", row.total_tokens_per_s),
+                output::bytes(row.weight_bytes_per_token as u64),
+                format!("{:.1} ({})", row.decode_gb_s, percent(row.bandwidth_fraction)),
+                output::bytes(row.peak_rss_bytes),
+            ]
+        };
+        let header = [
+            "selector",
+            "active",
+            "TTFT p50/p90/mean ms",
+            "prefill tok/s",
+            "decode tok/s",
+            "total tok/s",
+            "weights/token",
+            "GB/s (of read)",
+            "peak memory",
+        ];
+        output::table(&header, self.rows.iter().map(columns))?;
+        let speedup = |s: &Speedup| {
+            let times = |x: f64| format!("{x:.2}×");
+            vec![s.name.clone(), times(s.ttft), times(s.decode), times(s.total), times(s.memory_reduction)]
+        };
+        println!();
+        let header =
+            [format!("against {}", self.rows[0].name), "TTFT".into(), "decode".into(), "total".into(), "memory".into()];
+        output::table(&header.each_ref().map(String::as_str), self.speedup.iter().map(speedup))?;
+        for row in &self.rows {
+            if let Some(q) = &row.quality {
+                println!();
+                println!(
+                    "quality of {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.1e}; same top token {:.2} %; \
+                     {} of neurons active ({} tokens of text)",
+                    row.name,
+                    q.perplexity,
+                    q.dense_perplexity,
+                    (q.perplexity / q.dense_perplexity - 1.0) * 100.0,
+                    q.kl_mean,
+                    q.top1_agreement * 100.0,
+                    percent(q.active_fraction),
+                    q.tokens
+                );
+            }
+        }
+        for row in &self.rows {
+            if let Some(text) = &row.sample {
+                println!();
+                println!("{} writes: …{}", row.name, text.trim_end());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ms(seconds: f64) -> String {
+    format!("{:.*}", if seconds < 0.1 { 2 } else { 0 }, seconds * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn quantiles_interpolate() {
+        assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.5), 2.0);
+        assert_eq!(quantile(&[1.0, 2.0], 0.5), 1.5);
+        assert_eq!(quantile(&[3.0], 0.9), 3.0);
+        assert!((quantile(&[0.0, 10.0], 0.9) - 9.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,298 @@
+//! A row of the benchmark in a process of its own: the parent writes one JSON request per line to its standard input
+//! and reads one JSON answer per line from its standard output.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sparrow::eval::{Evaluation, evaluate};
+use sparrow::generate::{GenerateOptions, generate};
+use sparrow::sample::{SampleOptions, Sampler};
+use sparrow::sparsity::Selector;
+use sparrow::{Cpu, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
+
+use crate::machine;
+
+/// Everything that defines a row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    pub source: Source,
+    #[serde(with = "selector_text")]
+    pub selector: SelectorSpec,
+    pub prompt_tokens: usize,
+    pub gen_tokens: usize,
+    pub batch: usize,
+    pub threads: Option<u16>,
+}
+
+/// Real weights with a text, or random ones.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Source {
+    Directory { dir: PathBuf, text: PathBuf },
+    Shape { name: String, dtype: String },
+}
+
+/// What the worker loaded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Loaded {
+    pub name: String,
+    pub parameters: u64,
+    pub dtype: String,
+}
+
+/// Measurements of one run.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Run {
+    /// From the prompts to the first token of every sequence, seconds.
+    pub ttft_s: f64,
+    /// From there to the last token, seconds.
+    pub decode_s: f64,
+    /// Prompt tokens of all sequences.
+    pub prompt_tokens: usize,
+    /// Tokens generated after each sequence's first.
+    pub decode_tokens: usize,
+    /// While decoding.
+    pub active_fraction: f64,
+    /// Weight bytes read while decoding ÷ `decode_tokens`.
+    pub weight_bytes_per_token: f64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    Run,
+    PeakRss,
+    Sample,
+    Quality,
+}
+
+/// The parent's end.
+pub struct Worker {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    pub model: Loaded,
+}
+
+impl Worker {
+    /// Starts a process for `job` and waits until its model is loaded.
+    pub fn start(job: &Job) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("finding this program")?;
+        let mut child = std::process::Command::new(program)
+            .arg("bench-worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting a worker process")?;
+        let requests = child.stdin.take().context("worker's standard input")?;
+        let answers = BufReader::new(child.stdout.take().context("worker's standard output")?);
+        let model = Loaded { name: String::new(), parameters: 0, dtype: String::new() };
+        let mut worker = Worker { child, requests, answers, model };
+        worker.model = worker.ask(job)?;
+        Ok(worker)
+    }
+
+    pub fn run(&mut self) -> anyhow::Result<Run> {
+        self.ask(&Request::Run)
+    }
+
+    pub fn peak_rss(&mut self) -> anyhow::Result<u64> {
+        self.ask(&Request::PeakRss)
+    }
+
+    /// A greedy continuation of the prompt.
+    pub fn sample(&mut self) -> anyhow::Result<String> {
+        self.ask(&Request::Sample)
+    }
+
+    /// Against dense, on the job's text; none for the dense row.
+    pub fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
+        self.ask(&Request::Quality)
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, request: &impl Serialize) -> anyhow::Result<T> {
+        let sent = writeln!(self.requests, "{}", serde_json::to_string(request)?);
+        let mut line = String::new();
+        if sent.is_err() || self.answers.read_line(&mut line)? == 0 {
+            let status = self.child.wait()?;
+            bail!("the worker process ended early ({status}); its message is above");
+        }
+        let answer: Result<T, String> = serde_json::from_str(&line)?;
+        answer.map_err(anyhow::Error::msg)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A worker that is still computing is of no use any more.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The worker's end: `sparrow bench-worker`.
+pub fn run() -> anyhow::Result<()> {
+    let mut lines = std::io::stdin().lines();
+    let first = lines.next().context("bench-worker is started by `sparrow bench`")??;
+    let mut bench = match Bench::load(serde_json::from_str(&first)?) {
+        Ok(bench) => bench,
+        Err(error) => return answer::<()>(Err(error)),
+    };
+    answer(Ok(bench.loaded.clone()))?;
+    for line in lines {
+        match serde_json::from_str(&line?)? {
+            Request::Run => answer(bench.run())?,
+            Request::PeakRss => answer(machine::peak_resident_memory().context("this system does not report memory"))?,
+            Request::Sample => answer(bench.sample())?,
+            Request::Quality => answer(bench.quality())?,
+        }
+    }
+    Ok(())
+}
+
+fn answer<T: Serialize>(result: anyhow::Result<T>) -> anyhow::Result<()> {
+    let result = result.map_err(|e| format!("{e:#}"));
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(&result)?)?;
+    Ok(out.flush()?)
+}
+
+struct Bench {
+    job: Job,
+    loaded: Loaded,
+    cpu: Arc<Cpu>,
+    session: Session,
+    /// The text's tokens, or random ones.
+    ids: Vec<u32>,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Bench {
+    fn load(job: Job) -> anyhow::Result<Self> {
+        let cpu = Arc::new(Cpu::new(job.threads.map(usize::from)));
+        let (mut model, tokenizer, name) = match &job.source {
+            Source::Directory { dir, .. } => {
+                (Model::load(dir)?, Some(Tokenizer::load(dir)?), dir.display().to_string())
+            }
+            Source::Shape { name, dtype } => {
+                let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
+                let sparse = job.selector != SelectorSpec::Dense;
+                (sparrow::shapes::random_model(sparrow::shapes::spec(name)?, dtype, sparse)?, None, name.clone())
+            }
+        };
+        let ids = match (&job.source, &tokenizer) {
+            (Source::Directory { text, .. }, Some(tokenizer)) => {
+                let text = std::fs::read_to_string(text).with_context(|| text.display().to_string())?;
+                tokenizer.encode(&text, false)?
+            }
+            // Any ids will do: a walk through the vocabulary.
+            _ => (0..).map(|i: u32| i.wrapping_mul(7919) % model.spec.vocab_size as u32).take(1 << 16).collect(),
+        };
+        let capacity = job.prompt_tokens + job.gen_tokens;
+        let context = model.spec.context_length();
+        if capacity > context || ids.len() < job.prompt_tokens {
+            bail!(
+                "--prompt-tokens {} and --gen-tokens {} do not fit: the context is {context} tokens, the text has {}",
+                job.prompt_tokens,
+                job.gen_tokens,
+                ids.len()
+            );
+        }
+        let selector = model.prepare(job.selector, &cpu)?;
+        let dtype = model.weights.layers[0].q.weight.dtype();
+        let loaded = Loaded { name, parameters: model.spec.parameters(), dtype: dtype.to_string() };
+        let options = SessionOptions { sequences: job.batch, capacity, kv_dtype: None };
+        let session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
+        Ok(Bench { job, loaded, cpu, session, ids, tokenizer })
+    }
+
+    /// The prompt of one sequence: each starts elsewhere in the text.
+    fn prompt(&self, sequence: usize) -> Vec<u32> {
+        let room = self.ids.len() - self.job.prompt_tokens + 1;
+        let start = sequence * self.job.prompt_tokens % room;
+        self.ids[start..start + self.job.prompt_tokens].to_vec()
+    }
+
+    fn run(&mut self) -> anyhow::Result<Run> {
+        let (batch, vocab) = (self.job.batch, self.session.model().spec.vocab_size);
+        let prompts: Vec<Vec<u32>> = (0..batch).map(|s| self.prompt(s)).collect();
+        let mut sampler = Sampler::new(SampleOptions::default(), vocab)?;
+        let mut tokens = Vec::with_capacity(batch);
+        (0..batch).for_each(|s| self.session.truncate(s, 0));
+
+        let start = Instant::now();
+        for (s, prompt) in prompts.iter().enumerate() {
+            tokens.push((s, sampler.sample(self.session.prefill(s, prompt)?)));
+        }
+        let ttft_s = start.elapsed().as_secs_f64();
+
+        self.session.reset_stats();
+        let steps = self.job.gen_tokens - 1;
+        let decode = Instant::now();
+        for _ in 0..steps {
+            let logits = self.session.decode(&tokens)?;
+            for ((_, token), logits) in tokens.iter_mut().zip(logits.chunks_exact(vocab)) {
+                *token = sampler.sample(logits);
+            }
+        }
+        let decode_s = decode.elapsed().as_secs_f64();
+        let stats = self.session.stats();
+        let outside = self.session.model().weights.bytes_outside_mlp() * stats.steps;
+        let decode_tokens = steps * batch;
+        Ok(Run {
+            ttft_s,
+            decode_s,
+            prompt_tokens: batch * self.job.prompt_tokens,
+            decode_tokens,
+            active_fraction: stats.active_fraction(),
+            weight_bytes_per_token: (outside + stats.mlp_bytes) as f64 / decode_tokens as f64,
+        })
+    }
+
+    fn sample(&mut self) -> anyhow::Result<String> {
+        const TOKENS: usize = 48;
+        let tokenizer = self.tokenizer.as_ref().context("random weights write no text")?;
+        let prompt = self.prompt(0);
+        self.session.truncate(0, 0);
+        let options = GenerateOptions { max_new_tokens: TOKENS, ..GenerateOptions::default() };
+        let mut text = String::new();
+        let emit = |piece: &str| {
+            text.push_str(piece);
+            Ok(())
+        };
+        generate(&mut self.session, 0, tokenizer, &prompt, &options, emit)?;
+        Ok(text)
+    }
+
+    fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
+        const WINDOW: usize = 256;
+        const TOKENS: usize = 8192;
+        if self.job.selector == SelectorSpec::Dense {
+            return Ok(None);
+        }
+        let window = WINDOW.min(self.session.capacity());
+        let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
+        let model = self.session.model().clone();
+        let mut dense = Session::new(model, self.cpu.clone(), Selector::dense(), options)?;
+        let ids = &self.ids[..self.ids.len().min(TOKENS)];
+        Ok(Some(evaluate(&mut dense, &mut self.session, ids, window, &mut (), |_| ())?))
+    }
+}
+
+/// A selector as its text, so that a job is plain JSON.
+mod selector_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use sparrow::SelectorSpec;
+
+    pub fn serialize<S: Serializer>(selector: &SelectorSpec, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(selector)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SelectorSpec, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}

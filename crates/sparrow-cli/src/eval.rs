@@ -1,0 +1,123 @@
+//! `sparrow eval`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Serialize;
+use sparrow::eval::{Evaluation, evaluate};
+use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
+use sparrow::{Session, SessionOptions};
+
+use crate::model::{ModelArgs, SelectorArg, demo_dir};
+use crate::output::{Format, json, percent, progress, table};
+
+/// Quality of a selector against the dense model on a text.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    selector: SelectorArg,
+    /// UTF-8 text to predict [default: the demo model's sample.txt]
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens per window; each is scored on its own, without its first token
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    window: u32,
+    /// Stop after this many tokens of the text
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    text: String,
+    window: usize,
+    selector: String,
+    #[serde(flatten)]
+    evaluation: Evaluation,
+    selection: Option<Vec<PredictorQuality>>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let dir = args.model.dir()?;
+    let text_path = match args.text {
+        Some(path) => path,
+        None => demo_dir()?.join("sample.txt"),
+    };
+    let text = std::fs::read_to_string(&text_path).with_context(|| text_path.display().to_string())?;
+    let cpu = args.model.cpu.cpu();
+    let (mut model, tokenizer) = args.model.load()?;
+    let default = match (model.default_selector(), is_relu_family(model.spec.activation)) {
+        // Comparing dense with dense would say nothing.
+        (SelectorSpec::Dense, true) => SelectorSpec::Gate(None),
+        (other, _) => other,
+    };
+    let spec = args.selector.selector.unwrap_or(default);
+    let selector = model.prepare(spec, &cpu)?;
+    let mut ids = tokenizer.encode(&text, false)?;
+    ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
+    let window = (args.window as usize).min(model.spec.context_length());
+
+    // Truth for recall: what calibration called active, or exact zeros.
+    let truth = match &model.sidecar {
+        Some(sidecar) => Some(sidecar.file.true_active_above.clone()),
+        None => is_relu_family(model.spec.activation).then(|| vec![0.0; model.spec.num_layers]),
+    };
+    let model = Arc::new(model);
+    let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
+    let mut dense = Session::new(model.clone(), cpu.clone(), Selector::dense(), options)?;
+    let mut sparse = Session::new(model.clone(), cpu.clone(), selector, options)?;
+    let mut recall = truth.as_ref().map(|truth| Recall::new(&cpu, &model.weights.layers, model.spec.activation, truth));
+    let bar = progress("evaluating", ids.len() as u64, false);
+    let evaluation =
+        evaluate(&mut dense, &mut sparse, &ids, window, &mut recall, |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+
+    let report = Report {
+        model: dir.display().to_string(),
+        text: text_path.display().to_string(),
+        window,
+        selector: spec.to_string(),
+        evaluation,
+        selection: recall.map(|r| r.per_layer()),
+    };
+    match args.format {
+        Format::Json => json(&report),
+        Format::Table => print(&report),
+    }
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
+    let e = &report.evaluation;
+    println!("{} on {}, {} tokens predicted in windows of {}", report.model, report.text, e.tokens, report.window);
+    let change = e.perplexity / e.dense_perplexity - 1.0;
+    let row = |name: &str, values: [String; 5]| std::iter::once(name.to_owned()).chain(values).collect();
+    let dense =
+        row("dense", [format!("{:.4}", e.dense_perplexity), "0".into(), "0".into(), percent(1.0), percent(1.0)]);
+    let sparse = row(
+        &report.selector,
+        [
+            format!("{:.4} ({:+.2} %)", e.perplexity, change * 100.0),
+            format!("{:.2e}", e.kl_mean),
+            format!("{:.2e}", e.kl_p99),
+            format!("{:.2} %", e.top1_agreement * 100.0),
+            percent(e.active_fraction),
+        ],
+    );
+    table(&["selector", "perplexity", "KL mean", "KL p99", "same top token", "active"], [dense, sparse])?;
+    let layers = e.active_fraction_per_layer.iter().enumerate().map(|(i, &active)| {
+        let mut row = vec![format!("layer {i}"), percent(active)];
+        if let Some(q) = report.selection.as_ref().map(|s| s[i]) {
+            row.extend([percent(q.true_active_fraction), percent(q.recall), percent(q.precision)]);
+        }
+        row
+    });
+    let header = ["", "active", "truly active", "recall", "precision"];
+    table(&header[..if report.selection.is_some() { 5 } else { 2 }], layers)
+}

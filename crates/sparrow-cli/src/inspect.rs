@@ -1,0 +1,132 @@
+//! `sparrow inspect`.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use sparrow::checkpoint::{Checkpoint, TensorInfo};
+use sparrow::model::spec::Positions;
+
+use crate::model::demo_dir;
+use crate::output::{self, Format, percent};
+
+/// Show what a model is.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
+    model: Option<String>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let dir = match &args.model {
+        Some(model) => sparrow::resolve_model(model)?,
+        None => demo_dir()?,
+    };
+    let model = sparrow::Model::load(&dir)?;
+    let tensors: Vec<TensorInfo> = Checkpoint::open(&dir)?.tensors().collect();
+    let groups = group(&tensors);
+    let bytes: u64 = tensors.iter().map(|t| t.bytes as u64).sum();
+    let spec = &model.spec;
+    let sidecar = model.sidecar.as_ref().map(|s| &s.file);
+    if args.format == Format::Json {
+        return output::json(&json!({
+            "model": dir.display().to_string(),
+            "architecture": spec.architecture,
+            "parameters": spec.parameters(),
+            "bytes": bytes,
+            "vocab_size": spec.vocab_size, "hidden_size": spec.hidden_size, "intermediate_size": spec.intermediate_size,
+            "num_layers": spec.num_layers, "num_heads": spec.num_heads, "num_kv_heads": spec.num_kv_heads,
+            "head_dim": spec.head_dim, "context_length": spec.context_length(),
+            "activation": format!("{:?}", spec.activation), "tied": spec.tied,
+            "eos_token_ids": model.generation.eos_token_ids,
+            "tensors": groups.iter().map(|g| json!({
+                "name": g.name, "count": g.count, "dtype": g.dtype, "shape": g.shape, "bytes": g.bytes,
+            })).collect::<Vec<_>>(),
+            "sparsity": sidecar,
+        }));
+    }
+    let positions = match &spec.positions {
+        Positions::Rope(rope) => format!("rotary, theta {}, scaling {:?}", rope.theta, rope.scaling),
+        Positions::Learned { .. } => "learned".into(),
+    };
+    println!("{}", dir.display());
+    for (name, value) in [
+        ("architecture", spec.architecture.clone()),
+        ("parameters", format!("{:.2} M in {}", spec.parameters() as f64 / 1e6, output::bytes(bytes))),
+        ("layers", format!("{} of hidden size {}", spec.num_layers, spec.hidden_size)),
+        (
+            "attention",
+            format!("{} heads of {}, {} for keys and values", spec.num_heads, spec.head_dim, spec.num_kv_heads),
+        ),
+        (
+            "MLP",
+            format!(
+                "{} neurons, {:?}{}",
+                spec.intermediate_size,
+                spec.activation,
+                if spec.gated { ", gated" } else { "" }
+            ),
+        ),
+        ("positions", positions),
+        ("context", format!("{} tokens", spec.context_length())),
+        (
+            "vocabulary",
+            format!(
+                "{} tokens, head {}",
+                spec.vocab_size,
+                if spec.tied { "tied to the embedding" } else { "of its own" }
+            ),
+        ),
+        ("ends with", format!("token ids {:?}", model.generation.eos_token_ids)),
+    ] {
+        println!("{name:>14}  {value}");
+    }
+    match sidecar {
+        None => println!("{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity"),
+        Some(s) => {
+            let e = &s.quality.evaluation;
+            let rank = s.rank.map_or(String::new(), |r| format!(" of rank {r}"));
+            println!("{:>14}  selector {}{rank}, neuron-major MLP", "sparsity", s.selector);
+            println!("{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens);
+            println!(
+                "{:>14}  perplexity {:.4}, dense {:.4}; KL divergence {:.2e}; {} active ({})",
+                "quality",
+                e.perplexity,
+                e.dense_perplexity,
+                e.kl_mean,
+                percent(e.active_fraction),
+                s.quality.text
+            );
+        }
+    }
+    let rows = groups.iter().map(|g| {
+        let shape: Vec<String> = g.shape.iter().map(usize::to_string).collect();
+        vec![g.name.clone(), g.count.to_string(), g.dtype.clone(), shape.join(" × "), output::bytes(g.bytes)]
+    });
+    output::table(&["tensor", "count", "dtype", "shape", "bytes"], rows)
+}
+
+/// The tensors of all layers that share role, dtype and shape.
+struct Group {
+    name: String,
+    count: usize,
+    dtype: String,
+    shape: Vec<usize>,
+    bytes: u64,
+}
+
+fn group(tensors: &[TensorInfo]) -> Vec<Group> {
+    let mut groups = BTreeMap::new();
+    for t in tensors {
+        let is_index = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let name: Vec<&str> = t.name.split('.').map(|part| if is_index(part) { "*" } else { part }).collect();
+        let key = (name.join("."), format!("{:?}", t.dtype), t.shape.clone());
+        let (count, bytes) = groups.entry(key).or_insert((0, 0));
+        *count += 1;
+        *bytes += t.bytes as u64;
+    }
+    let group = |((name, dtype, shape), (count, bytes))| Group { name, count, dtype, shape, bytes };
+    groups.into_iter().map(group).collect()
+}

@@ -1,0 +1,47 @@
+//! Facts about this machine that are no business of the kernels.
+
+use std::fs;
+
+/// The processor's name.
+pub fn cpu_name() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// Memory that can be taken without swapping, in bytes; `None` where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
+/// The largest resident memory this process has had, in bytes.
+pub fn peak_resident_memory() -> Option<u64> {
+    kilobytes("/proc/self/status", "VmHWM:")
+}
+
+fn kilobytes(file: &str, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(field))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// CPUs' worth of time the control group allows, if it limits it.
+pub fn cgroup_quota() -> Option<f64> {
+    let text = fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?;
+    let (quota, period) = text.trim().split_once(' ')?;
+    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+}
+
+/// The mode of transparent huge pages: `always`, `madvise` or `never`.
+pub fn huge_pages() -> Option<String> {
+    let text = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
+    Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+}
+
+/// CPUs the machine has, whether this process may use them or not.
+pub fn cpus() -> Option<usize> {
+    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
+    Some(info.lines().filter(|l| l.starts_with("processor")).count()).filter(|&n| n > 0)
+}

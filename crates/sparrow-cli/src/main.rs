@@ -1,0 +1,75 @@
+//! The `sparrow` command. One file per subcommand; everything they print to stdout is either text or JSON, the rest
+//! (progress, timings, notes) goes to stderr.
+#![deny(unsafe_code)]
+
+mod bench;
+mod doctor;
+mod eval;
+mod generate;
+mod inspect;
+mod machine;
+mod model;
+mod output;
+mod sparsify;
+mod synth;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sparse language-model inference on ordinary CPUs: fast, with the cost in quality measured.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a prompt; the text goes to stdout, timings to stderr
+    Generate(generate::Args),
+    /// Measure speed and memory, dense beside sparse (without options: the bundled demo model)
+    Bench(bench::Args),
+    /// Measure quality: perplexity and KL divergence of a selector against the dense model
+    Eval(eval::Args),
+    /// Calibrate a model on a text and write a directory that runs sparse
+    Sparsify(sparsify::Args),
+    /// Show what a model is: architecture, shapes, sizes, sparsity
+    Inspect(inspect::Args),
+    /// Show what this machine can do and what will be used
+    Doctor(doctor::Args),
+    /// Write a random-weight checkpoint of a known shape, for comparing engines
+    Synth(synth::Args),
+    /// One row of `bench`, in a process of its own
+    #[command(hide = true)]
+    BenchWorker,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(args) => generate::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Sparsify(args) => sparsify::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Synth(args) => synth::run(args),
+        Command::BenchWorker => bench::worker::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // `sparrow … | head` is no error.
+        Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sparrow: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    let is_broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_broken))
+}

@@ -1,0 +1,67 @@
+//! Options and loading that several commands share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use sparrow::{Cpu, Model, SelectorSpec, Tokenizer};
+
+/// Which model, and on how many threads.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
+    #[arg(long, short, value_name = "DIR|ID")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+}
+
+/// On how many threads.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct CpuArgs {
+    /// Threads [default: as many as the system lets this process use]
+    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl CpuArgs {
+    /// The kernels and threads to run on.
+    pub fn cpu(self) -> Arc<Cpu> {
+        Arc::new(Cpu::new(self.threads.map(usize::from)))
+    }
+}
+
+impl ModelArgs {
+    /// The directory of the model that was asked for.
+    pub fn dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.model {
+            Some(model) => Ok(sparrow::resolve_model(model)?),
+            None => demo_dir(),
+        }
+    }
+
+    /// Model and tokenizer.
+    pub fn load(&self) -> anyhow::Result<(Model, Tokenizer)> {
+        let dir = self.dir()?;
+        Ok((Model::load(&dir)?, Tokenizer::load(&dir)?))
+    }
+}
+
+/// `--selector`.
+#[derive(Debug, clap::Args)]
+pub struct SelectorArg {
+    /// Which neurons to compute: dense, gate[:RULE], lowrank[:RULE]; RULE is fixed=T, mean-std=K, top-k=N or quantile=Q
+    /// [default: what the model was sparsified for, else dense]
+    #[arg(long, short)]
+    pub selector: Option<SelectorSpec>,
+}
+
+/// Where the bundled demo model is: `assets/demo` of the source tree or beside the installed binary.
+pub fn demo_dir() -> anyhow::Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo");
+    let binary = std::env::current_exe().ok();
+    let beside = binary.iter().flat_map(|exe| exe.ancestors().skip(1)).map(|dir| dir.join("assets/demo"));
+    let mut candidates = std::iter::once(PathBuf::from("assets/demo")).chain(beside).chain([source]);
+    let found = candidates.find(|dir| dir.join("config.json").is_file());
+    found.context("the bundled demo model (assets/demo) is not here: pass --model DIR")
+}

@@ -1,0 +1,62 @@
+//! How commands print: tables for people, JSON for programs, progress on stderr.
+
+use std::io::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Form of the figures on stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For reading
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Prints `value` as indented JSON.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints a table: first column to the left, the others to the right.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.to_vec()).add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let lines: Vec<String> = table.to_string().lines().map(|l| l.trim_end().to_owned()).collect();
+    writeln!(std::io::stdout().lock(), "{}", lines.join("\n"))?;
+    Ok(())
+}
+
+/// A progress bar on stderr; silent where stderr is no terminal.
+pub fn progress(what: impl Into<String>, total: u64, bytes: bool) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let count = if bytes { "{bytes}/{total_bytes}" } else { "{human_pos}/{human_len}" };
+    let template = format!("{{msg:<24}} {{wide_bar}} {count} {{elapsed}}, {{eta}} left");
+    bar.set_style(ProgressStyle::with_template(&template).expect("the template is constant"));
+    bar.set_message(what.into());
+    bar
+}
+
+/// `1.5 GB`: decimal units.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let unit = (n.max(1).ilog10() / 3).min(4) as usize;
+    match unit {
+        0 => format!("{n} B"),
+        _ => format!("{:.2} {}", n as f64 / 1000f64.powi(unit as i32), UNITS[unit]),
+    }
+}
+
+/// `12.3 %`.
+pub fn percent(fraction: f64) -> String {
+    format!("{:.1} %", fraction * 100.0)
+}

@@ -1,0 +1,33 @@
+//! `sparrow synth`.
+
+use std::path::PathBuf;
+
+use sparrow::DType;
+
+use crate::output::progress;
+
+/// Write a random-weight Hugging Face checkpoint of a known shape.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Shape to write
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow::shapes::names()))]
+    shape: String,
+    /// Directory to write; must not exist
+    #[arg(long, short, value_name = "DIR")]
+    output: PathBuf,
+    /// Element type: f32, f16 or bf16
+    #[arg(long, default_value = "bf16")]
+    dtype: DType,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let bar = progress("writing weights", 0, true);
+    let report = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    sparrow::sparsify::synthesize(&args.shape, args.dtype, &args.output, report)?;
+    bar.finish_and_clear();
+    eprintln!("wrote {}: random {} weights in the shape of {}", args.output.display(), args.dtype, args.shape);
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! The forward pass's operations on the CPU: roles and weights in, kernels called.
+
+use sparrow_kernels::{AttentionShape, Compute, LinearPart, decode};
+
+use crate::checkpoint::Tensor;
+use crate::model::kv::KvCache;
+use crate::model::spec::{ModelSpec, Norm, NormKind};
+use crate::model::weights::{Down, Linear, NormWeights};
+use crate::model::{Row, Scratch};
+
+/// Runs the coarse operations of the forward pass on this machine's cores.
+pub struct Cpu {
+    /// Kernels, thread pool and scratch memory.
+    pub compute: Compute,
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cpu({}, {} threads)", self.compute.isa(), self.compute.threads())
+    }
+}
+
+impl Cpu {
+    /// The best kernels of this CPU (capped by `SPARROW_ISA`), on `threads` threads or as many as there are cores to use.
+    pub fn new(threads: Option<usize>) -> Self {
+        Cpu { compute: Compute::new(threads) }
+    }
+
+    /// Row `id` of an embedding table, times `scale`.
+    pub(crate) fn embed(&self, table: &Tensor, id: usize, scale: f32, out: &mut [f32]) {
+        let row = table.cols() * table.dtype().size_of();
+        decode(table.dtype(), &table.bytes()[id * row..(id + 1) * row], out);
+        if scale != 1.0 {
+            out.iter_mut().for_each(|v| *v *= scale);
+        }
+    }
+
+    /// `out = norm(x)`, row by row.
+    pub(crate) fn norm(&self, norm: &Norm, weights: &NormWeights, x: &[f32], out: &mut [f32]) {
+        match norm.kind {
+            NormKind::Rms { offset } => self.compute.rms_norm(x, &weights.weight, offset, norm.eps, out),
+            NormKind::Layer => self.compute.layer_norm(x, &weights.weight, weights.bias.as_deref(), norm.eps, out),
+        }
+    }
+
+    /// `x = norm(x)`; `spare` is overwritten.
+    pub(crate) fn norm_in_place(&self, norm: &Norm, weights: &NormWeights, x: &mut [f32], spare: &mut [f32]) {
+        let spare = &mut spare[..x.len()];
+        spare.copy_from_slice(x);
+        self.norm(norm, weights, spare, x);
+    }
+
+    /// `out = x·Wᵀ + b` for several layers that share `x`, `[m, in]`, in one parallel region.
+    pub(crate) fn linear<const N: usize>(&self, x: &[f32], m: usize, layers: [(&Linear, &mut [f32]); N]) {
+        let mut parts =
+            layers.map(|(layer, out)| LinearPart { weights: layer.weight.matrix(), bias: layer.bias.as_deref(), out });
+        self.compute.linear(x, m, &mut parts);
+    }
+
+    /// The down projection of `m` rows of neurons, in either layout.
+    pub(crate) fn down(&self, down: &Down, neurons: &[f32], m: usize, out: &mut [f32]) {
+        let (weights, bias) = (down.weight.matrix(), down.bias.as_deref());
+        match down.neuron_major {
+            true => self.compute.linear_in_out(neurons, m, weights, None, bias, out),
+            false => self.compute.linear(neurons, m, &mut [LinearPart { weights, bias, out }]),
+        }
+    }
+
+    /// Logits of `m` normed hidden states, `[m, vocab]`.
+    pub(crate) fn head(&self, weight: &Tensor, h: &[f32], m: usize, out: &mut [f32]) {
+        self.compute.linear(h, m, &mut [LinearPart { weights: weight.matrix(), bias: None, out }]);
+    }
+
+    /// `softmax(q·Kᵀ)·V` of each row over its sequence's cache.
+    pub(crate) fn attention(
+        &self,
+        spec: &ModelSpec,
+        layer: usize,
+        rows: &[Row],
+        caches: &[KvCache],
+        q: &[f32],
+        out: &mut [f32],
+    ) {
+        let shape = AttentionShape {
+            heads: spec.num_heads,
+            kv_heads: spec.num_kv_heads,
+            head_dim: spec.head_dim,
+            scale: spec.attention_scale,
+            soft_cap: spec.attention_soft_cap,
+        };
+        let view = |r: usize| caches[rows[r].sequence].view(layer, rows[r].position, spec.windows[layer]);
+        self.compute.attention(&shape, q, rows.len(), &view, out);
+    }
+
+    /// Cosines and sines of every row's position, `[rows, rotary_dim / 2]`, shared by all layers.
+    pub(crate) fn rope_tables(&self, spec: &ModelSpec, rows: &[Row], s: &mut Scratch) {
+        let crate::model::spec::Positions::Rope(rope) = &spec.positions else { return };
+        let half = rope.rotary_dim / 2;
+        for (r, row) in rows.iter().enumerate() {
+            if rope.is_dynamic() || r == 0 {
+                rope.frequencies(row.sequence_len, spec.max_position_embeddings, &mut s.frequencies);
+            }
+            for (i, f) in s.frequencies.iter().enumerate() {
+                // The angle is rounded to f32 before the cosine, as in the reference implementation.
+                let angle = row.position as f32 * f;
+                (s.sin[r * half + i], s.cos[r * half + i]) = angle.sin_cos();
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Where the forward pass's operations run.
+
+mod cpu;
+
+pub use cpu::Cpu;

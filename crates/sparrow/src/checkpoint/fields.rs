@@ -1,0 +1,115 @@
+//! Typed reads from a JSON object, with errors that name file, field, expected and found.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// One JSON object of a configuration file.
+pub(crate) struct Fields<'a> {
+    path: &'a Path,
+    prefix: &'static str,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn new(path: &'a Path, value: &'a Value) -> Result<Self> {
+        match value {
+            Value::Object(map) => Ok(Fields { path, prefix: "", map }),
+            other => Err(Error::config(path, format!("expected a JSON object, found {}", kind(other)))),
+        }
+    }
+
+    /// The object under `name`, if it is there and not null.
+    pub(crate) fn object(&self, name: &'static str) -> Result<Option<Fields<'a>>> {
+        match self.present(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Fields { path: self.path, prefix: name, map })),
+            Some(other) => Err(self.wrong(name, "an object", other)),
+        }
+    }
+
+    pub(crate) fn usize(&self, name: &str, range: std::ops::RangeInclusive<usize>) -> Result<Option<usize>> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        let expected = || format!("an integer in {}..={}", range.start(), range.end());
+        match value.as_u64().and_then(|v| usize::try_from(v).ok()) {
+            Some(v) if range.contains(&v) => Ok(Some(v)),
+            _ => Err(self.wrong(name, &expected(), value)),
+        }
+    }
+
+    /// A finite number greater than zero.
+    pub(crate) fn positive(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        match value.as_f64() {
+            // A value that overflows or vanishes in f32 would turn into infinity or zero in the forward pass.
+            Some(v) if v.is_finite() && v > 0.0 && (v as f32).is_finite() && v as f32 > 0.0 => Ok(Some(v)),
+            _ => Err(self.wrong(name, "a finite number above 0", value)),
+        }
+    }
+
+    pub(crate) fn bool(&self, name: &str) -> Result<Option<bool>> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(name, "true or false", value))
+    }
+
+    pub(crate) fn str(&self, name: &str) -> Result<Option<&'a str>> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.wrong(name, "a string", value))
+    }
+
+    /// An id, or a list of ids.
+    pub(crate) fn ids(&self, name: &str) -> Result<Vec<u32>> {
+        let one = |v: &Value| v.as_u64().and_then(|v| u32::try_from(v).ok());
+        let ids = match self.present(name) {
+            None => Some(Vec::new()),
+            Some(Value::Array(list)) => list.iter().map(one).collect(),
+            Some(value) => one(value).map(|id| vec![id]),
+        };
+        ids.ok_or_else(|| self.wrong(name, "a token id or a list of token ids", &self.map[name]))
+    }
+
+    pub(crate) fn required<T>(&self, name: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| self.error(name, "is missing"))
+    }
+
+    pub(crate) fn error(&self, name: &str, message: &str) -> Error {
+        let dot = if self.prefix.is_empty() { "" } else { "." };
+        Error::config(self.path, format!("field {}{dot}{name} {message}", self.prefix))
+    }
+
+    fn present(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name).filter(|v| !v.is_null())
+    }
+
+    fn wrong(&self, name: &str, expected: &str, found: &Value) -> Error {
+        let mut found = found.to_string();
+        if found.chars().count() > 60 {
+            found = found.chars().take(60).chain("…".chars()).collect();
+        }
+        self.error(name, &format!("must be {expected}, found {found}"))
+    }
+}
+
+/// Reads a JSON file of at most 64 MiB.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    const LIMIT: u64 = 64 << 20;
+    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    if size > LIMIT {
+        return Err(Error::config(path, format!("is {size} bytes long; a JSON file here has at most {LIMIT}")));
+    }
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::config(path, format!("is not valid JSON: {e}")))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,18 @@
+//! A Hugging Face directory on disk: `config.json` → [`ModelSpec`](crate::ModelSpec), safetensors → checked, mapped tensors.
+//!
+//! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
+
+pub mod config;
+mod fields;
+pub(crate) mod hub;
+mod safetensors_files;
+mod sidecar;
+mod storage;
+mod write;
+
+pub(crate) use config::require_dir;
+pub(crate) use fields::read_json;
+pub use safetensors_files::{Checkpoint, TensorInfo};
+pub(crate) use sidecar::{fingerprint, hex, predictor_tensors, read_sidecar};
+pub use storage::{MappedFile, Tensor};
+pub(crate) use write::{Directory, Pending, file_dtype, pretty};

@@ -1,0 +1,235 @@
+//! The `*.safetensors` files of a directory: one file, or shards through `model.safetensors.index.json`.
+//! Format: <https://huggingface.co/docs/safetensors>.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use sparrow_kernels::DType;
+
+use super::fields::{Fields, read_json};
+use super::storage::{MappedFile, Tensor};
+use crate::error::{Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Every tensor of a checkpoint, by name; the files are mapped, nothing is read yet.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    entries: BTreeMap<String, Entry>,
+    taken: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: Arc<MappedFile>,
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// Name, dtype, shape and bytes of one stored tensor.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Dtype as the file has it.
+    pub dtype: safetensors::Dtype,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Size on disk.
+    pub bytes: usize,
+}
+
+impl TensorInfo {
+    /// Dtype and shape of a matrix that kernels compute with.
+    pub fn matrix(&self) -> Option<(DType, [usize; 2])> {
+        Some((kernel_dtype(self.dtype)?, self.shape.as_slice().try_into().ok()?))
+    }
+}
+
+impl Checkpoint {
+    /// Maps the checkpoint of `dir`: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// If there is neither, a shard is missing, a header is malformed (truncated, oversized, overlapping or
+    /// out-of-bounds ranges, sizes that do not match shapes), or the index disagrees with the shards.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut checkpoint = Checkpoint { dir: dir.to_owned(), entries: BTreeMap::new(), taken: BTreeSet::new() };
+        if dir.join(SINGLE).is_file() {
+            checkpoint.add_file(&dir.join(SINGLE))?;
+        } else if dir.join(INDEX).is_file() {
+            checkpoint.add_shards(&dir.join(INDEX))?;
+        } else {
+            let hint = "convert the model with transformers' save_pretrained(safe_serialization=True)";
+            return Err(Error::safetensors(dir, format!("has neither {SINGLE} nor {INDEX}; {hint}")));
+        }
+        Ok(checkpoint)
+    }
+
+    /// Adds the tensors of one more file of the same directory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; also if a tensor is already there.
+    pub(crate) fn add_file(&mut self, path: &Path) -> Result<()> {
+        let file = MappedFile::open(path)?;
+        let bad = |message: String| Error::safetensors(path, message);
+        let (header, _) = SafeTensors::read_metadata(file.bytes()).map_err(|e| bad(describe(&e, file.bytes())))?;
+        let parsed = SafeTensors::deserialize(file.bytes()).map_err(|e| bad(describe(&e, file.bytes())))?;
+        debug_assert!(header <= file.bytes().len());
+        let base = file.bytes().as_ptr() as usize;
+        for (name, view) in parsed.tensors() {
+            let start = view.data().as_ptr() as usize - base;
+            let range = start..start + view.data().len();
+            let entry = Entry { file: file.clone(), dtype: view.dtype(), shape: view.shape().to_vec(), range };
+            if let Some(other) = self.entries.insert(name.clone(), entry) {
+                return Err(bad(format!("tensor {name} is also in {}", other.file.path().display())));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_shards(&mut self, index: &Path) -> Result<()> {
+        let json = read_json(index)?;
+        Fields::new(index, &json)?;
+        let bad = |message: String| Error::safetensors(index, message);
+        let Some(Value::Object(weight_map)) = json.get("weight_map") else {
+            return Err(bad("field weight_map is missing or not an object".into()));
+        };
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, shard) in weight_map {
+            let Some(shard) = shard.as_str() else {
+                return Err(bad(format!("weight_map.{tensor} must be a file name, found {shard}")));
+            };
+            if shard.contains(['/', '\\']) || shard == ".." || shard.is_empty() {
+                return Err(bad(format!("weight_map.{tensor} must be a file name in this directory, found {shard:?}")));
+            }
+            shards.entry(shard).or_default().push(tensor);
+        }
+        if shards.is_empty() {
+            return Err(bad("weight_map names no tensor".into()));
+        }
+        for (shard, tensors) in shards {
+            let path = self.dir.join(shard);
+            if !path.is_file() {
+                return Err(bad(format!("names shard {shard}, which is missing from the directory")));
+            }
+            self.add_file(&path)?;
+            for tensor in tensors {
+                if self.entries.get(tensor).is_none_or(|e| e.file.path() != path) {
+                    return Err(bad(format!("places tensor {tensor} in {shard}, which does not hold it")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the checkpoint has a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The weights `name` of exactly that shape.
+    ///
+    /// # Errors
+    /// If the tensor is missing, has another shape, or a dtype other than f32, f16, bf16.
+    pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+        let (entry, dtype) = self.take(name, &[rows, cols])?;
+        Ok(Tensor::mapped(&entry.file, entry.range.clone(), dtype, rows, cols))
+    }
+
+    /// The vector `name` of exactly that length, as f32: norms and biases, small enough to copy.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::matrix`].
+    pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let (entry, dtype) = self.take(name, &[len])?;
+        let mut out = vec![0.0; len];
+        sparrow_kernels::decode(dtype, &entry.file.bytes()[entry.range.clone()], &mut out);
+        Ok(out)
+    }
+
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<(&Entry, DType)> {
+        let expected = format!("shape {shape:?}");
+        let Some(entry) = self.entries.get(name) else {
+            let (path, tensor, found) = (self.dir.clone(), name.to_owned(), "no such tensor".to_owned());
+            return Err(Error::Tensor { path, tensor, expected, found });
+        };
+        let error = |expected, found| Error::Tensor {
+            path: entry.file.path().to_owned(),
+            tensor: name.to_owned(),
+            expected,
+            found,
+        };
+        let Some(dtype) = kernel_dtype(entry.dtype) else {
+            return Err(error("dtype F32, F16 or BF16".into(), format!("{:?}", entry.dtype)));
+        };
+        if entry.shape != shape {
+            return Err(error(expected, format!("shape {:?}", entry.shape)));
+        }
+        self.taken.insert(name.to_owned());
+        Ok((entry, dtype))
+    }
+
+    /// The stored bytes of a tensor.
+    pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.entries.get(name).map(|e| &e.file.bytes()[e.range.clone()])
+    }
+
+    /// Every stored tensor.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo> + '_ {
+        self.entries.iter().map(|(name, e)| TensorInfo {
+            name: name.clone(),
+            dtype: e.dtype,
+            shape: e.shape.clone(),
+            bytes: e.range.len(),
+        })
+    }
+
+    /// The files, with a few bytes of each tensor: what identifies the checkpoint without reading it all.
+    pub(crate) fn identity(&self) -> impl Iterator<Item = (&str, &[usize], &[u8])> {
+        self.entries.iter().map(|(name, e)| {
+            let middle = e.range.start + e.range.len() / 2;
+            (name.as_str(), e.shape.as_slice(), &e.file.bytes()[middle..e.range.end.min(middle + 256)])
+        })
+    }
+
+    /// A stored tensor of a layer that nothing asked for: a sign that the configuration misdescribes the model.
+    ///
+    /// # Errors
+    /// Names the first such tensor.
+    pub(crate) fn refuse_unused(&self) -> Result<()> {
+        let of_layer = |name: &&String| name.starts_with("model.layers.") && !name.contains("rotary_emb");
+        match self.entries.keys().filter(of_layer).find(|name| !self.taken.contains(*name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::Tensor {
+                path: self.entries[name].file.path().to_owned(),
+                tensor: name.clone(),
+                expected: "only tensors that config.json calls for".into(),
+                found: "this one too (check num_hidden_layers, attention_bias, mlp_bias and architectures)".into(),
+            }),
+        }
+    }
+}
+
+/// The dtype as kernels name it, if they compute with it.
+fn kernel_dtype(dtype: safetensors::Dtype) -> Option<DType> {
+    match dtype {
+        safetensors::Dtype::F32 => Some(DType::F32),
+        safetensors::Dtype::F16 => Some(DType::F16),
+        safetensors::Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+/// The crate's errors are terse: add the sizes that make them actionable.
+fn describe(error: &safetensors::SafeTensorError, bytes: &[u8]) -> String {
+    let header = bytes.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+    let header = header.map_or("no header".into(), |n| format!("header of {n} bytes announced"));
+    format!("is not a valid safetensors file: {error} (file of {} bytes, {header})", bytes.len())
+}

@@ -1,0 +1,148 @@
+//! Bytes of weights: mapped from a file, or held in memory. The one place of this crate with `unsafe`.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::{Advice, Mmap, MmapMut};
+use sparrow_kernels::{DType, Matrix};
+
+use crate::error::{Error, Result};
+
+/// A file mapped read-only.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// If it cannot be opened or mapped.
+    #[allow(unsafe_code)]
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        // SAFETY: the map is read-only and private to this process; as with every mapped file, another process that
+        // changes the file meanwhile changes the values read (never their bounds, which are checked against the map).
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Arc::new(MappedFile { path: path.to_owned(), map }))
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// Where a tensor's bytes are.
+#[derive(Debug, Clone)]
+enum Storage {
+    Mapped(Arc<MappedFile>),
+    Memory(Arc<Mmap>),
+}
+
+/// A matrix of weights, `[rows, cols]` row-major; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    storage: Storage,
+    range: Range<usize>,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+}
+
+impl Tensor {
+    /// The part `range` of a mapped file.
+    ///
+    /// # Panics
+    /// If the range is outside the file or has another length than the shape.
+    pub(crate) fn mapped(file: &Arc<MappedFile>, range: Range<usize>, dtype: DType, rows: usize, cols: usize) -> Self {
+        assert!(range.end <= file.bytes().len(), "tensor range outside its file");
+        assert_eq!(range.len(), rows * cols * dtype.size_of(), "tensor range has another length than its shape");
+        Tensor { storage: Storage::Mapped(file.clone()), range, dtype, rows, cols }
+    }
+
+    /// A tensor in memory, page-aligned and on huge pages where the system has them, filled by `fill`.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn in_memory(dtype: DType, rows: usize, cols: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
+        let len = rows * cols * dtype.size_of();
+        let io = |source| Error::Io { path: format!("{len} bytes of memory").into(), source };
+        let mut map = MmapMut::map_anon(len).map_err(io)?;
+        // Only a hint: where huge pages are switched off the tensor still works.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::HugePage);
+        fill(&mut map);
+        let map = map.make_read_only().map_err(io)?;
+        Ok(Tensor { storage: Storage::Memory(Arc::new(map)), range: 0..len, dtype, rows, cols })
+    }
+
+    /// The view that kernels take.
+    pub fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(self.dtype, self.rows, self.cols, self.bytes())
+    }
+
+    /// The rows `range`, sharing the bytes.
+    ///
+    /// # Panics
+    /// If the range is out of bounds.
+    pub fn row_range(&self, range: Range<usize>) -> Tensor {
+        assert!(range.start <= range.end && range.end <= self.rows, "row range out of bounds");
+        let row = self.cols * self.dtype.size_of();
+        let bytes = self.range.start + range.start * row..self.range.start + range.end * row;
+        Tensor { range: bytes, rows: range.len(), ..self.clone() }
+    }
+
+    /// Row-major little-endian bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.storage {
+            Storage::Mapped(file) => &file.bytes()[self.range.clone()],
+            Storage::Memory(map) => &map[self.range.clone()],
+        }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Rows: outputs of a linear layer, tokens of an embedding.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Lets the system take the pages of a mapped tensor out of this process's resident memory; they come back from
+    /// the page cache when touched again. Used after a tensor was copied into another layout.
+    pub(crate) fn release(&self) {
+        #[cfg(target_os = "linux")]
+        if let Storage::Mapped(file) = &self.storage {
+            release_pages(&file.map, self.range.clone());
+        }
+    }
+}
+
+/// Releases the whole pages inside `range`: a page shared with a neighbour stays.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn release_pages(map: &Mmap, range: Range<usize>) {
+    const PAGE: usize = 4096;
+    let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+    if start < end {
+        // SAFETY: the map is a read-only file mapping, so dropped pages are read again from the file with the same bytes.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+    }
+}

@@ -1,0 +1,165 @@
+//! Writes a model directory: everything goes to a temporary directory beside it, which is renamed when complete, so
+//! that an interruption never leaves half a model.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, View};
+use serde_json::{Value, json};
+use sparrow_kernels::DType;
+
+use crate::error::{Error, Result};
+
+/// A tensor whose bytes are made when they are written, one tensor at a time.
+pub(crate) struct Pending<'a> {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Size of what `bytes` returns.
+    pub len: usize,
+    pub bytes: Box<dyn Fn() -> Cow<'a, [u8]> + 'a>,
+}
+
+impl View for &Pending<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        (self.bytes)()
+    }
+    fn data_len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Our dtype's name in the file format.
+pub(crate) fn file_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+    }
+}
+
+/// A directory under construction; removed again unless [`finish`](Self::finish)ed.
+pub(crate) struct Directory {
+    target: PathBuf,
+    temporary: PathBuf,
+    finished: bool,
+}
+
+impl Directory {
+    /// Starts the directory that will be `target`.
+    ///
+    /// # Errors
+    /// If `target` exists, or its parent cannot be written.
+    pub(crate) fn create(target: &Path) -> Result<Self> {
+        if target.exists() {
+            let message = format!("{} already exists: choose another, or remove it first", target.display());
+            return Err(Error::option("output", message));
+        }
+        let name = target.file_name().ok_or_else(|| Error::option("output", "must name a directory"))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.tmp", std::process::id()));
+        let temporary = target.with_file_name(hidden);
+        std::fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
+        Ok(Directory { target: target.to_owned(), temporary, finished: false })
+    }
+
+    /// Where to write meanwhile.
+    pub(crate) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Copies every plain file of `from` that is not weights, an index or a sidecar.
+    pub(crate) fn copy_companions(&self, from: &Path) -> Result<()> {
+        for entry in std::fs::read_dir(from).map_err(Error::io(from))? {
+            let path = entry.map_err(Error::io(from))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let companion = [".json", ".jinja", ".txt", ".md", ".model"].iter().any(|end| name.ends_with(end));
+            let replaced = name.ends_with(".safetensors.index.json") || name == crate::sparsity::SidecarFile::NAME;
+            if path.is_file() && companion && !replaced {
+                std::fs::copy(&path, self.temporary.join(name)).map_err(Error::io(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes text to a file of the directory.
+    pub(crate) fn text(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.temporary.join(name);
+        std::fs::write(&path, text).map_err(Error::io(&path))
+    }
+
+    /// Writes one safetensors file; `progress` gets each tensor's size as it is done.
+    pub(crate) fn safetensors(&self, name: &str, tensors: Vec<Pending>) -> Result<()> {
+        let path = self.temporary.join(name);
+        let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let views = tensors.iter().map(|t| (t.name.clone(), t));
+        safetensors::serialize_to_file(views, Some(metadata), &path)
+            .map_err(|e| Error::safetensors(&path, format!("cannot be written: {e}")))
+    }
+
+    /// Writes tensors into files of about `shard_bytes`: `model.safetensors`, or shards and their index.
+    pub(crate) fn shards(
+        &self,
+        tensors: Vec<Pending>,
+        shard_bytes: usize,
+        mut progress: impl FnMut(u64),
+    ) -> Result<()> {
+        let total: usize = tensors.iter().map(|t| t.len).sum();
+        let mut shards: Vec<(usize, Vec<Pending>)> = Vec::new();
+        for tensor in tensors {
+            match shards.last_mut() {
+                Some((size, list)) if *size + tensor.len <= shard_bytes => {
+                    *size += tensor.len;
+                    list.push(tensor);
+                }
+                _ => shards.push((tensor.len, vec![tensor])),
+            }
+        }
+        let count = shards.len();
+        let mut weight_map = serde_json::Map::new();
+        for (i, (size, list)) in shards.into_iter().enumerate() {
+            let name = match count {
+                1 => "model.safetensors".to_owned(),
+                _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+            };
+            weight_map.extend(list.iter().map(|t| (t.name.clone(), Value::from(name.as_str()))));
+            self.safetensors(&name, list)?;
+            progress(size as u64);
+        }
+        if count > 1 {
+            let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+            self.text("model.safetensors.index.json", &pretty(&index))?;
+        }
+        Ok(())
+    }
+
+    /// Moves the complete directory to its place.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        std::fs::rename(&self.temporary, &self.target).map_err(Error::io(&self.target))?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing to do about a failure here: the error that led here is being reported.
+            let _ = std::fs::remove_dir_all(&self.temporary);
+        }
+    }
+}
+
+/// JSON as people read it.
+pub(crate) fn pretty(value: &impl serde::Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("plain data serialises");
+    text.push('\n');
+    text
+}

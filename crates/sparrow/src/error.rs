@@ -1,0 +1,98 @@
+//! What can go wrong, each with the words that say what to do about it.
+
+use std::path::{Path, PathBuf};
+
+/// Result of every fallible operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong while loading, calibrating or running a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A JSON file is malformed, or one of its fields has a value that cannot be used.
+    #[error("{}: {message}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Names the field, what was expected and what was found.
+        message: String,
+    },
+    /// A safetensors file, or the index over several, is malformed.
+    #[error("{}: {message}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A tensor is missing, or is not what the configuration calls for.
+    #[error("{}: tensor {tensor}: expected {expected}, found {found}", path.display())]
+    Tensor {
+        /// The file that holds the tensor, or the directory when no file does.
+        path: PathBuf,
+        /// The tensor's name in the checkpoint.
+        tensor: String,
+        /// Shape or dtype that the configuration calls for.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
+    /// The tokenizer could not be loaded, or refused a text.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// `sparrow.json` does not fit the model beside it.
+    #[error("{}: field {field}: {message}", path.display())]
+    Sidecar {
+        /// The sidecar file.
+        path: PathBuf,
+        /// The field that does not fit.
+        field: &'static str,
+        /// Expected and found.
+        message: String,
+    },
+    /// More tokens than the model, or the session, has room for.
+    #[error("{needed} tokens do not fit the context of {context}: shorten the prompt or generate fewer tokens")]
+    ContextLength {
+        /// Tokens asked for.
+        needed: usize,
+        /// Tokens there is room for.
+        context: usize,
+    },
+    /// An option has a value that cannot be used with this model.
+    #[error("{option}: {message}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// Why, and what to use instead.
+        message: String,
+    },
+    /// The model hub could not be used.
+    #[error("{0}")]
+    Hub(String),
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+        move |source| Error::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn config(path: &Path, message: impl Into<String>) -> Error {
+        Error::Config { path: path.to_owned(), message: message.into() }
+    }
+
+    pub(crate) fn safetensors(path: &Path, message: impl Into<String>) -> Error {
+        Error::Safetensors { path: path.to_owned(), message: message.into() }
+    }
+
+    pub(crate) fn option(option: &'static str, message: impl Into<String>) -> Error {
+        Error::Option { option, message: message.into() }
+    }
+}

@@ -1,0 +1,127 @@
+//! What sparsity costs in quality: perplexity, KL divergence and agreement against the dense model on the same text.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::Session;
+use crate::sparsity::Observer;
+
+/// Quality of a selector against the dense model over the same windows of a text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Tokens predicted.
+    pub tokens: usize,
+    /// `exp` of the mean negative log-likelihood, with the selector.
+    pub perplexity: f64,
+    /// The same, dense.
+    pub dense_perplexity: f64,
+    /// Mean over tokens of KL(dense ‖ sparse) of the next-token distributions, in nats.
+    pub kl_mean: f64,
+    /// Its 99th percentile.
+    pub kl_p99: f64,
+    /// Fraction of tokens where both find the same token most likely.
+    pub top1_agreement: f64,
+    /// Active neurons ÷ all, averaged over tokens and layers.
+    pub active_fraction: f64,
+    /// The same, per layer.
+    pub active_fraction_per_layer: Vec<f64>,
+}
+
+/// Scores `ids` in windows of `window` tokens, each on its own, all but its first token predicted. Both sessions need
+/// one sequence with room for a window; `observer` sees the sparse model's MLPs, `progress` is told how many tokens are done.
+///
+/// # Errors
+/// If there are fewer than two tokens, or a window does not fit a session.
+pub fn evaluate(
+    dense: &mut Session,
+    sparse: &mut Session,
+    ids: &[u32],
+    window: usize,
+    observer: &mut dyn Observer,
+    mut progress: impl FnMut(usize),
+) -> Result<Evaluation> {
+    if ids.len() < 2 {
+        return Err(Error::option("text", format!("has {} tokens; at least 2 are needed to predict one", ids.len())));
+    }
+    if window < 2 {
+        return Err(Error::option("window", format!("must be at least 2, found {window}")));
+    }
+    sparse.reset_stats();
+    let (mut nll, mut dense_nll, mut agreed) = (0.0, 0.0, 0usize);
+    let mut divergences = Vec::with_capacity(ids.len());
+    let vocab = dense.model().spec.vocab_size;
+    let mut dense_log_p = Vec::new();
+    for (w, ids) in ids.chunks(window).enumerate().filter(|(_, ids)| ids.len() > 1) {
+        dense.truncate(0, 0);
+        sparse.truncate(0, 0);
+        dense_log_p.clear();
+        dense.prefill_each(0, ids, &mut (), |_, logits| {
+            let at = dense_log_p.len();
+            dense_log_p.extend_from_slice(logits);
+            log_softmax(&mut dense_log_p[at..]);
+            Ok(())
+        })?;
+        let mut log_p = vec![0.0; vocab];
+        sparse.prefill_each(0, ids, observer, |i, logits| {
+            let Some(&next) = ids.get(i + 1) else { return Ok(()) };
+            log_p.copy_from_slice(logits);
+            log_softmax(&mut log_p);
+            let reference = &dense_log_p[i * vocab..(i + 1) * vocab];
+            nll -= f64::from(log_p[next as usize]);
+            dense_nll -= f64::from(reference[next as usize]);
+            agreed += usize::from(argmax(&log_p) == argmax(reference));
+            divergences.push(kl_divergence(reference, &log_p));
+            Ok(())
+        })?;
+        progress(w * window + ids.len());
+    }
+    let tokens = divergences.len();
+    divergences.sort_by(f64::total_cmp);
+    let per_token = |sum: f64| sum / tokens as f64;
+    Ok(Evaluation {
+        tokens,
+        perplexity: per_token(nll).exp(),
+        dense_perplexity: per_token(dense_nll).exp(),
+        kl_mean: per_token(divergences.iter().sum()),
+        kl_p99: divergences[((tokens as f64 * 0.99).ceil() as usize).clamp(1, tokens) - 1],
+        top1_agreement: per_token(agreed as f64),
+        active_fraction: sparse.stats().active_fraction(),
+        active_fraction_per_layer: sparse.stats().active_fraction_per_layer(),
+    })
+}
+
+/// `x − ln Σ exp x`, in place; the sum in f64, because KL divergences of 1e-6 are measured with it.
+fn log_softmax(x: &mut [f32]) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = x.iter().map(|&v| f64::from(v - max).exp()).sum();
+    let offset = f64::from(max) + sum.ln();
+    x.iter_mut().for_each(|v| *v = (f64::from(*v) - offset) as f32);
+}
+
+/// Σ p·(ln p − ln q), from log-probabilities.
+fn kl_divergence(log_p: &[f32], log_q: &[f32]) -> f64 {
+    let term = |(&p, &q): (&f32, &f32)| f64::from(p).exp() * (f64::from(p) - f64::from(q));
+    let sum: f64 = log_p.iter().zip(log_q).map(term).sum();
+    // Rounding can leave a divergence of zero slightly negative.
+    sum.max(0.0)
+}
+
+fn argmax(x: &[f32]) -> usize {
+    (1..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_of_known_distributions() {
+        let (mut p, mut q) = ([0.0f32, 0.0], [0.0f32, 3.0f32.ln()]);
+        log_softmax(&mut p);
+        log_softmax(&mut q);
+        // ½ ln(½ ÷ ¼) + ½ ln(½ ÷ ¾)
+        assert!((kl_divergence(&p, &q) - 0.143_841).abs() < 1e-6);
+        assert_eq!(kl_divergence(&p, &p), 0.0);
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+}

@@ -1,0 +1,227 @@
+//! Sequences being processed: caches, working memory, and the calls that advance them.
+
+use std::sync::Arc;
+
+use sparrow_kernels::DType;
+
+use super::forward::{forward, logits};
+use super::kv::KvCache;
+use super::{Model, Row, Scratch, Stats};
+use crate::backend::Cpu;
+use crate::error::{Error, Result};
+use crate::sparsity::{Observer, Selector};
+
+/// Tokens of one prompt that go through the layers together. Large enough that every weight is reused many times,
+/// small enough that the working memory stays modest.
+const PREFILL_ROWS: usize = 512;
+
+/// Rows whose logits are computed together where all are wanted.
+const LOGIT_ROWS: usize = 32;
+
+/// Size of a [`Session`].
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// Sequences processed side by side.
+    pub sequences: usize,
+    /// Tokens each sequence has room for, prompt included.
+    pub capacity: usize,
+    /// Element type of cached keys and values; `None` takes the weights' own.
+    pub kv_dtype: Option<DType>,
+}
+
+/// A model at work on one or more sequences.
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Model>,
+    cpu: Arc<Cpu>,
+    selector: Selector,
+    caches: Vec<KvCache>,
+    rows: Vec<Row>,
+    scratch: Scratch,
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// Empty sequences of `model`, run with `selector` (from [`Model::prepare`]).
+    ///
+    /// # Errors
+    /// If the capacity is above the model's context length, or a size is 0.
+    ///
+    /// # Panics
+    /// If `selector` is sparse and the weights are not neuron-major: [`Model::prepare`] sees to it.
+    pub fn new(model: Arc<Model>, cpu: Arc<Cpu>, selector: Selector, options: SessionOptions) -> Result<Self> {
+        let SessionOptions { sequences, capacity, kv_dtype } = options;
+        let spec = &model.spec;
+        if sequences == 0 || capacity == 0 {
+            return Err(Error::option("session", "needs at least one sequence and one token of room"));
+        }
+        if capacity > spec.context_length() {
+            return Err(Error::ContextLength { needed: capacity, context: spec.context_length() });
+        }
+        let neuron_major = model.weights.layers.iter().all(|l| l.mlp.down.neuron_major);
+        assert!(selector.is_dense() || neuron_major, "sparse selection needs neuron-major weights: use Model::prepare");
+        let kv_dtype = kv_dtype.unwrap_or(model.weights.layers[0].k.weight.dtype());
+        let caches = (0..sequences).map(|_| KvCache::new(spec, kv_dtype, capacity)).collect();
+        let mut scratch = Scratch::new(spec);
+        scratch.resize(sequences);
+        scratch.selection.reserve(sequences, spec);
+        let logits = Vec::with_capacity(sequences * spec.vocab_size);
+        let rows = Vec::with_capacity(sequences.max(PREFILL_ROWS.min(capacity)));
+        Ok(Session { caches, rows, scratch, logits, selector, cpu, model })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Tokens cached of `sequence`.
+    pub fn len(&self, sequence: usize) -> usize {
+        self.caches[sequence].len()
+    }
+
+    /// Whether no sequence has a token.
+    pub fn is_empty(&self) -> bool {
+        self.caches.iter().all(KvCache::is_empty)
+    }
+
+    /// Tokens each sequence has room for.
+    pub fn capacity(&self) -> usize {
+        self.caches[0].capacity()
+    }
+
+    /// Forgets all but the first `len` tokens of `sequence`.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    pub fn truncate(&mut self, sequence: usize, len: usize) {
+        self.caches[sequence].truncate(len);
+    }
+
+    /// Counts of the steps since the last [`reset_stats`](Self::reset_stats).
+    pub fn stats(&self) -> &Stats {
+        &self.scratch.stats
+    }
+
+    /// Starts counting anew.
+    pub fn reset_stats(&mut self) {
+        self.scratch.stats.reset();
+    }
+
+    /// Appends `tokens` to `sequence` and returns the logits after the last one, `[vocab]`.
+    ///
+    /// # Errors
+    /// If `tokens` is empty, an id is outside the vocabulary, or they do not fit.
+    pub fn prefill(&mut self, sequence: usize, tokens: &[u32]) -> Result<&[f32]> {
+        self.run_chunks(sequence, tokens, |_, _| Ok(()), &mut ())?;
+        let last = self.rows.len() - 1;
+        self.compute_logits(last..last + 1);
+        Ok(&self.logits)
+    }
+
+    /// Appends `tokens` to `sequence` and hands the logits after each to `each(index, logits)`, in order.
+    ///
+    /// # Errors
+    /// As [`prefill`](Self::prefill), and whatever `each` returns.
+    pub fn prefill_each(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        observer: &mut dyn Observer,
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let vocab = self.model.spec.vocab_size;
+        let each_row = |session: &mut Session, done: usize| {
+            let rows = session.rows.len();
+            for start in (0..rows).step_by(LOGIT_ROWS) {
+                session.compute_logits(start..rows.min(start + LOGIT_ROWS));
+                for (i, logits) in session.logits.chunks_exact(vocab).enumerate() {
+                    each(done + start + i, logits)?;
+                }
+            }
+            Ok(())
+        };
+        self.run_chunks(sequence, tokens, each_row, observer)
+    }
+
+    /// Appends `tokens` to `sequence` without computing logits, `observer` seeing every MLP's input.
+    ///
+    /// # Errors
+    /// As [`prefill`](Self::prefill).
+    pub fn observe(&mut self, sequence: usize, tokens: &[u32], observer: &mut dyn Observer) -> Result<()> {
+        self.run_chunks(sequence, tokens, |_, _| Ok(()), observer)
+    }
+
+    /// Appends one token to each of the named sequences and returns their logits, `[tokens.len(), vocab]`.
+    ///
+    /// # Errors
+    /// As [`prefill`](Self::prefill).
+    ///
+    /// # Panics
+    /// If a sequence is named twice.
+    pub fn decode(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32]> {
+        self.rows.clear();
+        for (i, &(sequence, token)) in tokens.iter().enumerate() {
+            assert!(tokens[..i].iter().all(|t| t.0 != sequence), "decode: sequence {sequence} is named twice");
+            let position = self.check(sequence, &[token])?;
+            self.rows.push(Row { token, sequence, position, sequence_len: position + 1 });
+        }
+        if tokens.is_empty() {
+            return Ok(&[]);
+        }
+        self.step(&mut ());
+        self.compute_logits(0..tokens.len());
+        Ok(&self.logits)
+    }
+
+    fn run_chunks(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        mut after_chunk: impl FnMut(&mut Session, usize) -> Result<()>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::option("prompt", "has no tokens"));
+        }
+        let start = self.check(sequence, tokens)?;
+        let sequence_len = start + tokens.len();
+        for (c, chunk) in tokens.chunks(PREFILL_ROWS).enumerate() {
+            let done = c * PREFILL_ROWS;
+            let row = |(i, &token)| Row { token, sequence, position: start + done + i, sequence_len };
+            self.rows.clear();
+            self.rows.extend(chunk.iter().enumerate().map(row));
+            self.step(observer);
+            after_chunk(self, done)?;
+        }
+        Ok(())
+    }
+
+    /// Position of the next token of `sequence`, if `tokens` are valid and fit.
+    fn check(&self, sequence: usize, tokens: &[u32]) -> Result<usize> {
+        let vocab = self.model.spec.vocab_size;
+        if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocab) {
+            let message =
+                format!("id {token} is outside the model's vocabulary of {vocab}: is the tokenizer another model's?");
+            return Err(Error::option("tokens", message));
+        }
+        let cache = &self.caches[sequence];
+        let needed = cache.len() + tokens.len();
+        if needed > cache.capacity() {
+            return Err(Error::ContextLength { needed, context: cache.capacity() });
+        }
+        Ok(cache.len())
+    }
+
+    fn step(&mut self, observer: &mut dyn Observer) {
+        let Session { model, cpu, selector, caches, rows, scratch, .. } = self;
+        forward(model, cpu, selector, caches, rows, scratch, observer);
+        scratch.stats.steps += 1;
+        selector.advance(rows.len());
+    }
+
+    fn compute_logits(&mut self, rows: std::ops::Range<usize>) {
+        self.logits.resize(rows.len() * self.model.spec.vocab_size, 0.0);
+        logits(&self.model, &self.cpu, &mut self.scratch, rows, &mut self.logits);
+    }
+}

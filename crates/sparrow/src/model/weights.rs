@@ -1,0 +1,278 @@
+//! The weights of a model, by role; every tensor's name is written once, here.
+
+use sparrow_kernels::{Compute, transpose};
+
+use super::spec::{ModelSpec, NormKind, Positions};
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::error::Result;
+
+/// Suffix of a down projection that is stored transposed, `[intermediate, hidden]`: row `i` belongs to neuron `i`.
+pub const NEURON_MAJOR: &str = "weight_neuron_major";
+
+/// Where weights come from: a checkpoint, or a generator.
+pub trait Source {
+    /// The matrix `name`, `[rows, cols]`.
+    ///
+    /// # Errors
+    /// If it cannot be had in that shape.
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor>;
+    /// The vector `name`, of `len` values.
+    ///
+    /// # Errors
+    /// If it cannot be had in that length.
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>>;
+    /// Whether `name` is there.
+    fn contains(&self, name: &str) -> bool;
+}
+
+impl Source for Checkpoint {
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+        Checkpoint::matrix(self, name, rows, cols)
+    }
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        Checkpoint::vector(self, name, len)
+    }
+    fn contains(&self, name: &str) -> bool {
+        Checkpoint::contains(self, name)
+    }
+}
+
+/// All weights of a model.
+#[derive(Debug)]
+pub struct Weights {
+    /// `[vocab, hidden]`.
+    pub embedding: Tensor,
+    /// `[positions, hidden]`, where positions are learned.
+    pub positions: Option<Tensor>,
+    /// One per decoder layer.
+    pub layers: Vec<LayerWeights>,
+    /// Before the head.
+    pub norm: NormWeights,
+    /// `[vocab, hidden]`; the embedding itself if tied.
+    pub head: Tensor,
+}
+
+/// The weights of one decoder layer.
+#[derive(Debug)]
+pub struct LayerWeights {
+    /// Before attention.
+    pub attention_norm: NormWeights,
+    /// `[heads · head_dim, hidden]`.
+    pub q: Linear,
+    /// `[kv_heads · head_dim, hidden]`.
+    pub k: Linear,
+    /// `[kv_heads · head_dim, hidden]`.
+    pub v: Linear,
+    /// `[head_dim]` each, where queries and keys are normed.
+    pub qk_norm: Option<(NormWeights, NormWeights)>,
+    /// `[hidden, heads · head_dim]`.
+    pub o: Linear,
+    /// On the attention block's output, where there is one.
+    pub attention_post_norm: Option<NormWeights>,
+    /// Before the MLP.
+    pub mlp_norm: NormWeights,
+    /// The MLP.
+    pub mlp: MlpWeights,
+    /// On the MLP block's output, where there is one.
+    pub mlp_post_norm: Option<NormWeights>,
+}
+
+/// The weights of one MLP.
+#[derive(Debug)]
+pub struct MlpWeights {
+    /// `[intermediate, hidden]`, for a gated MLP.
+    pub gate: Option<Linear>,
+    /// `[intermediate, hidden]`.
+    pub up: Linear,
+    /// See [`Down`].
+    pub down: Down,
+}
+
+/// The down projection in one of its two layouts.
+#[derive(Debug)]
+pub struct Down {
+    /// `[hidden, intermediate]` as checkpoints store it, or `[intermediate, hidden]` if neuron-major.
+    pub weight: Tensor,
+    /// `[hidden]`.
+    pub bias: Option<Vec<f32>>,
+    /// A row belongs to a neuron: what sparse execution gathers.
+    pub neuron_major: bool,
+}
+
+/// Weight `[out, in]` and bias `[out]` of a linear layer.
+#[derive(Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Tensor,
+    /// `[out]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Weight and bias of a norm.
+#[derive(Debug)]
+pub struct NormWeights {
+    /// Scale.
+    pub weight: Vec<f32>,
+    /// Shift, for a layer norm.
+    pub bias: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// Takes every tensor that `spec` calls for out of `source`.
+    ///
+    /// # Errors
+    /// The source's: a tensor that is missing or has another shape or dtype.
+    pub fn load(spec: &ModelSpec, source: &mut dyn Source) -> Result<Self> {
+        let hidden = spec.hidden_size;
+        let embedding = source.matrix("model.embed_tokens.weight", spec.vocab_size, hidden)?;
+        let positions = match spec.positions {
+            Positions::Rope(_) => None,
+            Positions::Learned { offset } => {
+                let rows = spec.max_position_embeddings + offset;
+                Some(source.matrix("model.embed_positions.weight", rows, hidden)?)
+            }
+        };
+        let layers = (0..spec.num_layers).map(|i| layer(spec, source, i)).collect::<Result<_>>()?;
+        let head = match spec.tied {
+            true => embedding.clone(),
+            false => source.matrix("lm_head.weight", spec.vocab_size, hidden)?,
+        };
+        let norm = norm(spec, source, "model.norm", hidden)?;
+        Ok(Weights { embedding, positions, layers, norm, head })
+    }
+
+    /// Turns every down projection neuron-major in memory, if it is not yet; the mapped originals are released.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn make_neuron_major(&mut self, compute: &Compute) -> Result<()> {
+        for down in self.layers.iter_mut().map(|l| &mut l.mlp.down).filter(|d| !d.neuron_major) {
+            let stored = down.weight.clone();
+            down.weight = Tensor::in_memory(stored.dtype(), stored.cols(), stored.rows(), |out| {
+                transpose(compute, stored.matrix(), out);
+            })?;
+            down.neuron_major = true;
+            stored.release();
+        }
+        Ok(())
+    }
+
+    /// Bytes that a token reads whatever the sparsity of the MLPs: attention and head.
+    pub fn bytes_outside_mlp(&self) -> u64 {
+        let attention =
+            |l: &LayerWeights| [&l.q, &l.k, &l.v, &l.o].map(|w| w.weight.bytes().len()).iter().sum::<usize>();
+        (self.layers.iter().map(attention).sum::<usize>() + self.head.bytes().len()) as u64
+    }
+
+    /// Bytes of all MLP matrices together.
+    pub fn mlp_bytes(&self) -> u64 {
+        self.layers.iter().map(|l| l.mlp.neuron_bytes() * l.mlp.up.weight.rows() as u64).sum()
+    }
+
+    /// Bytes of all matrices, a tied head counted once.
+    pub fn bytes(&self) -> u64 {
+        let embedding = if self.head.bytes().as_ptr() == self.embedding.bytes().as_ptr() {
+            0
+        } else {
+            self.embedding.bytes().len()
+        };
+        self.bytes_outside_mlp() + self.mlp_bytes() + embedding as u64
+    }
+}
+
+impl MlpWeights {
+    /// Bytes of one neuron: its rows of gate, up and down.
+    pub fn neuron_bytes(&self) -> u64 {
+        let matrices = if self.gate.is_some() { 3 } else { 2 };
+        matrices * self.gate_row_bytes()
+    }
+
+    /// Bytes of one row of `up` (a row of `gate` has as many).
+    pub fn gate_row_bytes(&self) -> u64 {
+        (self.up.weight.cols() * self.up.weight.dtype().size_of()) as u64
+    }
+}
+
+fn layer(spec: &ModelSpec, source: &mut dyn Source, index: usize) -> Result<LayerWeights> {
+    let (hidden, q_size, kv_size) = (spec.hidden_size, spec.q_size(), spec.kv_size());
+    let name = |part: &str| format!("model.layers.{index}.{part}");
+    let [q, k, v] = if spec.fused.qkv {
+        let all = linear(source, &name("self_attn.qkv_proj"), q_size + 2 * kv_size, hidden, spec.biases.qkv)?;
+        [all.rows(0, q_size), all.rows(q_size, kv_size), all.rows(q_size + kv_size, kv_size)]
+    } else {
+        [
+            linear(source, &name("self_attn.q_proj"), q_size, hidden, spec.biases.qkv)?,
+            linear(source, &name("self_attn.k_proj"), kv_size, hidden, spec.biases.qkv)?,
+            linear(source, &name("self_attn.v_proj"), kv_size, hidden, spec.biases.qkv)?,
+        ]
+    };
+    let qk_norm = match spec.qk_norm {
+        false => None,
+        true => Some((
+            norm(spec, source, &name("self_attn.q_norm"), spec.head_dim)?,
+            norm(spec, source, &name("self_attn.k_norm"), spec.head_dim)?,
+        )),
+    };
+    // Gemma 2 calls the norm before the MLP `pre_feedforward_layernorm` and keeps the Llama name for the one after attention.
+    let (mlp_norm, attention_post_norm, mlp_post_norm) = if spec.post_norms {
+        let mut post = |part| norm(spec, source, &name(part), hidden);
+        let mlp_norm = post("pre_feedforward_layernorm")?;
+        (mlp_norm, Some(post("post_attention_layernorm")?), Some(post("post_feedforward_layernorm")?))
+    } else {
+        (norm(spec, source, &name("post_attention_layernorm"), hidden)?, None, None)
+    };
+    Ok(LayerWeights {
+        attention_norm: norm(spec, source, &name("input_layernorm"), hidden)?,
+        q,
+        k,
+        v,
+        qk_norm,
+        o: linear(source, &name("self_attn.o_proj"), hidden, q_size, spec.biases.output)?,
+        attention_post_norm,
+        mlp_norm,
+        mlp: mlp(spec, source, &name("mlp"))?,
+        mlp_post_norm,
+    })
+}
+
+fn mlp(spec: &ModelSpec, source: &mut dyn Source, prefix: &str) -> Result<MlpWeights> {
+    let (hidden, intermediate, bias) = (spec.hidden_size, spec.intermediate_size, spec.biases.mlp);
+    let mut part = |name: &str, rows| linear(source, &format!("{prefix}.{name}"), rows, hidden, bias);
+    let (gate, up) = if spec.fused.gate_up {
+        let both = part("gate_up_proj", 2 * intermediate)?;
+        (Some(both.rows(0, intermediate)), both.rows(intermediate, intermediate))
+    } else {
+        let gate = if spec.gated { Some(part("gate_proj", intermediate)?) } else { None };
+        (gate, part("up_proj", intermediate)?)
+    };
+    let transposed = format!("{prefix}.down_proj.{NEURON_MAJOR}");
+    let neuron_major = source.contains(&transposed);
+    let weight = match neuron_major {
+        true => source.matrix(&transposed, intermediate, hidden)?,
+        false => source.matrix(&format!("{prefix}.down_proj.weight"), hidden, intermediate)?,
+    };
+    let bias = if bias { Some(source.vector(&format!("{prefix}.down_proj.bias"), hidden)?) } else { None };
+    Ok(MlpWeights { gate, up, down: Down { weight, bias, neuron_major } })
+}
+
+fn linear(source: &mut dyn Source, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear> {
+    let weight = source.matrix(&format!("{name}.weight"), rows, cols)?;
+    let bias = if bias { Some(source.vector(&format!("{name}.bias"), rows)?) } else { None };
+    Ok(Linear { weight, bias })
+}
+
+fn norm(spec: &ModelSpec, source: &mut dyn Source, name: &str, len: usize) -> Result<NormWeights> {
+    let weight = source.vector(&format!("{name}.weight"), len)?;
+    let bias = match spec.norm.kind {
+        NormKind::Rms { .. } => None,
+        NormKind::Layer => Some(source.vector(&format!("{name}.bias"), len)?),
+    };
+    Ok(NormWeights { weight, bias })
+}
+
+impl Linear {
+    fn rows(&self, start: usize, len: usize) -> Linear {
+        let bias = self.bias.as_ref().map(|b| b[start..start + len].to_vec());
+        Linear { weight: self.weight.row_range(start..start + len), bias }
+    }
+}

@@ -1,0 +1,170 @@
+//! Models of known shapes with random weights: for measuring speed, and for giving other engines the same bytes.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sparrow_kernels::DType;
+
+use crate::checkpoint::Tensor;
+use crate::checkpoint::config::{GenerationConfig, parse_config};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::spec::ModelSpec;
+use crate::model::weights::{NEURON_MAJOR, Source, Weights};
+
+/// One published shape; the figures are those of the model's `config.json`.
+struct Shape {
+    name: &'static str,
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    vocab: usize,
+    positions: usize,
+    theta: f64,
+    tied: bool,
+    /// `factor` of the llama3 rule.
+    rope_factor: Option<f64>,
+}
+
+#[rustfmt::skip]
+const SHAPES: [Shape; 6] = [
+    Shape { name: "llama-3.2-1b", hidden: 2048, intermediate: 8192, layers: 16, heads: 32, kv_heads: 8, head_dim: 64, vocab: 128_256, positions: 131_072, theta: 5e5, tied: true, rope_factor: Some(32.0) },
+    Shape { name: "llama-3.2-3b", hidden: 3072, intermediate: 8192, layers: 28, heads: 24, kv_heads: 8, head_dim: 128, vocab: 128_256, positions: 131_072, theta: 5e5, tied: true, rope_factor: Some(32.0) },
+    Shape { name: "llama-3.1-8b", hidden: 4096, intermediate: 14_336, layers: 32, heads: 32, kv_heads: 8, head_dim: 128, vocab: 128_256, positions: 131_072, theta: 5e5, tied: false, rope_factor: Some(8.0) },
+    Shape { name: "llama-2-7b", hidden: 4096, intermediate: 11_008, layers: 32, heads: 32, kv_heads: 32, head_dim: 128, vocab: 32_000, positions: 4096, theta: 1e4, tied: false, rope_factor: None },
+    Shape { name: "tinyllama-1.1b", hidden: 2048, intermediate: 5632, layers: 22, heads: 32, kv_heads: 4, head_dim: 64, vocab: 32_000, positions: 2048, theta: 1e4, tied: false, rope_factor: None },
+    Shape { name: "smollm2-135m", hidden: 576, intermediate: 1536, layers: 30, heads: 9, kv_heads: 3, head_dim: 64, vocab: 49_152, positions: 8192, theta: 1e5, tied: true, rope_factor: None },
+];
+
+/// Names that [`config`] knows.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|s| s.name)
+}
+
+/// The `config.json` of a named shape.
+///
+/// # Errors
+/// If the name is not one of [`names`].
+pub fn config(name: &str, dtype: DType) -> Result<Value> {
+    let Some(s) = SHAPES.iter().find(|s| s.name == name) else {
+        let known: Vec<_> = names().collect();
+        return Err(Error::option("shape", format!("{name:?} is not known; known shapes: {}", known.join(", "))));
+    };
+    let scaling = s.rope_factor.map(|factor| {
+        json!({ "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192 })
+    });
+    let dtype = match dtype {
+        DType::F32 => "float32",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+    };
+    Ok(json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "hidden_size": s.hidden, "intermediate_size": s.intermediate, "num_hidden_layers": s.layers,
+        "num_attention_heads": s.heads, "num_key_value_heads": s.kv_heads, "head_dim": s.head_dim,
+        "vocab_size": s.vocab, "max_position_embeddings": s.positions, "rms_norm_eps": 1e-5,
+        "rope_theta": s.theta, "rope_scaling": scaling, "tie_word_embeddings": s.tied,
+        "attention_bias": false, "mlp_bias": false, "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": dtype,
+    }))
+}
+
+/// The specification of a named shape.
+///
+/// # Errors
+/// As [`config`].
+pub fn spec(name: &str) -> Result<ModelSpec> {
+    parse_config(Path::new(name), &config(name, DType::BF16)?)
+}
+
+/// A model of that specification with random weights in memory. With `neuron_major`, down projections are made in
+/// that layout at once.
+///
+/// # Errors
+/// If memory runs out.
+pub fn random_model(spec: ModelSpec, dtype: DType, neuron_major: bool) -> Result<Model> {
+    let weights = Weights::load(&spec, &mut RandomWeights { dtype, neuron_major })?;
+    Ok(Model { spec, weights, generation: GenerationConfig::default(), sidecar: None, dir: None })
+}
+
+/// Weights that are a function of the tensor's name and shape.
+struct RandomWeights {
+    dtype: DType,
+    neuron_major: bool,
+}
+
+impl Source for RandomWeights {
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+        Tensor::in_memory(self.dtype, rows, cols, |out| fill_random(name, self.dtype, cols, out))
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; len])
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.neuron_major && name.ends_with(NEURON_MAJOR)
+    }
+}
+
+/// Names and shapes of every tensor of `spec`, in checkpoint order; one dimension for vectors.
+///
+/// # Errors
+/// Never in practice: no memory is taken.
+pub fn parameters(spec: &ModelSpec) -> Result<Vec<(String, Vec<usize>)>> {
+    struct Recorder(Vec<(String, Vec<usize>)>);
+    impl Source for Recorder {
+        fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+            self.0.push((name.to_owned(), vec![rows, cols]));
+            // Untouched pages: costs address space only.
+            Tensor::in_memory(DType::BF16, rows, cols, |_| {})
+        }
+        fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+            self.0.push((name.to_owned(), vec![len]));
+            Ok(vec![0.0; len])
+        }
+        fn contains(&self, _: &str) -> bool {
+            false
+        }
+    }
+    let mut recorder = Recorder(Vec::new());
+    Weights::load(spec, &mut recorder)?;
+    Ok(recorder.0)
+}
+
+/// Fills a tensor with values of random sign and mantissa, of magnitude about `1 / √cols`: activations stay in range,
+/// and no value is special (zero, denormal, infinite) to any kernel. Speed matters: models of many GB are made.
+pub fn fill_random(name: &str, dtype: DType, cols: usize, out: &mut [u8]) {
+    const BLOCK: usize = 1 << 22;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    // Exponent so that the magnitudes, uniform in [2^e, 2^(e+1)), have a root mean square near 1/√cols.
+    let exponent = (-(cols as f64).log2() / 2.0 - 0.6).floor() as i32;
+    let (keep, set) = match dtype {
+        DType::F32 => (0x807f_ffff_807f_ffff, 0x0000_0001_0000_0001 * (((127 + exponent) as u64) << 23)),
+        DType::BF16 => (0x807f_807f_807f_807f, 0x0001_0001_0001_0001 * (((127 + exponent) as u64) << 7)),
+        DType::F16 => (0x83ff_83ff_83ff_83ff, 0x0001_0001_0001_0001 * (((15 + exponent.max(-14)) as u64) << 10)),
+    };
+    let next = std::sync::Mutex::new(out.chunks_mut(BLOCK).enumerate());
+    let work = || {
+        loop {
+            let Some((i, block)) = next.lock().expect("no panic while held").next() else { return };
+            let mut state = seed ^ (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            for chunk in block.chunks_mut(8) {
+                // xorshift64* (Vigna, arXiv 1402.6246).
+                state ^= state >> 12;
+                state ^= state << 25;
+                state ^= state >> 27;
+                let bits = state.wrapping_mul(0x2545_f491_4f6c_dd1d) & keep | set;
+                chunk.copy_from_slice(&bits.to_le_bytes()[..chunk.len()]);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+}
