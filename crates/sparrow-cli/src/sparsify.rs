@@ -21,7 +21,7 @@ pub struct Args {
     /// fixed=T, mean-std=K, top-k=N, quantile=Q
     #[arg(long, short)]
     selector: SelectorSpec,
-    /// UTF-8 text to calibrate on; its last tenth is held out and measures the quality
+    /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// lowrank: rank of the predictors [default: 4 % of the intermediate size]
@@ -36,6 +36,9 @@ pub struct Args {
     /// Tokens per calibration window
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
     window: u32,
+    /// Use this many tokens of the text
+    #[arg(long, default_value_t = 65_536, value_name = "N")]
+    max_tokens: usize,
     #[command(flatten)]
     cpu: CpuArgs,
     /// Form of the report
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         recall: args.recall,
         target_active: args.target_active,
         window: args.window as usize,
+        max_tokens: args.max_tokens,
     };
     let mut current: Option<(Stage, ProgressBar)> = None;
     let report = |stage: Stage, done: u64, total: u64| {

@@ -19,7 +19,7 @@ use crate::sparsity::{
 };
 use crate::tokenizer::Tokenizer;
 
-/// Share of the text's end that calibration does not see: the written quality is measured there.
+/// Share of the text's tokens, at the end, that calibration does not see: the written quality is measured there.
 const HELD_OUT: f64 = 0.1;
 
 /// What [`sparsify`] should make.
@@ -35,6 +35,8 @@ pub struct SparsifyOptions {
     pub target_active: f64,
     /// Tokens per calibration window.
     pub window: usize,
+    /// Tokens of the text to use, held-out tenth included.
+    pub max_tokens: usize,
 }
 
 /// A stage of the work, for progress bars.
@@ -74,7 +76,8 @@ pub fn sparsify(
             format!("{} is already sparsified: start from the original", dir.display()),
         ));
     }
-    let (calibration, ids) = read_text(text, &Tokenizer::load(dir)?)?;
+    let (calibration, mut ids) = read_text(text, &Tokenizer::load(dir)?)?;
+    ids.truncate(options.max_tokens);
     let window = options.window.min(model.spec.context_length());
     let held_out = ids.len() - ((ids.len() as f64 * HELD_OUT) as usize).max(2).min(ids.len());
     if window < 2 || held_out < window {
@@ -106,7 +109,7 @@ pub fn sparsify(
         rank,
         thresholds: calibrated.thresholds,
         true_active_above: calibrated.truth,
-        quality: Quality { text: format!("last tenth of {}", calibration.file), evaluation, selection },
+        quality: Quality { text: format!("held-out tenth of {}", calibration.file), evaluation, selection },
         calibration,
     };
     directory.text(SidecarFile::NAME, &pretty(&file))?;

@@ -98,10 +98,14 @@ impl Directory {
     /// Writes one safetensors file; `progress` gets each tensor's size as it is done.
     pub(crate) fn safetensors(&self, name: &str, tensors: Vec<Pending>) -> Result<()> {
         let path = self.temporary.join(name);
+        // The format's library writes files that only their owner reads: give them the usual permissions.
+        std::fs::write(&path, []).map_err(Error::io(&path))?;
+        let permissions = std::fs::metadata(&path).map_err(Error::io(&path))?.permissions();
         let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let views = tensors.iter().map(|t| (t.name.clone(), t));
         safetensors::serialize_to_file(views, Some(metadata), &path)
-            .map_err(|e| Error::safetensors(&path, format!("cannot be written: {e}")))
+            .map_err(|e| Error::safetensors(&path, format!("cannot be written: {e}")))?;
+        std::fs::set_permissions(&path, permissions).map_err(Error::io(&path))
     }
 
     /// Writes tensors into files of about `shard_bytes`: `model.safetensors`, or shards and their index.
