@@ -13,7 +13,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, VL and DQ.
     Avx512,
-    /// [`Isa::Avx512`] and AMX-TILE, AMX-BF16 and AMX-INT8, with the kernel's permission to use tile state.
+    /// [`Isa::Avx512`], AVX512-BF16, AMX-TILE, AMX-BF16 and AMX-INT8, with the kernel's permission to use tile state.
     Amx,
 }
 
@@ -175,6 +175,7 @@ mod detect {
             ("amx_bf16", edx & (1 << 22) != 0),
             ("amx_tile", edx & (1 << 24) != 0),
             ("amx_int8", edx & (1 << 25) != 0),
+            ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
         ]);
         if absent.is_some() {
             return absent;

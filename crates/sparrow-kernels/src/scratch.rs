@@ -24,6 +24,42 @@ impl Scratch {
         }
         Buffer { owner: self, values, len }
     }
+
+    /// `bytes` bytes from an address that is a multiple of 64 on.
+    pub(crate) fn take_aligned(&self, bytes: usize) -> AlignedBuffer<'_> {
+        AlignedBuffer { buffer: self.take((bytes + 64).div_ceil(size_of::<f32>())), bytes }
+    }
+}
+
+/// Bytes of unspecified content, aligned to a cache line.
+pub(crate) struct AlignedBuffer<'a> {
+    buffer: Buffer<'a>,
+    bytes: usize,
+}
+
+impl AlignedBuffer<'_> {
+    /// Bytes before the aligned address.
+    fn skip(&self) -> usize {
+        self.buffer.as_ptr().align_offset(64) * size_of::<f32>()
+    }
+}
+
+impl Deref for AlignedBuffer<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: any bytes are valid u8, and the bytes are those of the buffer.
+        let all = unsafe { std::slice::from_raw_parts(self.buffer.as_ptr().cast::<u8>(), 4 * self.buffer.len) };
+        &all[self.skip()..][..self.bytes]
+    }
+}
+
+impl DerefMut for AlignedBuffer<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let (skip, len) = (self.skip(), 4 * self.buffer.len);
+        // SAFETY: any bytes are valid u8 and f32, the bytes are those of the buffer, and it is borrowed mutably.
+        let all = unsafe { std::slice::from_raw_parts_mut(self.buffer.as_mut_ptr().cast::<u8>(), len) };
+        &mut all[skip..][..self.bytes]
+    }
 }
 
 impl Drop for Buffer<'_> {

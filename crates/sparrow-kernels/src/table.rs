@@ -8,7 +8,8 @@ use crate::cpu::{self, Isa};
 use crate::ops::activation::Activation;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::dot::DotRowsFn;
-use crate::ops::{activation, axpy, dot, norm, rope, select, softmax};
+use crate::ops::gemm::GemmFn;
+use crate::ops::{activation, axpy, dot, gemm, norm, rope, select, softmax};
 use crate::probe;
 
 /// Function pointers to the kernels of one tier. Arrays are indexed by [`DType`](crate::DType).
@@ -21,6 +22,8 @@ pub(crate) struct Kernels {
     isa: Isa,
     pub(crate) dot_rows: [DotRowsFn; 3],
     pub(crate) axpy_rows: [AxpyRowsFn; 3],
+    /// `None`: many activations are multiplied like few.
+    pub(crate) gemm: [Option<GemmFn>; 3],
     pub(crate) activate: unsafe fn(Activation, &mut [f32]),
     pub(crate) gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, f32, &mut [f32]),
@@ -67,6 +70,7 @@ const SCALAR: Kernels = Kernels {
         axpy::scalar::axpy_rows_f16_scalar,
         axpy::scalar::axpy_rows_bf16_scalar,
     ],
+    gemm: [None; 3],
     activate: activation::scalar::activate_f32_scalar,
     gated: activation::scalar::gated_f32_scalar,
     rms_norm: norm::scalar::rms_norm_f32_scalar,
@@ -88,6 +92,7 @@ const AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     dot_rows: [dot::avx2::dot_rows_f32_avx2, dot::avx2::dot_rows_f16_avx2, dot::avx2::dot_rows_bf16_avx2],
     axpy_rows: [axpy::avx2::axpy_rows_f32_avx2, axpy::avx2::axpy_rows_f16_avx2, axpy::avx2::axpy_rows_bf16_avx2],
+    gemm: [None; 3],
     activate: activation::avx2::activate_f32_avx2,
     gated: activation::avx2::gated_f32_avx2,
     rms_norm: norm::avx2::rms_norm_f32_avx2,
@@ -113,6 +118,11 @@ const AVX512: Kernels = Kernels {
         axpy::avx512::axpy_rows_f16_avx512,
         axpy::avx512::axpy_rows_bf16_avx512,
     ],
+    gemm: [
+        Some(gemm::avx512::gemm_f32_avx512),
+        Some(gemm::avx512::gemm_f16_avx512),
+        Some(gemm::avx512::gemm_bf16_avx512),
+    ],
     activate: activation::avx512::activate_f32_avx512,
     gated: activation::avx512::gated_f32_avx512,
     rms_norm: norm::avx512::rms_norm_f32_avx512,
@@ -129,6 +139,9 @@ const AVX512: Kernels = Kernels {
     peak_f32: probe::avx512::peak_f32_avx512,
 };
 
-/// AMX kernels replace fields here.
 #[cfg(target_arch = "x86_64")]
-const AMX: Kernels = Kernels { isa: Isa::Amx, ..AVX512 };
+const AMX: Kernels = Kernels {
+    isa: Isa::Amx,
+    gemm: [Some(gemm::avx512::gemm_f32_avx512), Some(gemm::avx512::gemm_f16_avx512), Some(gemm::amx::gemm_bf16_amx)],
+    ..AVX512
+};

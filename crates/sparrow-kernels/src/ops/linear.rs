@@ -1,6 +1,7 @@
 //! Dense linear layers over weights stored `[out, in]`.
 
 use super::dot::{DotRows, Rows};
+use super::gemm::{FEW, Gemm, Layout, Part};
 use crate::Compute;
 use crate::dtype::Matrix;
 use crate::shared_mut::SharedMut;
@@ -24,7 +25,9 @@ impl Compute {
     /// out = x · Wᵀ + bias for each part, all in one parallel region (query, key and value; gate and up).
     ///
     /// `x` is `[m, k]`; the shapes of a part are in [`LinearPart`]. Accumulates in `f32`, whatever the weights' type; the
-    /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|).
+    /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that sum for
+    /// more. For more than 8 activations and bf16 weights, all parts alike, [`Isa::Amx`](crate::Isa::Amx) first rounds x to
+    /// bf16 (subnormal values to 0): 2⁻⁹ · Σᵢ |W·x| more.
     ///
     /// # Panics
     /// If `x.len()` is not `m * k`, or a bias or result does not fit its weight.
@@ -42,6 +45,22 @@ impl Compute {
             work += m * n * k;
         }
         if m == 0 {
+            return;
+        }
+        let k = x.len() / m;
+        if m > FEW
+            && k > 0
+            && let Some(dtype) = parts.first().map(|p| p.weights.dtype())
+            && let Some(gemm) = self.kernels.gemm[dtype as usize]
+            && parts.iter().all(|p| p.weights.dtype() == dtype)
+        {
+            let parts: Vec<Part> = parts
+                .iter_mut()
+                .map(|p| Part { weights: p.weights, bias: p.bias, out: SharedMut::new(p.out) })
+                .collect();
+            // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
+            // borrowed mutably.
+            unsafe { gemm(self, &Gemm { x, m, k, layout: Layout::OutIn, ids: None, parts: &parts }) };
             return;
         }
         let block = rows.div_ceil(self.tasks(rows, work)).next_multiple_of(8);

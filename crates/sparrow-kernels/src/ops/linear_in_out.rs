@@ -2,8 +2,10 @@
 
 use super::axpy::AxpyRows;
 use super::dot::Rows;
+use super::gemm::{FEW, Gemm, Layout, Part};
 use crate::Compute;
 use crate::dtype::Matrix;
+use crate::scratch::Buffer;
 use crate::shared_mut::SharedMut;
 
 /// Activations that one pass over a block of columns covers, so that their results stay in L1.
@@ -27,7 +29,8 @@ impl Compute {
     ///
     /// `x` is `[m, k]`, indexed by the input's number even with `inputs`; `w` is `[k, n]`, one row per **input**; `inputs`
     /// holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`, overwritten. The result
-    /// does not depend on the number of threads. Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|).
+    /// does not depend on the number of threads. Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8
+    /// activations and bf16 weights [`Isa::Amx`](crate::Isa::Amx) first rounds x to bf16: 2⁻⁹ · Σᵢ |x·W| more.
     ///
     /// # Panics
     /// If a length does not match these shapes, or an input is not below k.
@@ -49,6 +52,18 @@ impl Compute {
         check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
         let count = inputs.map_or(k, <[u32]>::len);
         let work = m * n * count;
+        if m > FEW
+            && count > 0
+            && let Some(gemm) = self.kernels.gemm[w.dtype() as usize]
+        {
+            let part = Part { weights: w, bias, out: SharedMut::new(out) };
+            let gathered = inputs.map(|ids| self.gather(x, k, ids));
+            let x = gathered.as_deref().unwrap_or(x);
+            // SAFETY: the table holds only kernels that this CPU can run; the shapes and ids were checked, and out is
+            // borrowed mutably.
+            unsafe { gemm(self, &Gemm { x, m, k: count, layout: Layout::InOut, ids: inputs, parts: &[part] }) };
+            return;
+        }
         let call = |start: usize, inputs: Option<&[u32]>, from: usize, t: usize| AxpyRows {
             rows: Rows {
                 base: w.bytes().as_ptr().wrapping_add(from * w.row_bytes() + start * w.dtype().size_of()),
@@ -128,6 +143,20 @@ impl Compute {
                 t += TOKENS;
             }
         });
+    }
+}
+
+impl Compute {
+    /// Columns `ids` of x `[m, k]`.
+    fn gather(&self, x: &[f32], k: usize, ids: &[u32]) -> Buffer<'_> {
+        let m = x.len() / k;
+        let mut gathered = self.scratch.take(m * ids.len());
+        self.split_rows(&mut gathered, ids.len(), ids.len(), &|t, row| {
+            for (value, &id) in row.iter_mut().zip(ids) {
+                *value = x[t * k + id as usize];
+            }
+        });
+        gathered
     }
 }
 

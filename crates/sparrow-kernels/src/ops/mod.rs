@@ -4,6 +4,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod axpy;
 pub(crate) mod dot;
+pub(crate) mod gemm;
 pub(crate) mod linear;
 pub(crate) mod linear_in_out;
 pub(crate) mod norm;

@@ -1,30 +1,13 @@
 //! Probes of the AMX tile unit, in assembly: its intrinsics are not stable yet.
 
+use crate::simd::amx::{load_tile_config, release_tiles};
 use std::arch::asm;
-
-/// The 64-byte operand of LDTILECFG: palette 1, eight tiles of 16 rows of 64 bytes.
-#[repr(C, align(64))]
-struct TileConfig {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-static FULL_TILES: TileConfig = TileConfig {
-    palette: 1,
-    start_row: 0,
-    reserved: [0; 14],
-    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
-};
 
 /// Runs a loop of four independent tile products.
 macro_rules! peak_loop {
-    ($steps:expr, $product:literal) => {
+    ($steps:expr, $product:literal) => {{
+        load_tile_config();
         asm!(
-            "ldtilecfg [{config}]",
             "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
             "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
             "2:",
@@ -34,12 +17,11 @@ macro_rules! peak_loop {
             concat!($product, " tmm3, tmm5, tmm7"),
             "dec {steps}",
             "jnz 2b",
-            "tilerelease",
-            config = in(reg) &raw const FULL_TILES,
             steps = inout(reg) $steps.max(1) => _,
-            options(nostack, readonly)
-        )
-    };
+            options(nostack, nomem)
+        );
+        release_tiles();
+    }};
 }
 
 /// `steps` steps of four products of 16×32 by 32×16 bf16; returns the operations done.

@@ -46,8 +46,53 @@ pub(crate) unsafe fn load_masked<const D: u8>(mask: __mmask16, p: *const u8) -> 
     }
 }
 
+/// Asks for the line at `p`, into L2 to be read or into L1 to be written. The address may be any.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const u8, write: bool) {
+    // SAFETY: a prefetch never faults; PREFETCHW, like PREFETCHT1, does nothing on CPUs that lack it.
+    unsafe {
+        if write {
+            std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, readonly, preserves_flags));
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        }
+    }
+}
+
 /// The mask of the first `n < 16` lanes.
 #[inline(always)]
 pub(crate) fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// A 16 × 16 matrix of 32-bit values transposed, one row per vector.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(crate) fn transpose16(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // Pairs of rows, then pairs of pairs: each 128-bit quarter of a vector holds four rows of one column.
+    let mut a = rows;
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut b = a;
+    for i in 0..4 {
+        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+    // b[4i + c], quarter q: rows 4i.. of column 4q + c. Gather the quarters of the four vectors of each c.
+    let mut columns = rows;
+    for c in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
+        let high = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
+        columns[c] = _mm512_shuffle_i32x4::<0x88>(low, high);
+        columns[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, high);
+        let low = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
+        let high = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
+        columns[4 + c] = _mm512_shuffle_i32x4::<0x88>(low, high);
+        columns[12 + c] = _mm512_shuffle_i32x4::<0xdd>(low, high);
+    }
+    columns
 }

@@ -1,0 +1,170 @@
+//! The blocked product in `f32` with AVX-512: weights of any type are widened once per panel.
+
+use super::{Engine, Gemm, Layout, Panel};
+use crate::Compute;
+use crate::dtype::{BF16, F16, F32, code_size};
+use crate::simd::avx512::{LANES, first, load, load_masked, prefetch, transpose16};
+use std::arch::x86_64::*;
+
+/// Vectors of outputs and activations of a tile of sums: 24 registers of sums, three of weights, one of activations.
+const VECTORS: usize = 3;
+const TOKENS: usize = 8;
+const ROWS: usize = VECTORS * LANES;
+
+/// Weights of the type whose discriminant is `D`.
+struct Widened<const D: u8>;
+
+// SAFETY: a panel is `ROWS` values of f32 per element of k, a strip `TOKENS`, sums `TOKENS * ROWS`.
+unsafe impl<const D: u8> Engine for Widened<D> {
+    const ROWS: usize = ROWS;
+    const TOKENS: usize = TOKENS;
+    const BLOCK: usize = 256;
+    const STEP: usize = 1;
+    const W_BYTES: usize = 4;
+    const X_BYTES: usize = 4;
+
+    unsafe fn pack_x(_: Layout, x: *const f32, stride: usize, tokens: usize, len: usize, to: *mut u8) {
+        let to = to.cast::<f32>();
+        for t in 0..TOKENS {
+            for i in 0..len {
+                // SAFETY: token t < tokens has len elements, the strip TOKENS by len.
+                unsafe { *to.add(i * TOKENS + t) = if t < tokens { *x.add(t * stride + i) } else { 0.0 } };
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn pack_w(panel: &Panel, to: *mut u8) {
+        let to = to.cast::<f32>();
+        match panel.layout {
+            Layout::OutIn => {
+                let stored = panel.stored_rows();
+                for group in (0..ROWS).step_by(LANES) {
+                    let rows: [Option<*const u8>; LANES] =
+                        std::array::from_fn(|r| (group + r < panel.rows).then(|| stored.at(group + r)));
+                    for i in (0..panel.len).step_by(LANES) {
+                        let here = LANES.min(panel.len - i);
+                        let mut values = [_mm512_setzero_si512(); LANES];
+                        for (value, row) in values.iter_mut().zip(rows) {
+                            let Some(row) = row else { continue };
+                            // SAFETY: the stored row has `len` elements; the mask ends at the last.
+                            *value = _mm512_castps_si512(unsafe { part::<D>(row.add(i * code_size(D)), here) });
+                        }
+                        for (j, value) in transpose16(values).into_iter().enumerate().take(here) {
+                            // SAFETY: the panel has ROWS values per element.
+                            unsafe { _mm512_storeu_si512(to.add((i + j) * ROWS + group).cast(), value) };
+                        }
+                    }
+                }
+            }
+            Layout::InOut => {
+                let stored = panel.stored_rows();
+                for i in 0..panel.len {
+                    let row = stored.at(i);
+                    for group in (0..ROWS).step_by(LANES) {
+                        let here = panel.rows.saturating_sub(group).min(LANES);
+                        // SAFETY: the stored row has `rows` elements from here, which the mask respects; the panel has
+                        // ROWS values per element.
+                        unsafe {
+                            let value = part::<D>(row.wrapping_add(group * code_size(D)), here);
+                            _mm512_storeu_ps(to.add(i * ROWS + group), value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn multiply(_: Layout, w: *const u8, x: *const u8, len: usize, first: bool, sums: *mut f32) {
+        let (w, x) = (w.cast::<f32>(), x.cast::<f32>());
+        let mut tile = [[_mm512_setzero_ps(); VECTORS]; TOKENS];
+        // SAFETY: the panel has ROWS and the strip TOKENS values per element, the sums TOKENS * ROWS.
+        unsafe {
+            if !first {
+                for (t, row) in tile.iter_mut().enumerate() {
+                    for (v, sum) in row.iter_mut().enumerate() {
+                        *sum = _mm512_loadu_ps(sums.add(t * ROWS + v * LANES));
+                    }
+                }
+            }
+            for i in 0..len {
+                let values: [__m512; VECTORS] = std::array::from_fn(|v| _mm512_loadu_ps(w.add(i * ROWS + v * LANES)));
+                for (t, row) in tile.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(*x.add(i * TOKENS + t));
+                    for (sum, value) in row.iter_mut().zip(values) {
+                        *sum = _mm512_fmadd_ps(a, value, *sum);
+                    }
+                }
+            }
+            for (t, row) in tile.iter().enumerate() {
+                for (v, sum) in row.iter().enumerate() {
+                    _mm512_storeu_ps(sums.add(t * ROWS + v * LANES), *sum);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8, write: bool) {
+        prefetch(p, write);
+    }
+
+    unsafe fn finish(
+        _: Layout,
+        sums: *const f32,
+        rows: usize,
+        tokens: usize,
+        bias: *const f32,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        for t in 0..tokens {
+            // SAFETY: tokens and rows are within the sums and within out, which only this task writes there.
+            let (from, to) = unsafe {
+                (
+                    std::slice::from_raw_parts(sums.add(t * ROWS), rows),
+                    std::slice::from_raw_parts_mut(out.add(t * stride), rows),
+                )
+            };
+            to.copy_from_slice(from);
+            if !bias.is_null() {
+                // SAFETY: a bias has one value per row.
+                let bias = unsafe { std::slice::from_raw_parts(bias, rows) };
+                for (to, b) in to.iter_mut().zip(bias) {
+                    *to += b;
+                }
+            }
+        }
+    }
+}
+
+/// `n <= 16` elements, zeros after them.
+///
+/// # Safety
+/// They must be readable; AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn part<const D: u8>(p: *const u8, n: usize) -> __m512 {
+    // SAFETY: the caller guarantees n elements.
+    unsafe { if n == LANES { load::<D>(p) } else { load_masked::<D>(first(n), p) } }
+}
+
+macro_rules! kernels {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// # Safety
+        /// See [`GemmFn`](super::GemmFn); AVX-512.
+        pub(crate) unsafe fn $name(compute: &Compute, gemm: &Gemm) {
+            // SAFETY: the contract is the caller's.
+            unsafe { super::driver::drive::<Widened<{ $dtype }>>(compute, gemm) }
+        }
+    )*};
+}
+
+kernels! {
+    gemm_f32_avx512: F32;
+    gemm_f16_avx512: F16;
+    gemm_bf16_avx512: BF16;
+}

@@ -1,0 +1,144 @@
+//! The loops around an [`Engine`].
+
+use super::{Engine, Gemm, Panel, Part};
+use crate::Compute;
+use crate::shared_mut::SharedMut;
+use std::ops::Range;
+
+/// Activations that share one packing of the weights.
+const MAX_TOKENS: usize = 512;
+/// The most outputs of a task.
+const MAX_ROWS: usize = 384;
+/// Tasks per thread, to even out.
+const TASKS: usize = 4;
+
+/// out = x · Wᵀ + bias with the kernels of `E`.
+///
+/// # Safety
+/// See [`GemmFn`](super::GemmFn).
+pub(crate) unsafe fn drive<E: Engine>(compute: &Compute, gemm: &Gemm) {
+    let outputs: usize = gemm.parts.iter().map(|p| gemm.outputs(p)).sum();
+    let share = outputs.div_ceil(TASKS * compute.threads()).next_multiple_of(E::ROWS);
+    let rows = share.clamp(E::ROWS, MAX_ROWS / E::ROWS * E::ROWS);
+    let tasks = gemm.parts.iter().map(|p| gemm.outputs(p).div_ceil(rows)).sum();
+    for start in (0..gemm.m).step_by(MAX_TOKENS) {
+        let tokens = start..gemm.m.min(start + MAX_TOKENS);
+        let work = outputs * gemm.k * tokens.len();
+        let strips = tokens.len().div_ceil(E::TOKENS);
+        let padded = gemm.k.next_multiple_of(E::STEP);
+        let strip_bytes = E::TOKENS * padded * E::X_BYTES;
+        let mut packed = compute.scratch.take_aligned(strips * strip_bytes);
+        let (packed_x, block_bytes) = (SharedMut::new(&mut packed), strips * E::TOKENS * E::BLOCK * E::X_BYTES);
+        let blocks = gemm.k.div_ceil(E::BLOCK);
+        // Block by block, and strip by strip in a block: each strip of a block is one contiguous piece.
+        compute.parallel(strips * blocks, gemm.m * gemm.k * 4, &|task| {
+            let (block, strip) = (task / strips, task % strips);
+            let (k, token) = (block * E::BLOCK, tokens.start + strip * E::TOKENS);
+            let len = E::BLOCK.min(gemm.k - k);
+            let bytes = E::TOKENS * len.next_multiple_of(E::STEP) * E::X_BYTES;
+            let at = block * block_bytes + strip * bytes;
+            // SAFETY: tasks have disjoint pieces; x is [m, k], and the piece has the size of the packed strip.
+            unsafe {
+                let to = packed_x.part(at..at + bytes);
+                let x = gemm.x[token * gemm.k + k..].as_ptr();
+                let here = E::TOKENS.min(tokens.end - token);
+                E::pack_x(gemm.layout, x, gemm.k, here, len, to.as_mut_ptr());
+            }
+        });
+        let packed = &*packed;
+        compute.parallel(tasks, work, &|task| {
+            let mut task = task;
+            for part in gemm.parts {
+                let n = gemm.outputs(part);
+                let here = n.div_ceil(rows);
+                if task < here {
+                    let range = task * rows..n.min((task + 1) * rows);
+                    // SAFETY: the contract is the caller's; each task writes only the columns of its outputs.
+                    unsafe { block_of_rows::<E>(compute, gemm, part, range, tokens.clone(), packed) };
+                    return;
+                }
+                task -= here;
+            }
+        });
+    }
+}
+
+/// Outputs `range` of one part, for `tokens`, whose packed activations are `packed`.
+///
+/// # Safety
+/// See [`GemmFn`](super::GemmFn); no other thread may write these columns of the result.
+unsafe fn block_of_rows<E: Engine>(
+    compute: &Compute,
+    gemm: &Gemm,
+    part: &Part,
+    range: Range<usize>,
+    tokens: Range<usize>,
+    packed: &[u8],
+) {
+    let (strips, panels) = (tokens.len().div_ceil(E::TOKENS), range.len().div_ceil(E::ROWS));
+    let (n, layout) = (gemm.outputs(part), gemm.layout);
+    let panel_bytes = E::ROWS * E::BLOCK * E::W_BYTES;
+    let sum_bytes = E::ROWS * E::TOKENS * size_of::<f32>();
+    let mut scratch = compute.scratch.take_aligned(panels * (panel_bytes + strips * sum_bytes));
+    let (packed_w, sums) = scratch.split_at_mut(panels * panel_bytes);
+    let mut packed_x = packed;
+    // SAFETY: the caller vouches for the features; the operands have the shapes that the calls are told.
+    unsafe { E::start() };
+    for k in (0..gemm.k).step_by(E::BLOCK) {
+        let len = E::BLOCK.min(gemm.k - k);
+        let (first, last) = (k == 0, k + len == gemm.k);
+        for (p, to) in packed_w.chunks_exact_mut(panel_bytes).enumerate() {
+            let row = range.start + p * E::ROWS;
+            let rows = E::ROWS.min(range.end - row);
+            let panel = Panel { weights: part.weights, layout, ids: gemm.ids, row, rows, k, len };
+            // SAFETY: as above; a panel has at most this many bytes.
+            unsafe { E::pack_w(&panel, to.as_mut_ptr()) };
+        }
+        let padded = len.next_multiple_of(E::STEP);
+        let strip_bytes = E::TOKENS * padded * E::X_BYTES;
+        // The weights of the next block are on their way while this one is multiplied, evenly spread over the products.
+        let ahead = k + len;
+        let (row, rows, len) = (range.start, range.len(), E::BLOCK.min(gemm.k - ahead));
+        let next = Panel { weights: part.weights, layout, ids: gemm.ids, row, rows, k: ahead, len }.stored_rows();
+        let (mut product, mut asked) = (0, 0);
+        for s in 0..strips {
+            let x = packed_x[s * strip_bytes..(s + 1) * strip_bytes].as_ptr();
+            for p in 0..panels {
+                let w = packed_w[p * panel_bytes..(p + 1) * panel_bytes].as_ptr();
+                let sums = sums[(s * panels + p) * sum_bytes..][..sum_bytes].as_mut_ptr().cast::<f32>();
+                product += 1;
+                if !last {
+                    while asked * strips * panels < product * next.count {
+                        for line in (0..next.bytes).step_by(64) {
+                            // SAFETY: as above.
+                            unsafe { E::prefetch(next.at(asked).wrapping_add(line), false) };
+                        }
+                        asked += 1;
+                    }
+                } else {
+                    let (row, token) = (range.start + p * E::ROWS, tokens.start + s * E::TOKENS);
+                    for t in token..tokens.end.min(token + E::TOKENS) {
+                        for line in (0..E::ROWS).step_by(16) {
+                            let to = part.out.pointer(t * n + row).wrapping_add(line);
+                            // SAFETY: as above.
+                            unsafe { E::prefetch(to.cast(), true) };
+                        }
+                    }
+                }
+                // SAFETY: as above; strip and panel have `padded` elements per row, the sums are aligned for f32.
+                unsafe { E::multiply(layout, w, x, padded, first, sums) };
+                if last {
+                    let (row, token) = (range.start + p * E::ROWS, tokens.start + s * E::TOKENS);
+                    let (rows, here) = (E::ROWS.min(range.end - row), E::TOKENS.min(tokens.end - token));
+                    let bias = part.bias.map_or(std::ptr::null(), |b| b[row..row + rows].as_ptr());
+                    let out = part.out.pointer(token * n + row);
+                    // SAFETY: as above; rows and tokens are inside out, and this task alone writes there.
+                    unsafe { E::finish(layout, sums, rows, here, bias, out, n) };
+                }
+            }
+        }
+        packed_x = &packed_x[strips * strip_bytes..];
+    }
+    // SAFETY: as above.
+    unsafe { E::stop() };
+}

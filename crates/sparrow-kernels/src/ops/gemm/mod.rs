@@ -1,0 +1,197 @@
+//! Products of many activations with a weight: blocked, both operands packed.
+//!
+//! out\[t, j\] = Σᵢ x\[t, i\] · W\[j, i\] + bias\[j\] for more than [`FEW`] activations, when arithmetic and not memory decides. Used
+//! by [`linear`](super::linear) and [`linear_in_out`](super::linear_in_out) wherever a tier has a [`GemmFn`].
+//!
+//! All tiers share the loops of [`drive`]; an [`Engine`] packs the operands and multiplies. Activations are packed once per
+//! call, in *strips* of a few tokens, weights once per task, in *panels* of a few rows, each cut along k into blocks. For
+//! every block of k a task packs its panels (they stay in L2) and runs every strip (it stays in L1) against all of them,
+//! adding to results that stay in L2 until the last block writes them out.
+//!
+//! The numbers for bf16 on AMX, 512 tokens, k = 3072, 48 KiB of L1 and 2 MiB of L2 per core: a strip is 32 tokens × 256 × 2 B
+//! = 16 KiB; a task of 384 rows holds 192 KiB of panels and 768 KiB of sums, and reads the 256 KiB of packed activations
+//! of a block once from the last level. One step of 32 elements is four products of 16 cycles and loads two tiles (2 KiB)
+//! from L1 and two from L2, 32 B per cycle of the 64 that L2 can give. From beyond L2 a task reads its weights once and
+//! the activations once: per core (384 · 2 B + 512 · 2 B) · k for 384 · 512 · k multiply-adds, 1.8 KB per 192 cycles of
+//! products, 9 B per cycle. Half the rows per task would need 14.
+
+pub(crate) mod driver;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+
+use crate::Compute;
+use crate::dtype::Matrix;
+use crate::shared_mut::SharedMut;
+
+/// Up to this many activations an operation reads the weights as they are.
+pub(crate) const FEW: usize = 8;
+
+/// How a weight is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `[out, in]`.
+    OutIn,
+    /// `[in, out]`.
+    InOut,
+}
+
+/// One weight, its bias and its result `[m, n]`.
+pub(crate) struct Part<'a> {
+    pub weights: Matrix<'a>,
+    /// `[n]`.
+    pub bias: Option<&'a [f32]>,
+    pub out: SharedMut<'a, f32>,
+}
+
+/// The arguments of a [`GemmFn`].
+pub(crate) struct Gemm<'a> {
+    /// `[m, k]`.
+    pub x: &'a [f32],
+    pub m: usize,
+    /// Above 0.
+    pub k: usize,
+    pub layout: Layout,
+    /// With [`Layout::InOut`], the row of the weights that belongs to each column of x; `None`: the same.
+    pub ids: Option<&'a [u32]>,
+    /// All of the element type of the kernel.
+    pub parts: &'a [Part<'a>],
+}
+
+impl Gemm<'_> {
+    /// The outputs of one part.
+    fn outputs(&self, part: &Part) -> usize {
+        match self.layout {
+            Layout::OutIn => part.weights.rows(),
+            Layout::InOut => part.weights.cols(),
+        }
+    }
+}
+
+/// A blocked product on all threads.
+///
+/// # Safety
+/// The CPU must have the kernel's features; shapes must match, ids be rows of the weights, and nobody else may use the
+/// results during the call.
+pub(crate) type GemmFn = unsafe fn(&Compute, &Gemm);
+
+/// Some elements of a weight: `rows` outputs from `row`, `len` inputs from `k`.
+pub(crate) struct Panel<'a> {
+    pub weights: Matrix<'a>,
+    pub layout: Layout,
+    pub ids: Option<&'a [u32]>,
+    pub row: usize,
+    pub rows: usize,
+    pub k: usize,
+    pub len: usize,
+}
+
+impl<'a> Panel<'a> {
+    /// The stored rows that the panel takes part of: its outputs, or its inputs.
+    ///
+    /// # Panics
+    /// If one of them, or the part of it that belongs to the panel, is not in the weights.
+    #[inline]
+    pub(crate) fn stored_rows(&self) -> StoredRows<'a> {
+        let (first, count, start, len) = match self.layout {
+            Layout::OutIn => (self.row, self.rows, self.k, self.len),
+            Layout::InOut => (self.k, self.len, self.row, self.rows),
+        };
+        let ids = self.ids.map(|ids| &ids[first..first + count]);
+        let last = ids.map_or((first + count).saturating_sub(1), |ids| ids.iter().copied().max().unwrap_or(0) as usize);
+        assert!(count == 0 || last < self.weights.rows() && start + len <= self.weights.cols());
+        let size = self.weights.dtype().size_of();
+        let first = if ids.is_some() { 0 } else { first };
+        let stride = self.weights.row_bytes();
+        let base = self.weights.bytes().as_ptr().wrapping_add(first * stride + start * size);
+        StoredRows { base, stride, ids, count, bytes: len * size }
+    }
+}
+
+/// Parts of some stored rows of a weight.
+pub(crate) struct StoredRows<'a> {
+    base: *const u8,
+    stride: usize,
+    ids: Option<&'a [u32]>,
+    pub count: usize,
+    /// Bytes of each part.
+    pub bytes: usize,
+}
+
+impl StoredRows<'_> {
+    /// The address of part `i`, which is readable if `i < count`.
+    #[inline(always)]
+    pub(crate) fn at(&self, i: usize) -> *const u8 {
+        self.base.wrapping_add(self.stride * self.ids.map_or(i, |ids| ids[i] as usize))
+    }
+}
+
+/// The packing and the inner loop of one tier and element type. All buffers are aligned to 64 bytes.
+///
+/// # Safety
+/// Implementations may write exactly the stated sizes.
+pub(crate) unsafe trait Engine {
+    /// Outputs of a panel.
+    const ROWS: usize;
+    /// Activations of a strip.
+    const TOKENS: usize;
+    /// Elements of k that one block covers.
+    const BLOCK: usize;
+    /// Elements of k are padded with zeros to a multiple of this.
+    const STEP: usize;
+    /// Bytes of a packed element of a panel and of a strip.
+    const W_BYTES: usize;
+    const X_BYTES: usize;
+
+    /// Packs `tokens <= TOKENS` rows of x, `len <= BLOCK` elements each, `stride` apart, into a strip of `TOKENS` by `len`
+    /// rounded up to `STEP`.
+    ///
+    /// # Safety
+    /// The CPU must have the features; x and the strip must be valid for these shapes.
+    unsafe fn pack_x(layout: Layout, x: *const f32, stride: usize, tokens: usize, len: usize, to: *mut u8);
+
+    /// Packs a panel of `ROWS` outputs by its length rounded up to `STEP`.
+    ///
+    /// # Safety
+    /// The CPU must have the features; the panel must be writable.
+    unsafe fn pack_w(panel: &Panel, to: *mut u8);
+
+    /// Before the first and after the last of a task's calls of [`multiply`](Self::multiply).
+    ///
+    /// # Safety
+    /// The CPU must have the features.
+    unsafe fn start() {}
+    /// See [`start`](Self::start).
+    ///
+    /// # Safety
+    /// The CPU must have the features.
+    unsafe fn stop() {}
+
+    /// Adds the product of a panel and a strip, `len` (a multiple of `STEP`) elements, to `sums` `ROWS * TOKENS`, or sets it if `first`.
+    ///
+    /// # Safety
+    /// Between start and stop; packed operands and sums must be valid for these shapes.
+    unsafe fn multiply(layout: Layout, w: *const u8, x: *const u8, len: usize, first: bool, sums: *mut f32);
+
+    /// Asks for the line at `p`, into L2 to be read or into L1 to be written. The address may be any.
+    ///
+    /// # Safety
+    /// The CPU must have the features.
+    unsafe fn prefetch(p: *const u8, write: bool);
+
+    /// Writes `rows` by `tokens` sums, with bias, to out `[tokens, rows]`, rows `stride` apart.
+    ///
+    /// # Safety
+    /// The CPU must have the features; sums, bias (null for none) and out must be valid for these shapes.
+    unsafe fn finish(
+        layout: Layout,
+        sums: *const f32,
+        rows: usize,
+        tokens: usize,
+        bias: *const f32,
+        out: *mut f32,
+        stride: usize,
+    );
+}
