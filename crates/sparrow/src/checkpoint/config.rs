@@ -115,7 +115,7 @@ fn architecture(config: &Fields, json: &Value) -> Result<String> {
     const SUPPORTED: [&str; 1] = ["LlamaForCausalLM"];
     let named = match json.get("architectures") {
         None | Some(Value::Null) => None,
-        Some(Value::Array(list)) if list.len() == 1 => list[0].as_str(),
+        Some(Value::Array(list)) if list.len() == 1 && list[0].is_string() => list[0].as_str(),
         Some(other) => {
             return Err(config.error("architectures", &format!("must be a list of one name, found {other}")));
         }

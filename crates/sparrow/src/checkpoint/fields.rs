@@ -95,12 +95,21 @@ impl<'a> Fields<'a> {
 /// Reads a JSON file of at most 64 MiB.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     const LIMIT: u64 = 64 << 20;
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    let size = require_file(path)?;
     if size > LIMIT {
         return Err(Error::config(path, format!("is {size} bytes long; a JSON file here has at most {LIMIT}")));
     }
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::config(path, format!("is not valid JSON: {e}")))
+}
+
+/// Size of the file at `path`; refuses what is not a regular file (reading a pipe could wait forever).
+pub(crate) fn require_file(path: &Path) -> Result<u64> {
+    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(Error::config(path, "is not a regular file")),
+    }
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -14,6 +14,10 @@ pub fn resolve(model: &str) -> Result<PathBuf> {
         super::require_dir(path)?;
         return Ok(path.to_owned());
     }
+    let revision = model.split_once('@').map(|(_, revision)| revision);
+    if revision.is_some_and(|r| r.is_empty() || r.starts_with('/') || r.split(['/', '\\']).any(|part| part == "..")) {
+        return Err(Error::Hub(format!("{model}: what follows @ must be a branch, a tag or a commit")));
+    }
     fetch(model)
 }
 
@@ -38,6 +42,10 @@ fn fetch(model: &str) -> Result<PathBuf> {
     )))
 }
 
+/// How long the hub may take to say which files a model has.
+#[cfg(feature = "hub")]
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 #[cfg(feature = "hub")]
 fn fetch(model: &str) -> Result<PathBuf> {
     use hf_hub::api::sync::ApiBuilder;
@@ -49,8 +57,8 @@ fn fetch(model: &str) -> Result<PathBuf> {
     let snapshots = cache.path().join(repo.folder_name()).join("snapshots");
     let hint = |reason: String| {
         Error::Hub(format!(
-            "{model}: {reason}; offline, download the model elsewhere and pass its directory, or put it at {} \
-             (config.json, *.safetensors, tokenizer.json)",
+            "{model} is no directory here, and as a hub id: {reason}; offline, download the model elsewhere and pass its \
+             directory, or put it at {} (config.json, *.safetensors, tokenizer.json)",
             snapshots.join(revision).display()
         ))
     };
@@ -58,17 +66,25 @@ fn fetch(model: &str) -> Result<PathBuf> {
     let complete = |dir: &Path| super::Checkpoint::open(dir).is_ok() && dir.join("tokenizer.json").is_file();
     let by_revision = snapshots.join(revision);
     let cached = cache.repo(repo.clone()).get("config.json").or(Some(by_revision.join("config.json")));
-    if let Some(dir) = cached.filter(|c| c.is_file()).and_then(|c| c.parent().map(Path::to_owned))
-        && complete(&dir)
-    {
-        return Ok(dir);
-    }
+    let cached = cached.filter(|c| c.is_file()).and_then(|c| c.parent().map(Path::to_owned));
+    let held = match cached {
+        Some(dir) if complete(&dir) => return Ok(dir),
+        Some(dir) => format!("the cache has only a part of it, at {}", dir.display()),
+        None => "not in the cache".to_owned(),
+    };
     if std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0") {
-        return Err(hint("not in the cache, and HF_HUB_OFFLINE is set".into()));
+        return Err(hint(format!("{held}, and HF_HUB_OFFLINE is set")));
     }
     let api = ApiBuilder::from_env().with_progress(true).with_retries(0).build();
-    let api = api.map_err(|e| hint(e.to_string()))?.repo(repo);
-    let info = api.info().map_err(|e| hint(format!("the hub cannot be reached ({e})")))?;
+    let api = api.map_err(|e| hint(e.to_string()))?;
+    // The client waits as long as the system does; where a firewall drops packets that is minutes.
+    let (send, answer) = std::sync::mpsc::channel();
+    let asked = api.repo(repo.clone());
+    std::thread::spawn(move || send.send(asked.info()));
+    let silent = format!("{held}, and the hub did not answer within {} s", PATIENCE.as_secs());
+    let info = answer.recv_timeout(PATIENCE).map_err(|_| hint(silent))?;
+    let info = info.map_err(|e| hint(format!("{held}, and asking the hub failed ({e})")))?;
+    let api = api.repo(repo);
     let wanted = |file: &str| {
         let plain = !file.contains('/');
         plain && (file.ends_with(".json") || file.ends_with(".safetensors") || file.ends_with(".jinja"))

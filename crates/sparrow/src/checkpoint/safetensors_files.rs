@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use safetensors::SafeTensors;
+use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::Value;
 use sparrow_kernels::DType;
 
@@ -79,9 +79,7 @@ impl Checkpoint {
     pub(crate) fn add_file(&mut self, path: &Path) -> Result<()> {
         let file = MappedFile::open(path)?;
         let bad = |message: String| Error::safetensors(path, message);
-        let (header, _) = SafeTensors::read_metadata(file.bytes()).map_err(|e| bad(describe(&e, file.bytes())))?;
         let parsed = SafeTensors::deserialize(file.bytes()).map_err(|e| bad(describe(&e, file.bytes())))?;
-        debug_assert!(header <= file.bytes().len());
         let base = file.bytes().as_ptr() as usize;
         for (name, view) in parsed.tensors() {
             let start = view.data().as_ptr() as usize - base;
@@ -227,9 +225,38 @@ fn kernel_dtype(dtype: safetensors::Dtype) -> Option<DType> {
     }
 }
 
-/// The crate's errors are terse: add the sizes that make them actionable.
-fn describe(error: &safetensors::SafeTensorError, bytes: &[u8]) -> String {
-    let header = bytes.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
-    let header = header.map_or("no header".into(), |n| format!("header of {n} bytes announced"));
-    format!("is not a valid safetensors file: {error} (file of {} bytes, {header})", bytes.len())
+/// The crate's errors are terse: add the tensor and the sizes that make them actionable.
+fn describe(error: &SafeTensorError, bytes: &[u8]) -> String {
+    let announced = bytes.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+    let header = announced.map_or("no header".into(), |n| format!("header of {n} bytes announced"));
+    let detail = match error {
+        SafeTensorError::TensorInvalidInfo | SafeTensorError::ValidationOverflow => misfit(bytes),
+        SafeTensorError::InvalidOffset(_) => {
+            misfit(bytes).or_else(|| Some("tensors must follow each other without gap or overlap".to_owned()))
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            Some("the tensors end elsewhere than the file: was it truncated?".to_owned())
+        }
+        _ => None,
+    };
+    let detail = detail.map_or(String::new(), |d| format!("; {d}"));
+    format!("is not a valid safetensors file: {error}{detail} (file of {} bytes, {header})", bytes.len())
+}
+
+/// Which tensor of a header that is valid JSON has a shape that its bytes do not match.
+fn misfit(bytes: &[u8]) -> Option<String> {
+    let len = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    let header: Value = serde_json::from_slice(bytes.get(8..)?.get(..len)?).ok()?;
+    header.as_object()?.iter().filter(|(name, _)| *name != "__metadata__").find_map(|(name, info)| {
+        let dtype: safetensors::Dtype = serde_json::from_value(info.get("dtype")?.clone()).ok()?;
+        let shape: Vec<u64> = serde_json::from_value(info.get("shape")?.clone()).ok()?;
+        let (start, end): (u64, u64) = serde_json::from_value(info.get("data_offsets")?.clone()).ok()?;
+        let bits = shape.iter().try_fold(dtype.bitsize() as u64, |product, &n| product.checked_mul(n));
+        let needed = bits.map(|bits| bits / 8);
+        if needed.is_some() && needed == end.checked_sub(start) {
+            return None;
+        }
+        let needed = needed.map_or("more bytes than there can be".into(), |n| format!("{n} bytes"));
+        Some(format!("tensor {name} of {dtype:?} {shape:?} needs {needed}, but its range is {start}..{end}"))
+    })
 }

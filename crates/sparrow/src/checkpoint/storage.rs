@@ -8,6 +8,7 @@ use std::sync::Arc;
 use memmap2::{Advice, Mmap, MmapMut};
 use sparrow_kernels::{DType, Matrix};
 
+use super::fields::require_file;
 use crate::error::{Error, Result};
 
 /// A file mapped read-only.
@@ -21,9 +22,10 @@ impl MappedFile {
     /// Maps the file at `path`.
     ///
     /// # Errors
-    /// If it cannot be opened or mapped.
+    /// If it is not a regular file, or cannot be opened or mapped.
     #[allow(unsafe_code)]
     pub fn open(path: &Path) -> Result<Arc<Self>> {
+        require_file(path)?;
         let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: the map is read-only and private to this process; as with every mapped file, another process that
         // changes the file meanwhile changes the values read (never their bounds, which are checked against the map).
