@@ -80,7 +80,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             repetition_penalty: args.repetition_penalty,
             seed: args.seed,
         },
-        max_new_tokens: args.max_new_tokens,
+        // More than fit are never generated, whatever was asked for.
+        max_new_tokens: args.max_new_tokens.min(context + 1),
         stop: args.stop,
     };
 

@@ -1,6 +1,7 @@
 //! `sparrow inspect`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use serde_json::json;
 use sparrow::checkpoint::{Checkpoint, TensorInfo};
@@ -51,7 +52,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Positions::Rope(rope) => format!("rotary, theta {}, scaling {:?}", rope.theta, rope.scaling),
         Positions::Learned { .. } => "learned".into(),
     };
-    println!("{}", dir.display());
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", dir.display())?;
     for (name, value) in [
         ("architecture", spec.architecture.clone()),
         ("parameters", format!("{:.2} M in {}", spec.parameters() as f64 / 1e6, output::bytes(bytes))),
@@ -81,16 +83,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ),
         ("ends with", format!("token ids {:?}", model.generation.eos_token_ids)),
     ] {
-        println!("{name:>14}  {value}");
+        writeln!(out, "{name:>14}  {value}")?;
     }
     match sidecar {
-        None => println!("{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity"),
+        None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,
         Some(s) => {
             let e = &s.quality.evaluation;
             let rank = s.rank.map_or(String::new(), |r| format!(" of rank {r}"));
-            println!("{:>14}  selector {}{rank}, neuron-major MLP", "sparsity", s.selector);
-            println!("{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens);
-            println!(
+            writeln!(out, "{:>14}  selector {}{rank}, neuron-major MLP", "sparsity", s.selector)?;
+            writeln!(out, "{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens)?;
+            writeln!(
+                out,
                 "{:>14}  perplexity {:.4}, dense {:.4}; KL divergence {:.2e}; {} active ({})",
                 "quality",
                 e.perplexity,
@@ -98,7 +101,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 e.kl_mean,
                 percent(e.active_fraction),
                 s.quality.text
-            );
+            )?;
         }
     }
     let rows = groups.iter().map(|g| {
