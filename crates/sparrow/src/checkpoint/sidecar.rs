@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{Checkpoint, read_json};
 use crate::error::{Error, Result};
 use crate::model::spec::ModelSpec;
-use crate::sparsity::{Predictor, Sidecar, SidecarFile};
+use crate::sparsity::{Predictor, Sidecar, SidecarFile, Threshold};
 
 /// Name of one predictor tensor: `a` `[rank, hidden]` or `b` `[intermediate, rank]`.
 pub(crate) fn predictor_tensors(layer: usize) -> (String, String) {
@@ -36,7 +36,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// If it is malformed, or a field does not fit the model; the message names the field.
 pub(crate) fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkpoint) -> Result<Option<Sidecar>> {
     let path = dir.join(SidecarFile::NAME);
-    if !path.is_file() {
+    if path.symlink_metadata().is_err() {
         return Ok(None);
     }
     let wrong = |field, message: String| Error::Sidecar { path: path.clone(), field, message };
@@ -59,6 +59,16 @@ pub(crate) fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkp
     };
     per_layer("thresholds", file.thresholds.len())?;
     per_layer("true_active_above", file.true_active_above.len())?;
+    for (layer, threshold) in file.thresholds.iter().enumerate() {
+        // What the command line accepts is what a file may hold.
+        let checked = threshold.to_string().parse::<Threshold>();
+        checked.map_err(|e| wrong("thresholds", format!("entry {layer}: {e}")))?;
+    }
+    if let Some(layer) = file.true_active_above.iter().position(|t| !(t.is_finite() && *t >= 0.0)) {
+        let message =
+            format!("entry {layer} must be a finite number, 0 or above, found {}", file.true_active_above[layer]);
+        return Err(wrong("true_active_above", message));
+    }
     let predictors = match (file.selector.as_str(), file.rank) {
         ("gate", None) => Vec::new(),
         ("lowrank", Some(rank)) if (1..=spec.hidden_size).contains(&rank) => {
