@@ -1,0 +1,442 @@
+//! The `sparrow` command as a user runs it: the built binary, its output and its exit codes.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const PROMPT: &str = "Once upon a time there was";
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo")
+}
+
+fn text() -> PathBuf {
+    demo().join("sample.txt")
+}
+
+/// The command, away from the user's cache and the network.
+fn sparrow(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sparrow"));
+    command.args(args).env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent").env_remove("HF_ENDPOINT");
+    command
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs to success and gives stdout.
+#[track_caller]
+fn succeed(args: &[&str]) -> String {
+    let output = sparrow(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}\n{}", output.status, stderr(&output));
+    stdout(&output)
+}
+
+/// Runs to success and gives stdout as JSON.
+#[track_caller]
+fn json(args: &[&str]) -> Value {
+    let text = succeed(args);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e} in {text}"))
+}
+
+/// Runs to an error: that exit code, nothing on stdout, no panic, and all of `says` on stderr, which is returned.
+#[track_caller]
+fn fail(code: i32, args: &[&str], says: &[&str]) -> String {
+    let output = sparrow(args).output().unwrap();
+    refused(&output, code, says)
+}
+
+#[track_caller]
+fn refused(output: &Output, code: i32, says: &[&str]) -> String {
+    let message = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert_eq!(stdout(output), "", "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    for part in says {
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+    message
+}
+
+#[track_caller]
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap_or_else(|| panic!("{value} is no object")).keys().map(String::as_str).collect()
+}
+
+#[track_caller]
+fn has_keys(value: &Value, expected: &[&str]) {
+    for key in expected {
+        assert!(keys(value).contains(key), "no {key} in {value}");
+    }
+}
+
+#[test]
+fn every_command_has_help() {
+    let all = succeed(&["--help"]);
+    for command in ["generate", "bench", "eval", "sparsify", "inspect", "doctor", "synth"] {
+        assert!(all.contains(command), "{all}");
+        let help = succeed(&[command, "--help"]);
+        assert!(help.contains("Usage:") && help.contains("--help"), "{help}");
+    }
+    assert!(!all.contains("bench-worker"), "{all}");
+    assert!(succeed(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    fail(2, &["nonsense"], &["nonsense", "--help"]);
+}
+
+#[test]
+fn generate_puts_text_on_stdout_and_timings_on_stderr() {
+    let output = sparrow(&["generate", "--prompt", PROMPT, "-n", "12"]).output().unwrap();
+    let (out, err) = (stdout(&output), stderr(&output));
+    assert!(output.status.success(), "{err}");
+    assert!(!out.trim().is_empty() && out.ends_with('\n'), "{out:?}");
+    assert!(!out.contains("tok/s") && !out.contains("selector"), "{out:?}");
+    assert!(!out.contains(PROMPT), "the prompt is not repeated: {out:?}");
+    for part in ["prompt", "tok/s", "--max-new-tokens 12", "selector dense", "threads"] {
+        assert!(err.contains(part), "{err:?} does not say {part:?}");
+    }
+    // The gate of a ReLU model loses nothing.
+    assert_eq!(succeed(&["generate", "--prompt", PROMPT, "-n", "12", "--selector", "gate"]), out);
+    assert_eq!(succeed(&["generate", "-m", demo().to_str().unwrap(), "--prompt", PROMPT, "-n", "12"]), out);
+}
+
+#[test]
+fn generate_reads_prompts_from_files_and_standard_input() {
+    let expected = succeed(&["generate", "--prompt", PROMPT, "-n", "8"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("prompt.txt");
+    std::fs::write(&file, PROMPT).unwrap();
+    assert_eq!(succeed(&["generate", "--prompt-file", file.to_str().unwrap(), "-n", "8"]), expected);
+
+    let mut command = sparrow(&["generate", "--prompt-file", "-", "-n", "8"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(PROMPT.as_bytes()).unwrap();
+    assert_eq!(stdout(&child.wait_with_output().unwrap()), expected);
+
+    fail(1, &["generate", "--prompt-file", "/nonexistent/prompt.txt"], &["/nonexistent/prompt.txt"]);
+    std::fs::write(&file, [0xff, 0xfe]).unwrap();
+    fail(1, &["generate", "--prompt-file", file.to_str().unwrap()], &["prompt.txt", "UTF-8"]);
+    fail(2, &["generate"], &["--prompt", "--prompt-file"]);
+    fail(2, &["generate", "--prompt", "a", "--prompt-file", "b"], &["cannot be used with"]);
+}
+
+#[test]
+fn generate_stops_where_it_is_told() {
+    let whole = succeed(&["generate", "--prompt", PROMPT, "-n", "40"]);
+    let stop = whole.split_whitespace().nth(5).expect("a few words");
+    let output = sparrow(&["generate", "--prompt", PROMPT, "-n", "40", "--stop", stop]).output().unwrap();
+    let (before, _) = whole.split_once(stop).unwrap();
+    assert_eq!(stdout(&output), format!("{before}\n"));
+    assert!(stderr(&output).contains(&format!("stopped at {stop:?}")), "{}", stderr(&output));
+    // Far more tokens than fit end with the context, or earlier with the text: no memory is taken for them.
+    let output = sparrow(&["generate", "--prompt", PROMPT, "-n", &usize::MAX.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("stopped"), "{}", stderr(&output));
+    assert_eq!(succeed(&["generate", "--prompt", PROMPT, "-n", "0"]).trim(), "");
+}
+
+#[test]
+fn generate_repeats_a_seed() {
+    let run = |seed: &str| succeed(&["generate", "--prompt", PROMPT, "-n", "24", "--temperature", "1", "--seed", seed]);
+    assert_eq!(run("1"), run("1"));
+    assert_ne!(run("1"), run("2"));
+}
+
+#[test]
+fn generate_refuses_what_it_cannot_do() {
+    let long = "word ".repeat(3000);
+    fail(1, &["generate", "--prompt", &long], &["the prompt is too long", "context of 512"]);
+    fail(2, &["generate", "--prompt", "a", "--selector", "magic"], &["unknown selector", "magic", "dense", "lowrank"]);
+    fail(2, &["generate", "--prompt", "a", "--selector", "gate:fixed"], &["no value", "fixed=T"]);
+    fail(2, &["generate", "--prompt", "a", "--selector", "gate:quantile=2"], &["quantile", "below 1"]);
+    fail(1, &["generate", "--prompt", "a", "--selector", "lowrank"], &["lowrank", "sparrow sparsify"]);
+    fail(1, &["generate", "--prompt", "a", "--temperature=-1"], &["temperature", "-1"]);
+    fail(1, &["generate", "--prompt", "a", "--top-p", "0"], &["top_p", "above 0"]);
+    fail(2, &["generate", "--prompt", "a", "--threads", "0"], &["--threads"]);
+    fail(1, &["generate", "--prompt", "a", "-m", "/nonexistent/model"], &["/nonexistent/model", "is not a directory"]);
+    fail(1, &["inspect", "./no-such-model"], &["./no-such-model", "is not a directory"]);
+    fail(1, &["inspect", text().to_str().unwrap()], &["sample.txt", "is not a directory"]);
+    let empty = tempfile::tempdir().unwrap();
+    fail(1, &["inspect", empty.path().to_str().unwrap()], &["has no config.json"]);
+}
+
+#[test]
+fn hub_ids_fail_at_once_offline_and_say_where_to_put_the_model() {
+    let home = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    let run = |args: &[&str]| sparrow(args).env("HF_HOME", home.path()).output().unwrap();
+    let place = home.path().join("hub/models--org--name/snapshots/main");
+    let says = ["org/name", "HF_HUB_OFFLINE", "pass its directory", place.to_str().unwrap()];
+    refused(&run(&["generate", "--model", "org/name", "--prompt", "a"]), 1, &says);
+    refused(&run(&["inspect", "org/name"]), 1, &says);
+    refused(&run(&["inspect", "org/name@v2"]), 1, &["org/name@v2", "snapshots/v2"]);
+    refused(&run(&["inspect", "org/name@../../.."]), 1, &["branch, a tag or a commit"]);
+    refused(&run(&["inspect", "org/name@"]), 1, &["branch, a tag or a commit"]);
+    // Nothing listens there: what a machine without a route to the hub sees.
+    let mut unreachable = sparrow(&["inspect", "org/name"]);
+    unreachable.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", "http://127.0.0.1:9");
+    refused(
+        &unreachable.output().unwrap(),
+        1,
+        &["asking the hub failed", "pass its directory", place.to_str().unwrap()],
+    );
+    assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_hub_that_never_answers_is_given_up() {
+    let home = tempfile::tempdir().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let start = Instant::now();
+    let mut command = sparrow(&["inspect", "org/name"]);
+    command.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", endpoint);
+    refused(&command.output().unwrap(), 1, &["did not answer within", "pass its directory"]);
+    assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn hub_ids_load_from_the_cache() {
+    let home = tempfile::tempdir().unwrap();
+    let repo = home.path().join("hub/models--org--demo");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let snapshot = repo.join("snapshots").join(commit);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), commit).unwrap();
+    let run = |model: &str| {
+        let args = ["generate", "--model", model, "--prompt", PROMPT, "-n", "4"];
+        sparrow(&args).env("HF_HOME", home.path()).output().unwrap()
+    };
+    std::fs::copy(demo().join("config.json"), snapshot.join("config.json")).unwrap();
+    refused(&run("org/demo"), 1, &["only a part of it", commit]);
+    for name in ["model.safetensors", "tokenizer.json", "generation_config.json"] {
+        std::fs::copy(demo().join(name), snapshot.join(name)).unwrap();
+    }
+    let expected = succeed(&["generate", "--prompt", PROMPT, "-n", "4"]);
+    assert_eq!(stdout(&run("org/demo")), expected);
+    assert_eq!(stdout(&run("org/demo@main")), expected);
+    assert_eq!(stdout(&run(&format!("org/demo@{commit}"))), expected);
+    refused(&run("org/demo@other"), 1, &["org/demo@other", "not in the cache"]);
+}
+
+#[test]
+fn inspect_describes_the_model() {
+    let table = succeed(&["inspect"]);
+    for part in ["LlamaForCausalLM", "parameters", "1024 neurons", "model.layers.*.mlp.up_proj.weight", "BF16"] {
+        assert!(table.contains(part), "{table}");
+    }
+    let value = json(&["inspect", "--format", "json"]);
+    has_keys(&value, &["architecture", "parameters", "bytes", "num_layers", "context_length", "tensors", "sparsity"]);
+    assert_eq!(value["architecture"], "LlamaForCausalLM");
+    assert_eq!(value["hidden_size"], 256);
+    assert_eq!(value["sparsity"], Value::Null);
+    let bytes: u64 = value["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(value["bytes"], bytes);
+}
+
+#[test]
+fn doctor_reports_the_machine() {
+    let value = json(&["doctor", "--format", "json"]);
+    has_keys(
+        &value,
+        &["cpu", "isa", "tiers", "threads", "cgroup_quota_cpus", "huge_pages", "read_gb_s", "peak_tflops"],
+    );
+    assert!(value["read_gb_s"].as_f64().unwrap() > 0.0, "{value}");
+    has_keys(&value["peak_tflops"], &["f32", "bf16", "int8"]);
+    assert!(value["peak_tflops"]["f32"].as_f64().unwrap() > 0.0, "{value}");
+    for tier in value["tiers"].as_array().unwrap() {
+        has_keys(tier, &["isa", "available", "reason"]);
+    }
+    assert!(succeed(&["doctor", "--threads", "1"]).contains("Sparrow will use"));
+}
+
+#[test]
+fn eval_measures_quality() {
+    let value = json(&["eval", "--max-tokens", "600", "--format", "json"]);
+    let figures =
+        ["tokens", "perplexity", "dense_perplexity", "kl_mean", "kl_p99", "top1_agreement", "active_fraction"];
+    has_keys(&value, &figures);
+    for figure in figures {
+        assert!(value[figure].as_f64().unwrap().is_finite(), "{figure}: {value}");
+    }
+    assert!(value["kl_mean"].as_f64().unwrap().abs() < 1e-6, "the gate of a ReLU model is exact: {value}");
+    assert!(value["active_fraction"].as_f64().unwrap() < 0.5, "{value}");
+    let text = text();
+    let args = ["eval", "--max-tokens", "300", "--selector", "gate:top-k=8", "--text", text.to_str().unwrap()];
+    assert!(succeed(&args).contains("perplexity"));
+    fail(1, &["eval", "--text", "/nonexistent.txt"], &["/nonexistent.txt"]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("empty.txt"), "").unwrap();
+    fail(1, &["eval", "--text", dir.path().join("empty.txt").to_str().unwrap()], &["token"]);
+}
+
+/// The contract that other tools read; more keys are allowed.
+#[track_caller]
+fn check_bench(report: &Value, rows: usize, synthetic: bool) {
+    has_keys(report, &["machine", "model", "rows", "speedup"]);
+    has_keys(&report["machine"], &["cpu", "isa", "threads", "read_gb_s"]);
+    has_keys(&report["model"], &["name", "params", "dtype", "synthetic"]);
+    assert_eq!(report["model"]["synthetic"], synthetic);
+    assert_eq!(report["rows"].as_array().unwrap().len(), rows, "{report}");
+    assert_eq!(report["speedup"].as_array().unwrap().len(), rows, "{report}");
+    for row in report["rows"].as_array().unwrap() {
+        has_keys(row, &["name", "selector", "active_fraction", "ttft_s", "peak_rss_bytes"]);
+        let positive = |value: &Value| assert!(value.as_f64().is_some_and(|v| v > 0.0 && v.is_finite()), "{row}");
+        ["p50", "p90", "mean"].iter().for_each(|q| positive(&row["ttft_s"][q]));
+        for figure in [
+            "prefill_tokens_per_s",
+            "decode_tokens_per_s",
+            "total_tokens_per_s",
+            "weight_bytes_per_token",
+            "decode_gb_s",
+            "bandwidth_fraction",
+            "peak_rss_bytes",
+            "active_fraction",
+        ] {
+            positive(&row[figure]);
+        }
+    }
+    for (row, speedup) in report["rows"].as_array().unwrap().iter().zip(report["speedup"].as_array().unwrap()) {
+        has_keys(speedup, &["name", "ttft", "decode", "total", "memory_reduction"]);
+        assert_eq!(speedup["name"], row["name"]);
+    }
+    for figure in ["ttft", "decode", "total", "memory_reduction"] {
+        assert_eq!(report["speedup"][0][figure], 1.0, "{report}");
+    }
+}
+
+#[test]
+fn bench_compares_selectors_of_the_demo() {
+    let small = ["--runs", "1", "--gen-tokens", "4", "--prompt-tokens", "16"];
+    let report = json(&[&["bench", "--format", "json"], &small[..]].concat());
+    check_bench(&report, 2, false);
+    assert_eq!(report["rows"][0]["selector"], "dense");
+    assert_eq!(report["rows"][1]["selector"], "gate");
+    assert!(report["rows"][1]["active_fraction"].as_f64().unwrap() < 0.5, "{report}");
+    let table = succeed(&[&["bench", "--selector", "gate"], &small[..]].concat());
+    assert!(table.contains("gate"), "{table}");
+    fail(1, &["bench", "--prompt-tokens", "100000"], &["--prompt-tokens 100000", "512"]);
+    fail(2, &["bench", "--shape", "nonsense"], &["nonsense", "llama-3.2-3b"]);
+    fail(2, &["bench", "--shape", "smollm2-135m", "--model", "x"], &["cannot be used with"]);
+}
+
+#[test]
+fn bench_runs_a_known_shape_with_forced_masks() {
+    let args = ["bench", "--shape", "smollm2-135m", "--active", "0.1", "--runs", "1", "--gen-tokens", "3"];
+    let report = json(&[&args[..], &["--prompt-tokens", "4", "--format", "json"]].concat());
+    check_bench(&report, 2, true);
+    let active = report["rows"][1]["active_fraction"].as_f64().unwrap();
+    assert!((active - 0.1).abs() < 0.01, "{report}");
+    fail(1, &["bench", "--shape", "smollm2-135m", "--active", "1.5", "--runs", "1"], &["active", "1.5"]);
+}
+
+#[test]
+fn synth_writes_a_checkpoint_without_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("smol");
+    let out = out.to_str().unwrap();
+    succeed(&["synth", "--shape", "smollm2-135m", "-o", out]);
+    let value = json(&["inspect", out, "--format", "json"]);
+    assert_eq!(value["hidden_size"], 576);
+    assert_eq!(value["num_layers"], 30);
+    fail(1, &["generate", "-m", out, "--prompt", "a"], &["tokenizer.json", "is missing"]);
+    fail(1, &["synth", "--shape", "smollm2-135m", "-o", out], &["already exists"]);
+    fail(2, &["synth", "--shape", "nonsense", "-o", out], &["nonsense", "smollm2-135m"]);
+    fail(2, &["synth", "--shape", "smollm2-135m", "--dtype", "int3", "-o", out], &["int3"]);
+}
+
+#[test]
+fn sparsify_makes_a_directory_that_every_command_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (demo, text) = (demo(), text());
+    let (demo, text) = (demo.to_str().unwrap(), text.to_str().unwrap());
+    for selector in ["gate", "lowrank"] {
+        let out = dir.path().join(selector);
+        let out = out.to_str().unwrap();
+        let mut args = vec!["sparsify", demo, "-o", out, "--selector", selector, "--text", text, "--window", "64"];
+        if selector == "lowrank" {
+            args.extend(["--rank", "16"]);
+        }
+        let file = json(&[&args[..], &["--format", "json"]].concat());
+        assert_eq!(file["selector"], selector);
+        fail(1, &args, &["already exists"]);
+
+        let value = json(&["inspect", out, "--format", "json"]);
+        assert_eq!(value["sparsity"]["selector"], selector);
+        assert!(succeed(&["inspect", out]).contains(&format!("selector {selector}")));
+        let value = json(&["eval", "-m", out, "--max-tokens", "300", "--format", "json"]);
+        assert_eq!(value["selector"], selector);
+        assert!(value["active_fraction"].as_f64().unwrap() < 0.9, "{value}");
+        assert_eq!(value["selection"].as_array().unwrap().len(), 5);
+        let output = sparrow(&["generate", "-m", out, "--prompt", PROMPT, "-n", "8"]).output().unwrap();
+        assert!(stderr(&output).contains(&format!("selector {selector}")), "{}", stderr(&output));
+        if selector == "gate" {
+            assert_eq!(stdout(&output), succeed(&["generate", "--prompt", PROMPT, "-n", "8"]));
+        }
+        assert!(!stdout(&output).trim().is_empty());
+        let again = dir.path().join("again");
+        let again = again.to_str().unwrap();
+        let args = ["sparsify", out, "-o", again, "--selector", selector, "--text", text];
+        fail(1, &args, &["already sparsified"]);
+        assert!(!Path::new(again).exists());
+    }
+    // Nothing but the two directories is left.
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    let none = dir.path().join("none");
+    let none = none.to_str().unwrap();
+    let refused = |selector: &str, text: &str, says: &[&str]| {
+        fail(1, &["sparsify", demo, "-o", none, "--selector", selector, "--text", text], says);
+        assert!(!Path::new(none).exists());
+    };
+    refused("gate", "/nonexistent.txt", &["/nonexistent.txt"]);
+    refused("dense", text, &["dense"]);
+    let short = dir.path().join("short.txt");
+    std::fs::write(&short, "Too short.").unwrap();
+    refused("gate", short.to_str().unwrap(), &["too few"]);
+}
+
+#[test]
+fn an_interrupted_sparsify_leaves_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("sparse");
+    let text = dir.path().join("long.txt");
+    std::fs::write(&text, std::fs::read_to_string(self::text()).unwrap().repeat(50)).unwrap();
+    let demo = demo();
+    let args = ["sparsify", demo.to_str().unwrap(), "-o", out.to_str().unwrap(), "--selector", "lowrank"];
+    for wait in [20, 300] {
+        let mut command = sparrow(&[&args[..], &["--text", text.to_str().unwrap()]].concat());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success(), "it was done within {wait} ms");
+        assert!(!out.exists(), "killed after {wait} ms, and {} is there", out.display());
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_closed_pipe_is_no_error() {
+    for args in [
+        &["inspect"][..],
+        &["inspect", "--format", "json"],
+        &["generate", "--prompt", PROMPT, "-n", "400"],
+        &["eval", "--max-tokens", "64", "--format", "json"],
+        &["doctor", "--format", "json"],
+    ] {
+        // The reading end is closed before the command has anything to write.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = sparrow(args).stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let message = stderr(&output);
+        assert!(output.status.success(), "{args:?}: {}: {message}", output.status);
+        assert!(!message.contains("panicked") && !message.contains("sparrow:"), "{args:?}: {message}");
+    }
+}
