@@ -26,7 +26,8 @@ pub(crate) fn mlp(
 ) {
     let selected = selector.select(spec, cpu, layer, w, &s.h, m, &mut s.gate, &mut s.selection);
     observer.mlp(layer, &s.h, m, selected.then_some(&s.selection));
-    let gate_known = selected && selector.computes_gate();
+    // Without a gate the selector computed `up` in its place, which the kernel does not take.
+    let gate_known = selected && selector.computes_gate() && w.gate.is_some();
     let all = spec.intermediate_size as u64;
     if !selected {
         dense(spec, cpu, w, m, s, false);
