@@ -41,7 +41,7 @@ impl Threshold {
                 return compute.mask_above(scores, mean + k * std, false, mask);
             }
             Threshold::TopK(k) => k.min(n),
-            Threshold::Quantile(q) => ((1.0 - f64::from(q)) * n as f64).round() as usize,
+            Threshold::Quantile(q) => (((1.0 - f64::from(q)) * n as f64).round() as usize).min(n),
         };
         match keep {
             0 => mask.fill(0),
