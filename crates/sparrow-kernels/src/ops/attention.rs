@@ -112,7 +112,9 @@ impl Compute {
             ids: std::ptr::null(),
             count,
         };
-        let mut scores = self.scratch.take(group * count);
+        // Room for a full cache: it must not grow token by token.
+        let mut scratch = self.scratch.take(group * kv.capacity);
+        let scores = &mut scratch[..group * count];
         let dots = DotRows {
             rows: visible(kv.keys),
             k: d,
