@@ -46,7 +46,9 @@ pub(crate) fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkp
         let message = format!("expected {}, found {version}: run `sparrow sparsify` again", SidecarFile::VERSION);
         return Err(wrong("format_version", message));
     }
-    let file: SidecarFile = serde_json::from_value(json).map_err(|e| Error::config(&path, e.to_string()))?;
+    // The error names the field, which serde_json alone does not.
+    let file: SidecarFile =
+        serde_path_to_error::deserialize(json).map_err(|e| Error::config(&path, format!("field {e}")))?;
     let found = fingerprint(checkpoint);
     if file.fingerprint != found {
         let message =
