@@ -1,0 +1,243 @@
+//! A slow, obvious forward pass in f64: every formula is written out here, and nothing of the engine computes.
+//! It reads a [`ModelSpec`] and the stored weights, and keeps no cache but the keys and values it has computed.
+
+use half::{bf16, f16};
+use sparrow::checkpoint::Tensor;
+use sparrow::model::spec::{ModelSpec, Norm, NormKind, Positions, Rope, RopeScaling};
+use sparrow::model::weights::{Down, Linear, NormWeights};
+use sparrow::{DType, Model};
+use sparrow_kernels::Activation;
+
+/// Whether neuron `i` of `layer` counts for the token at `position`.
+pub type Mask<'a> = &'a dyn Fn(usize, usize, usize) -> bool;
+
+/// Every neuron counts.
+pub const ALL: Mask<'static> = &|_, _, _| true;
+
+/// Logits after each of `tokens`, a sequence from position 0 that is appended in calls of these sizes. (The sizes matter
+/// to dynamic RoPE alone: its frequencies are those of the length that the sequence has after the call.)
+pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec<Vec<f64>> {
+    let (spec, w) = (&model.spec, &model.weights);
+    let heads_per_kv = spec.num_heads / spec.num_kv_heads;
+    let d = spec.head_dim;
+    let mut ends = Vec::new();
+    for &call in calls {
+        let end = ends.len() + call;
+        ends.extend(vec![end; call]);
+    }
+
+    let mut x: Vec<Vec<f64>> = Vec::new();
+    for (position, &token) in tokens.iter().enumerate() {
+        let mut row = row_of(&w.embedding, token as usize);
+        row.iter_mut().for_each(|v| *v *= f64::from(spec.embedding_scale));
+        if let Positions::Learned { offset } = spec.positions {
+            add(&mut row, &row_of(w.positions.as_ref().unwrap(), position + offset));
+        }
+        x.push(row);
+    }
+    for (l, layer) in w.layers.iter().enumerate() {
+        let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, x) in x.iter().enumerate() {
+            let h = norm(&spec.norm, &layer.attention_norm, x);
+            let (mut q, mut k) = (linear(&layer.q, &h), linear(&layer.k, &h));
+            for (part, which) in [(&mut q, 0), (&mut k, 1)] {
+                for head in part.chunks_exact_mut(d) {
+                    if let Some((q_norm, k_norm)) = &layer.qk_norm {
+                        let normed = norm(&spec.norm, [q_norm, k_norm][which], head);
+                        head.copy_from_slice(&normed);
+                    }
+                    if let Positions::Rope(rope) = &spec.positions {
+                        rotate(spec, rope, position, ends[position], head);
+                    }
+                }
+            }
+            queries.push(q);
+            keys.push(k);
+            values.push(linear(&layer.v, &h));
+        }
+        for position in 0..x.len() {
+            let first = spec.windows[l].map_or(0, |w| (position + 1).saturating_sub(w));
+            let mut attended = Vec::new();
+            for head in 0..spec.num_heads {
+                let kv = head / heads_per_kv * d..(head / heads_per_kv + 1) * d;
+                let q = &queries[position][head * d..(head + 1) * d];
+                let seen = first..=position;
+                let mut scores: Vec<f64> = seen
+                    .clone()
+                    .map(|p| {
+                        let score = dot(q, &keys[p][kv.clone()]) * f64::from(spec.attention_scale);
+                        spec.attention_soft_cap.map_or(score, |cap| soft_cap(score, cap))
+                    })
+                    .collect();
+                softmax(&mut scores);
+                for i in kv.clone() {
+                    attended.push(seen.clone().zip(&scores).map(|(p, s)| s * values[p][i]).sum());
+                }
+            }
+            let mut out = linear(&layer.o, &attended);
+            if let Some(post_norm) = &layer.attention_post_norm {
+                out = norm(&spec.norm, post_norm, &out);
+            }
+            add(&mut x[position], &out);
+        }
+        for (position, x) in x.iter_mut().enumerate() {
+            let h = norm(&spec.norm, &layer.mlp_norm, x);
+            let up = linear(&layer.mlp.up, &h);
+            let mut neurons: Vec<f64> = match &layer.mlp.gate {
+                Some(gate) => {
+                    linear(gate, &h).iter().zip(&up).map(|(&g, u)| activate(spec.activation, g) * u).collect()
+                }
+                None => up.iter().map(|&u| activate(spec.activation, u)).collect(),
+            };
+            for (i, neuron) in neurons.iter_mut().enumerate() {
+                if !mask(l, position, i) {
+                    *neuron = 0.0;
+                }
+            }
+            let mut out = down(&layer.mlp.down, &neurons, spec.hidden_size);
+            if let Some(post_norm) = &layer.mlp_post_norm {
+                out = norm(&spec.norm, post_norm, &out);
+            }
+            add(x, &out);
+        }
+    }
+    let head = |x: &Vec<f64>| {
+        let h = norm(&spec.norm, &w.norm, x);
+        let logits = (0..spec.vocab_size).map(|v| dot(&row_of(&w.head, v), &h));
+        logits.map(|v| spec.logits_soft_cap.map_or(v, |cap| soft_cap(v, cap))).collect()
+    };
+    x.iter().map(head).collect()
+}
+
+/// All values of a stored matrix, row-major.
+pub fn values(tensor: &Tensor) -> Vec<f64> {
+    decode(tensor.dtype(), tensor.bytes())
+}
+
+fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    match dtype {
+        DType::F32 => bytes.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
+        DType::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f64()).collect(),
+        DType::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f64()).collect(),
+    }
+}
+
+fn row_of(tensor: &Tensor, row: usize) -> Vec<f64> {
+    let len = tensor.cols() * tensor.dtype().size_of();
+    decode(tensor.dtype(), &tensor.bytes()[row * len..(row + 1) * len])
+}
+
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(x: &mut [f64], y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// W·x + b.
+pub fn linear(w: &Linear, x: &[f64]) -> Vec<f64> {
+    let bias = |i: usize| w.bias.as_ref().map_or(0.0, |b| f64::from(b[i]));
+    (0..w.weight.rows()).map(|i| dot(&row_of(&w.weight, i), x) + bias(i)).collect()
+}
+
+fn down(w: &Down, neurons: &[f64], hidden: usize) -> Vec<f64> {
+    let weights = values(&w.weight);
+    let weight = |h: usize, i: usize| match w.neuron_major {
+        true => weights[i * hidden + h],
+        false => weights[h * neurons.len() + i],
+    };
+    let bias = |h: usize| w.bias.as_ref().map_or(0.0, |b| f64::from(b[h]));
+    (0..hidden).map(|h| bias(h) + neurons.iter().enumerate().map(|(i, v)| weight(h, i) * v).sum::<f64>()).collect()
+}
+
+fn norm(norm: &Norm, w: &NormWeights, x: &[f64]) -> Vec<f64> {
+    let n = x.len() as f64;
+    let eps = f64::from(norm.eps);
+    match norm.kind {
+        NormKind::Rms { offset } => {
+            let rms = (x.iter().map(|v| v * v).sum::<f64>() / n + eps).sqrt();
+            x.iter().zip(&w.weight).map(|(v, &w)| v / rms * (f64::from(offset) + f64::from(w))).collect()
+        }
+        NormKind::Layer => {
+            let mean = x.iter().sum::<f64>() / n;
+            let std = (x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n + eps).sqrt();
+            let bias = w.bias.as_ref().expect("a layer norm has a bias");
+            let scaled = x.iter().zip(&w.weight).map(|(v, &w)| (v - mean) / std * f64::from(w));
+            scaled.zip(bias).map(|(v, &b)| v + f64::from(b)).collect()
+        }
+    }
+}
+
+/// Rotates pairs (i, i + half) of the leading dimensions of a head.
+fn rotate(spec: &ModelSpec, rope: &Rope, position: usize, sequence_len: usize, head: &mut [f64]) {
+    let half = rope.rotary_dim / 2;
+    for i in 0..half {
+        let angle = position as f64 * frequency(spec, rope, i, sequence_len);
+        let (a, b) = (head[i], head[i + half]);
+        head[i] = a * angle.cos() - b * angle.sin();
+        head[i + half] = a * angle.sin() + b * angle.cos();
+    }
+}
+
+/// Radians per position of pair `i`.
+fn frequency(spec: &ModelSpec, rope: &Rope, i: usize, sequence_len: usize) -> f64 {
+    let dim = rope.rotary_dim as f64;
+    let plain = |theta: f64| 1.0 / theta.powf(2.0 * i as f64 / dim);
+    match rope.scaling {
+        RopeScaling::None => plain(rope.theta),
+        RopeScaling::Linear { factor } => plain(rope.theta) / factor,
+        RopeScaling::Dynamic { factor } => {
+            let trained = spec.max_position_embeddings as f64;
+            let len = (sequence_len as f64).max(trained);
+            plain(rope.theta * (factor * len / trained - (factor - 1.0)).powf(dim / (dim - 2.0)))
+        }
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            // How many times the wave turns within the trained length: few turns stretch, many stay.
+            let turns = original_max_position_embeddings as f64 * plain(rope.theta) / (2.0 * std::f64::consts::PI);
+            let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+            plain(rope.theta) * (kept + (1.0 - kept) / factor)
+        }
+    }
+}
+
+fn soft_cap(x: f64, cap: f32) -> f64 {
+    f64::from(cap) * (x / f64::from(cap)).tanh()
+}
+
+fn softmax(x: &mut [f64]) {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    x.iter_mut().for_each(|v| *v = (*v - max).exp());
+    let sum: f64 = x.iter().sum();
+    x.iter_mut().for_each(|v| *v /= sum);
+}
+
+pub fn activate(activation: Activation, x: f64) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match activation {
+        Activation::Silu => x * sigmoid(x),
+        Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2.0f64.sqrt())),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::GeluSigmoid => x * sigmoid(1.702 * x),
+        Activation::Identity => x,
+    }
+}
+
+/// The error function, 2/√π · e^(−x²) · Σ 2ⁿ x^(2n+1) / (2n+1)!! : all terms of one sign, so nothing cancels.
+pub fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum, mut n) = (x, x, 0.0);
+    while term.abs() > 1e-18 * sum.abs() {
+        n += 1.0;
+        term *= 2.0 * x * x / (2.0 * n + 1.0);
+        sum += term;
+    }
+    2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
+}

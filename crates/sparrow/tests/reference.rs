@@ -1,0 +1,306 @@
+//! The engine against a slow, obvious forward pass in f64 (`common/reference.rs`), over small random models that vary
+//! everything a [`ModelSpec`] carries.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::reference::{self, ALL};
+use common::*;
+use sparrow::model::spec::{Biases, Fused, Norm, NormKind, Positions, Rope, RopeScaling};
+use sparrow::sparsity::{Predictor, Selector, Threshold};
+use sparrow::{Cpu, DType, Model, ModelSpec};
+use sparrow_kernels::Activation;
+
+/// Tokens of every test sequence, and the calls they come in: several kernels' row counts, then decoding.
+const CALLS: [usize; 7] = [9, 1, 3, 11, 1, 1, 1];
+const TOKENS: usize = 27;
+
+fn rms(offset: f32, eps: f32) -> Norm {
+    Norm { kind: NormKind::Rms { offset }, eps }
+}
+
+fn rope(theta: f64, rotary_dim: usize, scaling: RopeScaling) -> Positions {
+    Positions::Rope(Rope { theta, rotary_dim, scaling })
+}
+
+/// Every feature at least once, in the company it has in published models where there is one.
+fn specs() -> Vec<(&'static str, ModelSpec)> {
+    let llama3 = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 16,
+    };
+    let all_biases = Biases { qkv: true, output: true, mlp: true };
+    vec![
+        ("llama", odd_spec()),
+        (
+            "relu, tied, llama3 rope",
+            ModelSpec { activation: Activation::Relu, tied: true, positions: rope(500.0, 12, llama3), ..odd_spec() },
+        ),
+        (
+            "qwen 2: biases on q, k, v; one key head",
+            ModelSpec {
+                biases: Biases { qkv: true, ..Biases::default() },
+                num_heads: 5,
+                num_kv_heads: 1,
+                head_dim: 10,
+                hidden_size: 50,
+                intermediate_size: 131,
+                positions: rope(1e6, 10, RopeScaling::None),
+                attention_scale: 0.4,
+                ..odd_spec()
+            },
+        ),
+        (
+            "qwen 3: norms of queries and keys",
+            ModelSpec {
+                qk_norm: true,
+                num_heads: 4,
+                num_kv_heads: 2,
+                head_dim: 22,
+                num_layers: 3,
+                windows: vec![None; 3],
+                positions: rope(1e4, 22, RopeScaling::Linear { factor: 2.5 }),
+                attention_scale: 22f32.powf(-0.5),
+                tied: true,
+                ..odd_spec()
+            },
+        ),
+        (
+            "gemma 2: offset norms after blocks too, soft caps, windows, scaled embeddings",
+            ModelSpec {
+                norm: rms(1.0, 1e-6),
+                post_norms: true,
+                activation: Activation::GeluTanh,
+                head_dim: 18,
+                positions: rope(1e4, 18, RopeScaling::None),
+                attention_scale: 24f32.powf(-0.5),
+                attention_soft_cap: Some(2.0),
+                logits_soft_cap: Some(3.0),
+                num_layers: 3,
+                windows: vec![Some(5), None, Some(1)],
+                embedding_scale: 72f32.sqrt(),
+                tied: true,
+                ..odd_spec()
+            },
+        ),
+        (
+            "gemma 3: norms everywhere, windows",
+            ModelSpec {
+                norm: rms(1.0, 1e-6),
+                post_norms: true,
+                qk_norm: true,
+                activation: Activation::GeluTanh,
+                windows: vec![Some(10), Some(100)],
+                embedding_scale: 72f32.sqrt(),
+                positions: rope(1e4, 12, RopeScaling::Linear { factor: 8.0 }),
+                ..odd_spec()
+            },
+        ),
+        (
+            "opt: layer norms, learned positions, no gate, biases",
+            ModelSpec {
+                norm: Norm { kind: NormKind::Layer, eps: 1e-5 },
+                positions: Positions::Learned { offset: 2 },
+                gated: false,
+                activation: Activation::Relu,
+                biases: all_biases,
+                num_kv_heads: 6,
+                tied: true,
+                ..odd_spec()
+            },
+        ),
+        (
+            "phi: part of a head rotated, fused projections",
+            ModelSpec {
+                fused: Fused { qkv: true, gate_up: true },
+                biases: all_biases,
+                head_dim: 20,
+                positions: rope(1e4, 8, RopeScaling::None),
+                activation: Activation::Gelu,
+                ..odd_spec()
+            },
+        ),
+        (
+            "dynamic rope, passed on the way",
+            ModelSpec {
+                max_position_embeddings: 16,
+                positions: rope(1e4, 12, RopeScaling::Dynamic { factor: 4.0 }),
+                activation: Activation::GeluSigmoid,
+                ..odd_spec()
+            },
+        ),
+        (
+            "squared relu, biases in the mlp, loose epsilon",
+            ModelSpec {
+                norm: rms(0.0, 0.1),
+                activation: Activation::ReluSquared,
+                biases: Biases { mlp: true, ..Biases::default() },
+                ..odd_spec()
+            },
+        ),
+        (
+            "layer norms of heads, no gate, no activation, fused",
+            ModelSpec {
+                norm: Norm { kind: NormKind::Layer, eps: 1e-3 },
+                qk_norm: true,
+                gated: false,
+                activation: Activation::Identity,
+                fused: Fused { qkv: true, gate_up: false },
+                positions: Positions::Learned { offset: 0 },
+                embedding_scale: 0.5,
+                ..odd_spec()
+            },
+        ),
+        (
+            "as small as can be",
+            ModelSpec {
+                vocab_size: 3,
+                hidden_size: 3,
+                intermediate_size: 1,
+                num_heads: 1,
+                num_kv_heads: 1,
+                head_dim: 2,
+                num_layers: 1,
+                windows: vec![None],
+                positions: rope(1e4, 2, RopeScaling::None),
+                ..odd_spec()
+            },
+        ),
+        (
+            "wide enough for several threads",
+            ModelSpec {
+                hidden_size: 333,
+                intermediate_size: 700,
+                vocab_size: 401,
+                num_heads: 9,
+                head_dim: 34,
+                positions: rope(1e4, 34, RopeScaling::None),
+                ..odd_spec()
+            },
+        ),
+    ]
+}
+
+#[test]
+fn error_function_of_known_values() {
+    for (x, y) in
+        [(0.0, 0.0), (0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)]
+    {
+        assert!(
+            (reference::erf(x) - y).abs() < 1e-15 && (reference::erf(-x) + y).abs() < 1e-15,
+            "erf({x}) = {}",
+            reference::erf(x)
+        );
+    }
+}
+
+/// Bound on the logits' error relative to the largest: f32 rounding (2⁻²⁴) of every value on the residual stream's way,
+/// which is 4 operations a layer and the head, each a sum whose error grows with the root of its length. Weights are read
+/// exactly and products accumulate in f32 whatever their dtype, so the bound is the same for f32, f16 and bf16, unless
+/// activations are rounded too.
+fn tolerance(cpu: &Cpu, dtype: DType, spec: &ModelSpec) -> f64 {
+    if rounds(cpu, dtype) {
+        return rounded_tolerance(spec.num_layers);
+    }
+    let longest = spec.hidden_size.max(spec.intermediate_size).max(spec.q_size()).max(TOKENS) as f64;
+    let operations = (4 * spec.num_layers + 1) as f64;
+    let bound = 2f64.powi(-24) * operations * (longest.sqrt() + 16.0);
+    // A squared activation doubles relative errors; a cap near saturation hides none of them.
+    if spec.activation == Activation::ReluSquared { 2.0 * bound } else { bound }
+}
+
+fn compare(what: &str, bound: f64, found: &[Vec<f32>], expected: &[Vec<f64>]) {
+    assert_eq!(found.len(), expected.len());
+    let mut worst = 0.0f64;
+    for (position, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = difference_f64(found, expected);
+        assert!(
+            difference <= bound,
+            "{what}, position {position}: logits differ by {difference:.1e}, bound {bound:.1e}"
+        );
+        worst = worst.max(difference / bound);
+    }
+    println!("{what}: {worst:.2} of the bound");
+}
+
+#[test]
+fn dense_logits() {
+    for (seed, (name, spec)) in specs().into_iter().enumerate() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let mut model = random_model(&spec, dtype, seed as u64);
+            let tokens = Random::new(seed as u64).ids(spec.vocab_size, TOKENS);
+            let expected = reference::logits(&model, &tokens, &CALLS, ALL);
+            for neuron_major in [false, true] {
+                if neuron_major {
+                    model.weights.make_neuron_major(&cpu().compute).unwrap();
+                }
+                let shared = Arc::new(model);
+                for cpu in tiers() {
+                    let mut session = session(cpu, &shared, Selector::dense(), 1, Some(DType::F32));
+                    let found = prefill_in(&mut session, 0, &tokens, &CALLS);
+                    let what = format!("{name}, {dtype:?}, neuron-major {neuron_major}, {}", cpu.compute.isa());
+                    compare(&what, tolerance(cpu, dtype, &spec), &found, &expected);
+                }
+                model = Arc::into_inner(shared).unwrap();
+            }
+        }
+    }
+}
+
+/// How many [`lossy_selector`]s there are.
+const LOSSY: usize = 4;
+
+/// Selectors that fit any model, and drop a good part of its neurons.
+fn lossy_selector(model: &mut Model, which: usize) -> (&'static str, Selector) {
+    let spec = model.spec.clone();
+    let name = ["lowrank:mean-std=0.3", "gate:quantile=0.7", "gate:mean-std=0", "forced:active=0.3,overlap=0.5"][which];
+    let selector = if which == 0 {
+        let (hidden, layers) = (spec.hidden_size, spec.num_layers);
+        let identity: Vec<f64> = (0..hidden * hidden).map(|i| f64::from(i % (hidden + 1) == 0)).collect();
+        let rank = 20.min(hidden).min(spec.intermediate_size);
+        let predictor = |l: usize| {
+            let mlp = &model.weights.layers[l].mlp;
+            Predictor::closed_form(mlp.gate.as_ref().unwrap_or(&mlp.up), &identity, rank).unwrap()
+        };
+        let predictors = (0..layers).map(predictor).collect();
+        model.weights.make_neuron_major(&cpu().compute).unwrap();
+        Selector::low_rank(predictors, vec![Threshold::MeanStd(0.3); layers])
+    } else {
+        model.prepare(parse(name), &cpu()).unwrap()
+    };
+    (name, selector)
+}
+
+/// The selection is recorded and given to the reference: what is compared is that exactly the selected neurons count, and
+/// for the selecting row only, whether they are gathered (few rows) or masked (many).
+#[test]
+fn masked_logits() {
+    for (seed, (name, spec)) in specs().into_iter().enumerate() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let mut model = random_model(&spec, dtype, 100 + seed as u64);
+            let tokens = Random::new(seed as u64).ids(spec.vocab_size, TOKENS);
+            for which in 0..LOSSY {
+                for cpu in tiers() {
+                    let (selector_name, selector) = lossy_selector(&mut model, which);
+                    let shared = Arc::new(model);
+                    let mut session = session(cpu, &shared, selector, 1, Some(DType::F32));
+                    let mut seen = Recorder::default();
+                    let found = prefill_observed(&mut session, 0, &tokens, &CALLS, &mut seen);
+                    let keeps = |layer: usize, row: usize, i: usize| seen.keeps(layer, row, i);
+                    let expected = reference::logits(&shared, &tokens, &CALLS, &keeps);
+                    let what = format!("{name}, {dtype:?}, {selector_name}, {}", cpu.compute.isa());
+                    compare(&what, tolerance(cpu, dtype, &spec), &found, &expected);
+                    let counted = seen.active_fraction(spec.intermediate_size);
+                    let reported = session.stats().active_fraction();
+                    assert!((counted - reported).abs() < 1e-12, "{what}: {counted} counted, {reported} reported");
+                    assert!(spec.intermediate_size == 1 || counted < 0.75, "{what}: {counted} is active");
+                    drop(session);
+                    model = Arc::into_inner(shared).unwrap();
+                }
+            }
+        }
+    }
+}
