@@ -1,0 +1,107 @@
+//! Decoding allocates nothing once warm, on any thread. The only test of its target: the counter sees the whole process.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use common::*;
+use sparrow::sample::{SampleOptions, Sampler};
+use sparrow::sparsity::{Predictor, Selector};
+use sparrow::{DType, Model, SelectorSpec};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller's obligations are those of this method.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
+
+/// Steps that must pass without an allocation, and steps within which decoding must be warm. The pool's threads share
+/// a stack of buffers: it is complete once as many were in use together as ever are, each of the largest size, and when
+/// that has happened is up to the scheduler.
+const STEPS: usize = 100;
+const AT_MOST: usize = 2000;
+
+fn make(model: &Model, predictors: &[Predictor], selector: &str) -> Selector {
+    let layers = model.spec.num_layers;
+    match parse(selector) {
+        SelectorSpec::Dense => Selector::dense(),
+        SelectorSpec::Gate(rule) => Selector::gate(vec![rule.unwrap(); layers]),
+        SelectorSpec::LowRank(rule) => Selector::low_rank(predictors.to_vec(), vec![rule.unwrap(); layers]),
+        SelectorSpec::Forced { active, overlap } => Selector::forced(&model.spec, active, overlap),
+    }
+}
+
+#[test]
+fn decoding_allocates_nothing() {
+    let demo = Model::load(&demo_dir()).unwrap();
+    let small = random_model(&odd_spec(), DType::F32, 0);
+    for (name, mut model) in [("demo", demo), ("random", small)] {
+        model.weights.make_neuron_major(&cpu().compute).unwrap();
+        let hidden = model.spec.hidden_size;
+        let identity: Vec<f64> = (0..hidden * hidden).map(|i| f64::from(i % (hidden + 1) == 0)).collect();
+        let gates = model.weights.layers.iter().map(|l| l.mlp.gate.as_ref().unwrap());
+        let predictors: Vec<_> = gates.map(|gate| Predictor::closed_form(gate, &identity, 16).unwrap()).collect();
+        let model = Arc::new(model);
+        for selector in [
+            "dense",
+            "gate:fixed=0",
+            "gate:top-k=40",
+            "gate:mean-std=1",
+            "gate:quantile=0.9",
+            "lowrank:fixed=0",
+            "lowrank:quantile=0.5",
+            "forced:active=0.1,overlap=0.5",
+        ] {
+            for batch in [1, 3] {
+                let mut session = session(&cpu(), &model, make(&model, &predictors, selector), batch, None);
+                let options =
+                    SampleOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.01, ..Default::default() };
+                let mut sampler = Sampler::new(options, model.spec.vocab_size).unwrap();
+                let vocab = model.spec.vocab_size;
+                let capacity = session.capacity();
+                let mut tokens: Vec<(usize, u32)> = (0..batch).map(|s| (s, 1 + s as u32)).collect();
+                let (mut before, mut quiet, mut step) = (ALLOCATIONS.load(Relaxed), 0, 0);
+                while quiet < STEPS {
+                    assert!(step < AT_MOST, "{name}, {selector}, batch {batch}: still allocates after {step} steps");
+                    if step % (capacity - 1) == 0 {
+                        (0..batch).for_each(|s| session.truncate(s, 0));
+                    }
+                    let logits = session.decode(&tokens).unwrap();
+                    for (token, logits) in tokens.iter_mut().zip(logits.chunks_exact(vocab)) {
+                        token.1 = sampler.sample(logits);
+                        sampler.accept(token.1);
+                    }
+                    let now = ALLOCATIONS.load(Relaxed);
+                    quiet = if now == before { quiet + 1 } else { 0 };
+                    (before, step) = (now, step + 1);
+                }
+            }
+        }
+    }
+}
