@@ -42,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "peak_tflops": { "f32": peak.f32, "bf16": peak.bf16, "int8": peak.int8 },
         }));
     }
-    let tera = |peak: Option<f64>| peak.map_or("none".into(), |p| format!("{p:.2} T"));
+    let tera = |peak: Option<f64>, unit| peak.map_or("no kernels".into(), |p| format!("{p:.2} T{unit}"));
     let quota = machine::cgroup_quota().map_or("none".into(), |q| format!("{q:.2} CPUs"));
     let lines = [
         ("CPU", machine::cpu_name()),
@@ -53,16 +53,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ("memory", machine::available_memory().map_or("unknown".into(), |b| format!("{} available", output::bytes(b)))),
         ("huge pages", machine::huge_pages().unwrap_or("unknown".into())),
         ("read bandwidth", format!("{read_gb_s:.1} GB/s")),
-        ("peak", format!("f32 {:.2} TFLOP/s, bf16 {}FLOP/s, int8 {}OP/s", peak.f32, tera(peak.bf16), tera(peak.int8))),
+        ("f32 peak", format!("{:.2} TFLOP/s", peak.f32)),
+        ("bf16 peak", tera(peak.bf16, "FLOP/s")),
+        ("int8 peak", tera(peak.int8, "OP/s")),
     ];
     for (name, value) in lines {
-        println!("{name:>14}  {value}");
+        outln!("{name:>14}  {value}");
     }
     for tier in &tiers {
-        println!("{:>14}  {}: {}", tier.isa.to_string(), if tier.available { "yes" } else { "no" }, tier.reason);
+        outln!("{:>14}  {}: {}", tier.isa.to_string(), if tier.available { "yes" } else { "no" }, tier.reason);
     }
-    println!();
-    println!("{}", verdict(compute.isa(), compute.threads(), read_gb_s));
+    outln!();
+    outln!("{}", verdict(compute.isa(), compute.threads(), read_gb_s));
     Ok(())
 }
 

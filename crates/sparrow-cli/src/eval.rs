@@ -95,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn print(report: &Report) -> anyhow::Result<()> {
     let e = &report.evaluation;
-    println!("{} on {}, {} tokens predicted in windows of {}", report.model, report.text, e.tokens, report.window);
+    outln!("{} on {}, {} tokens predicted in windows of {}", report.model, report.text, e.tokens, report.window);
     let change = e.perplexity / e.dense_perplexity - 1.0;
     let row = |name: &str, values: [String; 5]| std::iter::once(name.to_owned()).chain(values).collect();
     let dense =

@@ -2,6 +2,9 @@
 //! (progress, timings, notes) goes to stderr.
 #![deny(unsafe_code)]
 
+#[macro_use]
+mod output;
+
 mod bench;
 mod doctor;
 mod eval;
@@ -9,7 +12,6 @@ mod generate;
 mod inspect;
 mod machine;
 mod model;
-mod output;
 mod sparsify;
 mod synth;
 
@@ -20,7 +22,7 @@ use clap::{Parser, Subcommand};
 
 /// Sparse language-model inference on ordinary CPUs: fast, with the cost in quality measured.
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "sparrow", version, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,16 +50,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Generate(args) => generate::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Eval(args) => eval::run(args),
-        Command::Sparsify(args) => sparsify::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Doctor(args) => doctor::run(args),
-        Command::Synth(args) => synth::run(args),
-        Command::BenchWorker => bench::worker::run(),
-    };
+    let result = run(Cli::parse().command);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // `sparrow … | head` is no error.
@@ -66,6 +59,22 @@ fn main() -> ExitCode {
             eprintln!("sparrow: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    if let Some(cap) = std::env::var_os("SPARROW_ISA") {
+        cap.to_string_lossy().parse::<sparrow_kernels::Isa>().map_err(|e| anyhow::anyhow!("SPARROW_ISA: {e}"))?;
+    }
+    match command {
+        Command::Generate(args) => generate::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Sparsify(args) => sparsify::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Synth(args) => synth::run(args),
+        Command::BenchWorker => bench::worker::run(),
     }
 }
 

@@ -6,6 +6,14 @@ use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+/// `println!` that returns an error where stdout cannot be written (a closed pipe) instead of panicking.
+macro_rules! outln {
+    ($($args:tt)*) => {{
+        use std::io::Write;
+        writeln!(std::io::stdout(), $($args)*)?
+    }};
+}
+
 /// Form of the figures on stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {

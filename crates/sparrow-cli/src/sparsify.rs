@@ -80,8 +80,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return json(&file);
     }
     let (e, c) = (&file.quality.evaluation, &file.calibration);
-    println!("{}: selector {}, calibrated on {} tokens of {}", args.output.display(), file.selector, c.tokens, c.file);
-    println!(
+    outln!("{}: selector {}, calibrated on {} tokens of {}", args.output.display(), file.selector, c.tokens, c.file);
+    outln!(
         "on the {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.2e}; {} of neurons active",
         file.quality.text,
         e.perplexity,
@@ -91,7 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         percent(e.active_fraction),
     );
     for (i, q) in file.quality.selection.iter().enumerate() {
-        println!(
+        outln!(
             "  layer {i}: {} active, {} truly; recall {}, precision {}",
             percent(e.active_fraction_per_layer[i]),
             percent(q.true_active_fraction),

@@ -79,7 +79,7 @@ pub fn generate(
     prompt.iter().for_each(|&id| sampler.accept(id));
     let mut text = StopText::new(&options.stop);
     let mut stream = tokenizer.stream(prompt)?;
-    let mut ids = Vec::with_capacity(options.max_new_tokens);
+    let mut ids = Vec::with_capacity(options.max_new_tokens.min(session.capacity()));
 
     let start = Instant::now();
     let mut token = sampler.sample(session.prefill(sequence, prompt)?);

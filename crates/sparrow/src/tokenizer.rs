@@ -19,8 +19,15 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(Error::Tokenizer(format!("{} is missing: the model directory needs it", path.display())));
         }
-        let inner = tokenizers::Tokenizer::from_file(&path);
-        Ok(Tokenizer { inner: inner.map_err(|e| Error::Tokenizer(format!("{}: {e}", path.display())))? })
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        // The library panics on some malformed files.
+        let inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let reason = match inner {
+            Ok(Ok(inner)) => return Ok(Tokenizer { inner }),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "is not a tokenizer that can be read".into(),
+        };
+        Err(Error::Tokenizer(format!("{}: {reason}", path.display())))
     }
 
     /// Ids of `text`; with `special`, also those the tokenizer adds around a text (a beginning-of-sequence token).

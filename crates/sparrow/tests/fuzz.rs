@@ -287,7 +287,6 @@ fn sizes_that_fit_run() {
 }
 
 #[test]
-#[ignore = "tokenizers 0.22 panics on some malformed files; Tokenizer::load has to turn that into an error"]
 fn tokenizer_json() {
     let dir = good(false, false);
     bytes_of(dir.path(), "tokenizer.json", 200);

@@ -177,12 +177,12 @@ impl Report {
 
     pub fn print(&self) -> anyhow::Result<()> {
         let (m, s) = (&self.machine, &self.settings);
-        println!("{} ({:.2} M parameters, {})", self.model.name, self.model.params as f64 / 1e6, self.model.dtype);
+        outln!("{} ({:.2} M parameters, {})", self.model.name, self.model.params as f64 / 1e6, self.model.dtype);
         if self.model.synthetic {
-            println!("synthetic weights: speed only");
+            outln!("synthetic weights: speed only");
         }
-        println!("{}, {}, {} threads, reads {:.1} GB/s", m.cpu, m.isa, m.threads, m.read_gb_s);
-        println!(
+        outln!("{}, {}, {} threads, reads {:.1} GB/s", m.cpu, m.isa, m.threads, m.read_gb_s);
+        outln!(
             "{} prompt + {} generated tokens, batch {}, {} runs{}",
             s.prompt_tokens,
             s.gen_tokens,
@@ -194,7 +194,7 @@ impl Report {
                 "; rows one after the other: together they exceed memory"
             }
         );
-        println!();
+        outln!();
         let columns = |row: &Row| {
             vec![
                 row.name.clone(),
@@ -224,14 +224,14 @@ impl Report {
             let times = |x: f64| format!("{x:.2}×");
             vec![s.name.clone(), times(s.ttft), times(s.decode), times(s.total), times(s.memory_reduction)]
         };
-        println!();
+        outln!();
         let header =
             [format!("against {}", self.rows[0].name), "TTFT".into(), "decode".into(), "total".into(), "memory".into()];
         output::table(&header.each_ref().map(String::as_str), self.speedup.iter().map(speedup))?;
         for row in &self.rows {
             if let Some(q) = &row.quality {
-                println!();
-                println!(
+                outln!();
+                outln!(
                     "quality of {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.1e}; same top token {:.2} %; \
                      {} of neurons active ({} tokens of text)",
                     row.name,
@@ -247,8 +247,8 @@ impl Report {
         }
         for row in &self.rows {
             if let Some(text) = &row.sample {
-                println!();
-                println!("{} writes: …{}", row.name, text.trim_end());
+                outln!();
+                outln!("{} writes: …{}", row.name, text.trim_end());
             }
         }
         Ok(())

@@ -62,10 +62,9 @@ impl Directory {
             return Err(Error::option("output", message));
         }
         let name = target.file_name().ok_or_else(|| Error::option("output", "must name a directory"))?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.tmp", std::process::id()));
-        let temporary = target.with_file_name(hidden);
+        let prefix = format!(".{}.", name.to_string_lossy());
+        remove_stale(target, &prefix);
+        let temporary = target.with_file_name(format!("{prefix}{}.tmp", std::process::id()));
         std::fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
         Ok(Directory { target: target.to_owned(), temporary, finished: false })
     }
@@ -149,6 +148,22 @@ impl Directory {
         std::fs::rename(&self.temporary, &self.target).map_err(Error::io(&self.target))?;
         self.finished = true;
         Ok(())
+    }
+}
+
+/// Removes what killed processes left of the same target; a process that still runs keeps its own.
+fn remove_stale(target: &Path, prefix: &str) {
+    let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".tmp")).map(str::parse::<u32>);
+        if let Some(Ok(process)) = process
+            && cfg!(target_os = "linux")
+            && !Path::new(&format!("/proc/{process}")).exists()
+        {
+            // A failure leaves it for the next time.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

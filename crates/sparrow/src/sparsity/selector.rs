@@ -182,8 +182,14 @@ impl Selector {
             Kind::Gate => {
                 cpu.linear(h, m, [(w.gate.as_ref().unwrap_or(&w.up), &mut *gate)]);
                 s.scores.copy_from_slice(gate);
-                cpu.compute.activate(spec.activation, &mut s.scores);
-                s.threshold(cpu, self.thresholds[layer], true, n);
+                let threshold = self.thresholds[layer];
+                // relu(g) > t is g > t: no need to activate first.
+                let direct =
+                    spec.activation == Activation::Relu && matches!(threshold, Threshold::Fixed(t) if t >= 0.0);
+                if !direct {
+                    cpu.compute.activate(spec.activation, &mut s.scores);
+                }
+                s.threshold(cpu, threshold, !direct, n);
             }
             Kind::LowRank(predictors) => {
                 predictors[layer].scores(cpu, h, m, &mut s.low_rank, &mut s.scores);
