@@ -1,6 +1,9 @@
 //! The engine against figures from transformers: the cases under `goldens/` (see its README), the 260 K story model, and
 //! the demo model.
 
+// Steps index several sequences at once.
+#![allow(clippy::needless_range_loop)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -208,14 +208,14 @@ fn threshold_rules_keep_what_they_say() {
                 let mut session = session(&exact(), &model, selector, 1, None);
                 prefill_observed(&mut session, 0, &tokens, &[11, 1, 5], &mut seen);
                 let (mut naive_active, mut unclear) = (0, 0);
-                for layer in 0..layers {
+                for (layer, predictor) in predictors.iter().enumerate() {
                     assert_eq!(seen.inputs[layer].len(), tokens.len());
                     let gate = model.weights.layers[layer].mlp.gate.as_ref().unwrap();
                     for (row, h) in seen.inputs[layer].iter().enumerate() {
                         let h: Vec<f64> = h.iter().map(|&v| f64::from(v)).collect();
                         let mut scores = match low_rank {
                             false => linear(gate, &h),
-                            true => predicted(&predictors[layer], &h),
+                            true => predicted(predictor, &h),
                         };
                         if !(low_rank && relu) {
                             scores.iter_mut().for_each(|s| *s = activate(model.spec.activation, *s).abs());
