@@ -8,7 +8,7 @@ use std::ops::Range;
 /// Activations that share one packing of the weights.
 const MAX_TOKENS: usize = 512;
 /// The most outputs of a task.
-const MAX_ROWS: usize = 384;
+const MAX_ROWS: usize = 256;
 /// Tasks per thread, to even out.
 const TASKS: usize = 4;
 
