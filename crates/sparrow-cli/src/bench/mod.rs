@@ -96,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let model = ModelReport::new(&workers[0].model, synthetic);
         for (worker, row) in workers.iter_mut().zip(&mut rows) {
             bar.set_message(format!("quality of {}", row.name));
-            finish(worker, row, synthetic)?;
+            finish(worker, row)?;
         }
         (rows, model, true)
     } else {
@@ -131,19 +131,17 @@ fn one_by_one(
             bar.inc(1);
         }
         model.get_or_insert_with(|| ModelReport::new(&worker.model, synthetic));
-        finish(&mut worker, &mut row, synthetic)?;
+        finish(&mut worker, &mut row)?;
         rows.push(row);
     }
     Ok((rows, model.context("no rows")?, false))
 }
 
-/// Peak memory of the timed runs; then, for real weights, a sample of the text and the quality.
-fn finish(worker: &mut Worker, row: &mut Row, synthetic: bool) -> anyhow::Result<()> {
+/// Peak memory of the timed runs; then, where there is a tokenizer, a sample of the text and the quality.
+fn finish(worker: &mut Worker, row: &mut Row) -> anyhow::Result<()> {
     row.peak_rss_bytes = worker.peak_rss()?;
-    if !synthetic {
-        row.sample = Some(worker.sample()?);
-        row.quality = worker.quality()?;
-    }
+    row.sample = worker.sample()?;
+    row.quality = worker.quality()?;
     Ok(())
 }
 

@@ -30,7 +30,7 @@ pub struct Job {
     pub threads: Option<u16>,
 }
 
-/// Real weights with a text, or random ones.
+/// A directory with a text for its tokenizer (checkpoints without a tokenizer get arbitrary tokens), or random weights.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Source {
     Directory { dir: PathBuf, text: PathBuf },
@@ -104,12 +104,12 @@ impl Worker {
         self.ask(&Request::PeakRss)
     }
 
-    /// A greedy continuation of the prompt.
-    pub fn sample(&mut self) -> anyhow::Result<String> {
+    /// A greedy continuation of the prompt; none without a tokenizer.
+    pub fn sample(&mut self) -> anyhow::Result<Option<String>> {
         self.ask(&Request::Sample)
     }
 
-    /// Against dense, on the job's text; none for the dense row.
+    /// Against dense, on the job's text; none for the dense row, and none without a tokenizer.
     pub fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
         self.ask(&Request::Quality)
     }
@@ -176,7 +176,8 @@ impl Bench {
         let cpu = Arc::new(Cpu::new(job.threads.map(usize::from)));
         let (mut model, tokenizer, name) = match &job.source {
             Source::Directory { dir, .. } => {
-                (Model::load(dir)?, Some(Tokenizer::load(dir)?), dir.display().to_string())
+                let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::load(dir)).transpose()?;
+                (Model::load(dir)?, tokenizer, dir.display().to_string())
             }
             Source::Shape { name, dtype } => {
                 let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
@@ -253,9 +254,9 @@ impl Bench {
         })
     }
 
-    fn sample(&mut self) -> anyhow::Result<String> {
+    fn sample(&mut self) -> anyhow::Result<Option<String>> {
         const TOKENS: usize = 48;
-        let tokenizer = self.tokenizer.as_ref().context("random weights write no text")?;
+        let Some(tokenizer) = &self.tokenizer else { return Ok(None) };
         let prompt = self.prompt(0);
         self.session.truncate(0, 0);
         let options = GenerateOptions { max_new_tokens: TOKENS, ..GenerateOptions::default() };
@@ -265,13 +266,13 @@ impl Bench {
             Ok(())
         };
         generate(&mut self.session, 0, tokenizer, &prompt, &options, emit)?;
-        Ok(text)
+        Ok(Some(text))
     }
 
     fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
         const WINDOW: usize = 256;
         const TOKENS: usize = 8192;
-        if self.job.selector == SelectorSpec::Dense {
+        if self.job.selector == SelectorSpec::Dense || self.tokenizer.is_none() {
             return Ok(None);
         }
         let window = WINDOW.min(self.session.capacity());
