@@ -12,6 +12,7 @@ mod generate;
 mod inspect;
 mod machine;
 mod model;
+mod profile;
 mod sparsify;
 mod synth;
 
@@ -34,6 +35,8 @@ enum Command {
     Generate(generate::Args),
     /// Measure speed and memory, dense beside sparse (without options: the bundled demo model)
     Bench(bench::Args),
+    /// Show where the time of a prompt and of a token goes, by component
+    Profile(profile::Args),
     /// Measure quality: perplexity and KL divergence of a selector against the dense model
     Eval(eval::Args),
     /// Calibrate a model on a text and write a directory that runs sparse
@@ -69,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Generate(args) => generate::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sparsify(args) => sparsify::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -81,7 +81,7 @@ fn has_keys(value: &Value, expected: &[&str]) {
 #[test]
 fn every_command_has_help() {
     let all = succeed(&["--help"]);
-    for command in ["generate", "bench", "eval", "sparsify", "inspect", "doctor", "synth"] {
+    for command in ["generate", "bench", "eval", "profile", "sparsify", "inspect", "doctor", "synth"] {
         assert!(all.contains(command), "{all}");
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage:") && help.contains("--help"), "{help}");
@@ -339,6 +339,22 @@ fn bench_runs_a_known_shape_with_forced_masks() {
 }
 
 #[test]
+fn profile_names_the_components() {
+    let reports = json(&["profile", "--prompt-tokens", "16", "--gen-tokens", "4", "--format", "json"]);
+    let names = |i: usize| reports[i]["decode"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(reports[0]["selector"], "dense");
+    for part in ["qkv", "attention", "gate+up", "down", "lm_head", "sampling"] {
+        assert!(names(0).contains(&part.to_owned()), "{part} in {:?}", names(0));
+        let mean = reports[0]["decode"][part]["mean"].as_f64().unwrap();
+        assert!(reports[0]["decode"][part]["max"].as_f64().unwrap() >= mean && mean > 0.0);
+    }
+    assert_eq!(reports[1]["selector"], "gate");
+    for part in ["scores", "threshold", "sparse mlp"] {
+        assert!(names(1).contains(&part.to_owned()), "{part} in {:?}", names(1));
+    }
+}
+
+#[test]
 fn synth_writes_a_checkpoint_without_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("smol");
@@ -430,6 +446,10 @@ fn a_closed_pipe_is_no_error() {
         &["generate", "--prompt", PROMPT, "-n", "400"],
         &["eval", "--max-tokens", "64", "--format", "json"],
         &["doctor", "--format", "json"],
+        &["eval", "--max-tokens", "64"],
+        &["doctor"],
+        &["profile", "--prompt-tokens", "8", "--gen-tokens", "2"],
+        &["bench", "--prompt-tokens", "8", "--gen-tokens", "2", "--runs", "1"],
     ] {
         // The reading end is closed before the command has anything to write.
         let (reader, writer) = std::io::pipe().unwrap();

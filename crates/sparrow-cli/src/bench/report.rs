@@ -4,8 +4,8 @@ use serde::Serialize;
 use sparrow::SelectorSpec;
 use sparrow::eval::Evaluation;
 
-use super::Args;
 use super::worker::{Job, Loaded, Run};
+use super::workload::WorkloadArgs;
 use crate::output::{self, percent};
 
 #[derive(Serialize)]
@@ -156,7 +156,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 }
 
 impl Report {
-    pub fn new(machine: Machine, model: ModelReport, rows: Vec<Row>, interleaved: bool, args: &Args) -> Self {
+    pub fn new(machine: Machine, model: ModelReport, rows: Vec<Row>, interleaved: bool, args: &WorkloadArgs) -> Self {
         let first = &rows[0];
         let speedup = |row: &Row| Speedup {
             name: row.name.clone(),

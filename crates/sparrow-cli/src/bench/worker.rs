@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sparrow::eval::{Evaluation, evaluate};
 use sparrow::generate::{GenerateOptions, generate};
+use sparrow::model::{Component, Timing};
 use sparrow::sample::{SampleOptions, Sampler};
 use sparrow::sparsity::Selector;
 use sparrow::{Cpu, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
@@ -161,7 +162,20 @@ fn answer<T: Serialize>(result: anyhow::Result<T>) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-struct Bench {
+/// Seconds per call by component.
+pub struct Profile {
+    /// One call per sequence.
+    pub prefill: Vec<(String, Timing)>,
+    /// One call per token (of all sequences).
+    pub decode: Vec<(String, Timing)>,
+}
+
+fn named(timings: Vec<(Component, Timing)>) -> Vec<(String, Timing)> {
+    timings.into_iter().map(|(c, t)| (c.name().to_owned(), t)).collect()
+}
+
+/// A row with its model loaded.
+pub struct Bench {
     job: Job,
     loaded: Loaded,
     cpu: Arc<Cpu>,
@@ -172,7 +186,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn load(job: Job) -> anyhow::Result<Self> {
+    /// Loads the job's model.
+    pub fn load(job: Job) -> anyhow::Result<Self> {
         let cpu = Arc::new(Cpu::new(job.threads.map(usize::from)));
         let (mut model, tokenizer, name) = match &job.source {
             Source::Directory { dir, .. } => {
@@ -252,6 +267,35 @@ impl Bench {
             active_fraction: stats.active_fraction(),
             weight_bytes_per_token: (outside + stats.mlp_bytes) as f64 / decode_tokens as f64,
         })
+    }
+
+    /// Times every component: of one prefill of each sequence's prompt, and of the decode steps after it; and sampling.
+    pub fn profile(&mut self) -> anyhow::Result<Profile> {
+        // Warm up: page in weights, grow working memory.
+        self.run()?;
+        let (batch, vocab) = (self.job.batch, self.session.model().spec.vocab_size);
+        let mut sampler = Sampler::new(SampleOptions::default(), vocab)?;
+        let mut tokens = Vec::with_capacity(batch);
+        self.session.start_profile();
+        for s in 0..batch {
+            self.session.truncate(s, 0);
+            let prompt = self.prompt(s);
+            tokens.push((s, sampler.sample(self.session.prefill(s, &prompt)?)));
+        }
+        let prefill = named(self.session.profile());
+        self.session.start_profile();
+        let mut sampling = Vec::new();
+        for _ in 1..self.job.gen_tokens {
+            let logits = self.session.decode(&tokens)?;
+            let start = Instant::now();
+            for ((_, token), logits) in tokens.iter_mut().zip(logits.chunks_exact(vocab)) {
+                *token = sampler.sample(logits);
+            }
+            sampling.push(start.elapsed().as_secs_f64());
+        }
+        let mut decode = named(self.session.profile());
+        decode.push(("sampling".into(), Timing::of(&sampling)));
+        Ok(Profile { prefill, decode })
     }
 
     fn sample(&mut self) -> anyhow::Result<Option<String>> {

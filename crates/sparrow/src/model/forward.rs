@@ -3,7 +3,7 @@
 use super::kv::KvCache;
 use super::mlp::mlp;
 use super::spec::Positions;
-use super::{Model, Row, Scratch};
+use super::{Component, Model, Row, Scratch};
 use crate::backend::Cpu;
 use crate::sparsity::{Observer, Selector};
 
@@ -31,10 +31,13 @@ pub(crate) fn forward(
         cpu.compute.add_assign(&mut s.x, &s.h);
     }
     cpu.rope_tables(spec, rows, s);
+    s.clock.lap(Component::Embed);
 
     for (i, layer) in weights.layers.iter().enumerate() {
         cpu.norm(&spec.norm, &layer.attention_norm, &s.x, &mut s.h); //                   h  [m, hidden]
+        s.clock.lap(Component::Norm);
         cpu.linear(&s.h, m, [(&layer.q, &mut s.q), (&layer.k, &mut s.k), (&layer.v, &mut s.v)]); // q [m, heads·d], k, v [m, kv_heads·d]
+        s.clock.lap(Component::Qkv);
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             cpu.norm_in_place(&spec.norm, q_norm, &mut s.q, &mut s.attended);
             cpu.norm_in_place(&spec.norm, k_norm, &mut s.k, &mut s.attended);
@@ -47,19 +50,24 @@ pub(crate) fn forward(
         for (row, (k, v)) in rows.iter().zip(keys_values) {
             caches[row.sequence].put(i, row.position, k, v);
         }
+        s.clock.lap(Component::Rope);
         cpu.attention(spec, i, rows, caches, &s.q, &mut s.attended); //                   attended [m, heads·d]
+        s.clock.lap(Component::Attention);
         cpu.linear(&s.attended, m, [(&layer.o, &mut s.h)]); //                            h  [m, hidden]
+        s.clock.lap(Component::Output);
         if let Some(post_norm) = &layer.attention_post_norm {
             cpu.norm_in_place(&spec.norm, post_norm, &mut s.h, &mut s.out);
         }
         cpu.compute.add_assign(&mut s.x, &s.h);
 
         cpu.norm(&spec.norm, &layer.mlp_norm, &s.x, &mut s.h); //                         h  [m, hidden]
-        mlp(spec, cpu, selector, i, &layer.mlp, m, s, observer); //        out [m, hidden]
+        s.clock.lap(Component::Norm);
+        mlp(spec, cpu, selector, i, &layer.mlp, m, s, observer); //                       out [m, hidden]
         if let Some(post_norm) = &layer.mlp_post_norm {
             cpu.norm_in_place(&spec.norm, post_norm, &mut s.out, &mut s.h);
         }
         cpu.compute.add_assign(&mut s.x, &s.out);
+        s.clock.lap(Component::Norm);
     }
     for row in rows {
         caches[row.sequence].advance(1);
@@ -71,9 +79,11 @@ pub(crate) fn logits(model: &Model, cpu: &Cpu, s: &mut Scratch, rows: std::ops::
     let (spec, hidden) = (&model.spec, model.spec.hidden_size);
     let m = rows.len();
     let h = &mut s.h[..m * hidden];
+    s.clock.begin_step();
     cpu.norm(&spec.norm, &model.weights.norm, &s.x[rows.start * hidden..rows.end * hidden], h);
     cpu.head(&model.weights.head, h, m, out);
     if let Some(cap) = spec.logits_soft_cap {
         out.iter_mut().for_each(|v| *v = cap * (*v / cap).tanh());
     }
+    s.clock.lap(Component::Head);
 }

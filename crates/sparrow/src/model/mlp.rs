@@ -2,9 +2,9 @@
 
 use sparrow_kernels::SparseMlp;
 
-use super::Scratch;
 use super::spec::ModelSpec;
 use super::weights::MlpWeights;
+use super::{Component, Scratch};
 use crate::backend::Cpu;
 use crate::sparsity::{Observer, Selection, Selector};
 
@@ -24,7 +24,7 @@ pub(crate) fn mlp(
     s: &mut Scratch,
     observer: &mut dyn Observer,
 ) {
-    let selected = selector.select(spec, cpu, layer, w, &s.h, m, &mut s.gate, &mut s.selection);
+    let selected = selector.select(spec, cpu, layer, w, &s.h, m, &mut s.gate, &mut s.selection, &mut s.clock);
     observer.mlp(layer, &s.h, m, selected.then_some(&s.selection));
     // Without a gate the selector computed `up` in its place, which the kernel does not take.
     let gate_known = selected && selector.computes_gate() && w.gate.is_some();
@@ -47,6 +47,7 @@ pub(crate) fn mlp(
         let masks = (m > 1).then_some(masks.as_slice());
         let gate = gate_known.then_some(s.gate.as_slice());
         cpu.compute.sparse_mlp(&sparse, &s.h, m, ids, masks, gate, &mut s.out);
+        s.clock.lap(Component::SparseMlp);
         let gathered = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
         let bytes = selector.bytes(layer, w) + gathered * ids.len() as u64;
         s.stats.add(layer, m, s.selection.active, bytes);
@@ -64,6 +65,7 @@ fn dense(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, s: &mut Scratch,
         Some(gate) => cpu.linear(&s.h, m, [(gate, &mut s.gate), (&w.up, &mut s.up)]),
         None => cpu.linear(&s.h, m, [(&w.up, &mut s.up)]),
     }
+    s.clock.lap(Component::GateUp);
     if w.gate.is_some() {
         cpu.compute.gated(spec.activation, &s.gate, &s.up, &mut s.neurons);
     } else {
@@ -71,5 +73,7 @@ fn dense(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, s: &mut Scratch,
         cpu.compute.activate(spec.activation, &mut s.neurons);
     }
     s.selection.mask(&mut s.neurons, spec.intermediate_size);
+    s.clock.lap(Component::Activation);
     cpu.down(&w.down, &s.neurons, m, &mut s.out);
+    s.clock.lap(Component::Down);
 }

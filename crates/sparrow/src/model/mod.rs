@@ -1,5 +1,6 @@
 //! A loaded model, and the state of a forward pass over it.
 
+mod clock;
 pub mod forward;
 pub mod kv;
 mod mlp;
@@ -9,6 +10,8 @@ pub mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use clock::Clock;
+pub use clock::{Component, Timing};
 pub use session::{Session, SessionOptions};
 
 use crate::backend::Cpu;
@@ -140,6 +143,7 @@ pub(crate) struct Scratch {
     pub sin: Vec<f32>,
     pub frequencies: Vec<f32>,
     pub selection: Selection,
+    pub clock: Clock,
     pub stats: Stats,
 }
 
@@ -169,6 +173,7 @@ impl Scratch {
             sin: Vec::new(),
             frequencies: vec![0.0; half_rotary],
             selection: Selection::default(),
+            clock: Clock::default(),
             stats: Stats::new(spec),
         }
     }

@@ -6,7 +6,7 @@ use sparrow_kernels::DType;
 
 use super::forward::{forward, logits};
 use super::kv::KvCache;
-use super::{Model, Row, Scratch, Stats};
+use super::{Component, Model, Row, Scratch, Stats, Timing};
 use crate::backend::Cpu;
 use crate::error::{Error, Result};
 use crate::sparsity::{Observer, Selector};
@@ -108,6 +108,17 @@ impl Session {
         self.scratch.stats.reset();
     }
 
+    /// Starts timing every component of every step from here on.
+    pub fn start_profile(&mut self) {
+        self.scratch.clock.start();
+    }
+
+    /// Seconds per call of [`prefill`](Self::prefill) or [`decode`](Self::decode) by component, since
+    /// [`start_profile`](Self::start_profile).
+    pub fn profile(&self) -> Vec<(Component, Timing)> {
+        self.scratch.clock.report()
+    }
+
     /// Appends `tokens` to `sequence` and returns the logits after the last one, `[vocab]`.
     ///
     /// # Errors
@@ -116,6 +127,7 @@ impl Session {
         self.run_chunks(sequence, tokens, |_, _| Ok(()), &mut ())?;
         let last = self.rows.len() - 1;
         self.compute_logits(last..last + 1);
+        self.scratch.clock.end_step();
         Ok(&self.logits)
     }
 
@@ -171,6 +183,7 @@ impl Session {
         }
         self.step(&mut ());
         self.compute_logits(0..tokens.len());
+        self.scratch.clock.end_step();
         Ok(&self.logits)
     }
 
@@ -215,6 +228,7 @@ impl Session {
 
     fn step(&mut self, observer: &mut dyn Observer) {
         let Session { model, cpu, selector, caches, rows, scratch, .. } = self;
+        scratch.clock.begin_step();
         forward(model, cpu, selector, caches, rows, scratch, observer);
         scratch.stats.steps += 1;
         selector.advance(rows.len());

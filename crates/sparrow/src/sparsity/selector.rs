@@ -12,6 +12,7 @@ use super::threshold::Threshold;
 use crate::backend::Cpu;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::MlpWeights;
+use crate::model::{Clock, Component};
 
 /// A selector as a user names it: `dense`, `gate[:RULE]` or `lowrank[:RULE]`, with RULE one of `fixed=T`, `mean-std=K`,
 /// `top-k=N`, `quantile=Q`. Without a rule the calibrated thresholds are used.
@@ -107,6 +108,8 @@ pub struct Selection {
     pub active: u64,
     /// No selection was made: every neuron counts.
     pub all: bool,
+    /// Only neurons that are zero anyway were left out.
+    zeros_only: bool,
     union: Vec<u64>,
     scores: Vec<f32>,
     low_rank: Vec<f32>,
@@ -170,6 +173,7 @@ impl Selector {
         m: usize,
         gate: &mut [f32],
         s: &mut Selection,
+        clock: &mut Clock,
     ) -> bool {
         let n = spec.intermediate_size;
         s.all = self.is_dense();
@@ -177,6 +181,7 @@ impl Selector {
             return false;
         }
         s.resize(m, n);
+        s.zeros_only = false;
         match &self.kind {
             Kind::Dense => unreachable!("returned above"),
             Kind::Gate => {
@@ -186,9 +191,11 @@ impl Selector {
                 // relu(g) > t is g > t: no need to activate first.
                 let direct =
                     spec.activation == Activation::Relu && matches!(threshold, Threshold::Fixed(t) if t >= 0.0);
+                s.zeros_only = direct && threshold == Threshold::Fixed(0.0) && w.gate.is_some();
                 if !direct {
                     cpu.compute.activate(spec.activation, &mut s.scores);
                 }
+                clock.lap(Component::Scores);
                 s.threshold(cpu, threshold, !direct, n);
             }
             Kind::LowRank(predictors) => {
@@ -199,11 +206,13 @@ impl Selector {
                 if magnitude {
                     cpu.compute.activate(spec.activation, &mut s.scores);
                 }
+                clock.lap(Component::Scores);
                 s.threshold(cpu, self.thresholds[layer], magnitude, n);
             }
             Kind::Forced(forced) => forced.masks(layer, m, n, &mut s.masks),
         }
         s.unite(cpu, n);
+        clock.lap(Component::Threshold);
         true
     }
 
@@ -244,7 +253,7 @@ impl Selection {
 
     /// Zeroes the inactive ones of `neurons`, `[m, n]`.
     pub(crate) fn mask(&self, neurons: &mut [f32], n: usize) {
-        if self.all {
+        if self.all || self.zeros_only {
             return;
         }
         for (row, mask) in neurons.chunks_exact_mut(n).zip(self.masks.chunks_exact(n.div_ceil(64))) {
