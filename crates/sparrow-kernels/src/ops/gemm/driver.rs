@@ -106,6 +106,12 @@ unsafe fn block_of_rows<E: Engine>(
             for p in 0..panels {
                 let w = packed_w[p * panel_bytes..(p + 1) * panel_bytes].as_ptr();
                 let sums = sums[(s * panels + p) * sum_bytes..][..sum_bytes].as_mut_ptr().cast::<f32>();
+                // The next strip of activations too: it comes from the last level.
+                let share = strip_bytes.div_ceil(panels);
+                for line in (p * share..strip_bytes.min((p + 1) * share)).step_by(64) {
+                    // SAFETY: as above.
+                    unsafe { E::prefetch(x.wrapping_add(strip_bytes + line), false) };
+                }
                 product += 1;
                 if !last {
                     while asked * strips * panels < product * next.count {
