@@ -220,6 +220,9 @@ impl Report {
             "peak memory",
         ];
         output::table(&header, self.rows.iter().map(columns))?;
+        if self.rows.iter().any(|row| row.bandwidth_fraction > 1.0) {
+            outln!("above 100 % of the memory's read bandwidth: these weights stay in the caches");
+        }
         let speedup = |s: &Speedup| {
             let times = |x: f64| format!("{x:.2}×");
             vec![s.name.clone(), times(s.ttft), times(s.decode), times(s.total), times(s.memory_reduction)]
