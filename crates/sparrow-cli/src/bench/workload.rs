@@ -1,0 +1,97 @@
+//! What to run: model or shape, selectors, sizes. Shared by `bench` and `profile`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use sparrow::sparsity::is_relu_family;
+use sparrow::{DType, SelectorSpec};
+
+use super::worker::{Job, Source};
+use crate::model::{CpuArgs, demo_dir};
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct WorkloadArgs {
+    /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
+    #[arg(long, short, value_name = "DIR|ID", conflicts_with = "shape")]
+    model: Option<String>,
+    /// Random weights in memory, in the shape of a known model: speed only
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow::shapes::names()))]
+    pub shape: Option<String>,
+    /// Element type of the random weights: f32, f16 or bf16
+    #[arg(long, default_value = "bf16", requires = "shape")]
+    dtype: DType,
+    /// One row per selector: dense, gate[:RULE], lowrank[:RULE] [default: dense, and what the model can do sparse]
+    #[arg(long, short)]
+    selector: Vec<SelectorSpec>,
+    /// Add a row whose active neurons are chosen at random: this fraction of them
+    #[arg(long, value_name = "FRACTION")]
+    active: Option<f32>,
+    /// With --active: fraction of a step's active neurons that stay active in the next
+    #[arg(long, default_value_t = 0.8, value_name = "FRACTION", requires = "active")]
+    overlap: f32,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt_tokens: u32,
+    /// Tokens generated after it, per sequence [default: 128; 32 with --shape]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
+    gen_tokens: Option<u32>,
+    /// Sequences side by side
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// UTF-8 text for prompts and for the quality of sparse rows [default: the demo model's sample.txt]
+    #[arg(long, value_name = "FILE", conflicts_with = "shape")]
+    text: Option<PathBuf>,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+}
+
+impl WorkloadArgs {
+    /// One job per selector.
+    pub fn jobs(&self) -> anyhow::Result<Vec<Job>> {
+        let (source, default_selectors) = match &self.shape {
+            Some(shape) => {
+                let source = Source::Shape { name: shape.clone(), dtype: self.dtype.to_string() };
+                (source, vec![SelectorSpec::Dense])
+            }
+            None => {
+                let dir = match &self.model {
+                    Some(model) => sparrow::resolve_model(model)?,
+                    None => demo_dir()?,
+                };
+                let text = match &self.text {
+                    Some(path) => path.clone(),
+                    None => demo_dir().map(|demo| demo.join("sample.txt")).context("pass --text FILE")?,
+                };
+                if !text.is_file() {
+                    bail!("{}: no such file (--text)", text.display());
+                }
+                let selectors = real_selectors(&dir)?;
+                (Source::Directory { dir, text }, selectors)
+            }
+        };
+        let mut selectors = if self.selector.is_empty() { default_selectors } else { self.selector.clone() };
+        selectors.extend(self.active.map(|active| SelectorSpec::Forced { active, overlap: self.overlap }));
+        let job = |selector: SelectorSpec| Job {
+            source: source.clone(),
+            selector,
+            prompt_tokens: self.prompt_tokens as usize,
+            gen_tokens: self.gen_tokens.unwrap_or(if self.shape.is_some() { 32 } else { 128 }) as usize,
+            batch: self.batch as usize,
+            threads: self.cpu.threads,
+        };
+        Ok(selectors.into_iter().map(job).collect())
+    }
+}
+
+/// Dense, and what the model was sparsified for, or the gate selector where it is lossless.
+fn real_selectors(dir: &Path) -> anyhow::Result<Vec<SelectorSpec>> {
+    let model = sparrow::Model::load(dir)?;
+    let mut selectors = vec![SelectorSpec::Dense];
+    match model.default_selector() {
+        SelectorSpec::Dense if is_relu_family(model.spec.activation) => selectors.push(SelectorSpec::Gate(None)),
+        SelectorSpec::Dense => {}
+        selector => selectors.push(selector),
+    }
+    Ok(selectors)
+}
