@@ -6,6 +6,7 @@
 
 use crate::cpu::{self, Isa};
 use crate::ops::activation::Activation;
+use crate::ops::attention_tiled::AttendFn;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::dot::DotRowsFn;
 use crate::ops::gemm::GemmFn;
@@ -24,6 +25,8 @@ pub(crate) struct Kernels {
     pub(crate) axpy_rows: [AxpyRowsFn; 3],
     /// `None`: many activations are multiplied like few.
     pub(crate) gemm: [Option<GemmFn>; 3],
+    /// `None`: every row reads the cache on its own.
+    pub(crate) attend: [Option<AttendFn>; 3],
     pub(crate) activate: unsafe fn(Activation, &mut [f32]),
     pub(crate) gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, f32, &mut [f32]),
@@ -31,6 +34,7 @@ pub(crate) struct Kernels {
     pub(crate) add_assign: unsafe fn(&mut [f32], &[f32]),
     pub(crate) rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     pub(crate) softmax: unsafe fn(&mut [f32]),
+    pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
     pub(crate) scale_scores: unsafe fn(&mut [f32], f32, Option<f32>),
     pub(crate) max_ignoring_nan: unsafe fn(&[f32]) -> f32,
     pub(crate) mask_above: unsafe fn(&[f32], f32, bool, &mut [u64]),
@@ -71,6 +75,7 @@ const SCALAR: Kernels = Kernels {
         axpy::scalar::axpy_rows_bf16_scalar,
     ],
     gemm: [None; 3],
+    attend: [None; 3],
     activate: activation::scalar::activate_f32_scalar,
     gated: activation::scalar::gated_f32_scalar,
     rms_norm: norm::scalar::rms_norm_f32_scalar,
@@ -78,6 +83,7 @@ const SCALAR: Kernels = Kernels {
     add_assign: norm::scalar::add_assign_f32_scalar,
     rope: rope::scalar::rope_f32_scalar,
     softmax: softmax::scalar::softmax_f32_scalar,
+    exp_sum: softmax::scalar::exp_sum_f32_scalar,
     scale_scores: softmax::scalar::scale_scores_f32_scalar,
     max_ignoring_nan: softmax::scalar::max_ignoring_nan_f32_scalar,
     mask_above: select::scalar::mask_above_f32_scalar,
@@ -93,6 +99,7 @@ const AVX2: Kernels = Kernels {
     dot_rows: [dot::avx2::dot_rows_f32_avx2, dot::avx2::dot_rows_f16_avx2, dot::avx2::dot_rows_bf16_avx2],
     axpy_rows: [axpy::avx2::axpy_rows_f32_avx2, axpy::avx2::axpy_rows_f16_avx2, axpy::avx2::axpy_rows_bf16_avx2],
     gemm: [None; 3],
+    attend: [None; 3],
     activate: activation::avx2::activate_f32_avx2,
     gated: activation::avx2::gated_f32_avx2,
     rms_norm: norm::avx2::rms_norm_f32_avx2,
@@ -100,6 +107,7 @@ const AVX2: Kernels = Kernels {
     add_assign: norm::avx2::add_assign_f32_avx2,
     rope: rope::avx2::rope_f32_avx2,
     softmax: softmax::avx2::softmax_f32_avx2,
+    exp_sum: softmax::avx2::exp_sum_f32_avx2,
     scale_scores: softmax::avx2::scale_scores_f32_avx2,
     max_ignoring_nan: softmax::avx2::max_ignoring_nan_f32_avx2,
     mask_above: select::avx2::mask_above_f32_avx2,
@@ -123,6 +131,11 @@ const AVX512: Kernels = Kernels {
         Some(gemm::avx512::gemm_f16_avx512),
         Some(gemm::avx512::gemm_bf16_avx512),
     ],
+    attend: [
+        Some(gemm::avx512::attend_f32_avx512),
+        Some(gemm::avx512::attend_f16_avx512),
+        Some(gemm::avx512::attend_bf16_avx512),
+    ],
     activate: activation::avx512::activate_f32_avx512,
     gated: activation::avx512::gated_f32_avx512,
     rms_norm: norm::avx512::rms_norm_f32_avx512,
@@ -130,6 +143,7 @@ const AVX512: Kernels = Kernels {
     add_assign: norm::avx512::add_assign_f32_avx512,
     rope: rope::avx512::rope_f32_avx512,
     softmax: softmax::avx512::softmax_f32_avx512,
+    exp_sum: softmax::avx512::exp_sum_f32_avx512,
     scale_scores: softmax::avx512::scale_scores_f32_avx512,
     max_ignoring_nan: softmax::avx512::max_ignoring_nan_f32_avx512,
     mask_above: select::avx512::mask_above_f32_avx512,

@@ -669,6 +669,90 @@ fn attention() {
     }
 }
 
+/// Attention of one head of one row in `f64`, with the tolerance of the operation.
+struct Attended {
+    want: Vec<f64>,
+    tolerance: f64,
+}
+
+fn attend(shape: &AttentionShape, q: &[f32], keys: &Stored, values: &Stored, seen: std::ops::Range<usize>) -> Attended {
+    let mut size = 0.0f64;
+    let scores: Vec<f64> = seen
+        .clone()
+        .map(|p| {
+            let products: Vec<f64> = q.iter().enumerate().map(|(i, &q)| keys.at(p, i) * f64::from(q)).collect();
+            size = size.max(products.iter().map(|p| p.abs()).sum());
+            let sum = products.iter().sum::<f64>() * f64::from(shape.scale);
+            shape.soft_cap.map_or(sum, |c| f64::from(c) * (sum / f64::from(c)).tanh())
+        })
+        .collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+    let want = (0..q.len())
+        .map(|i| scores.iter().zip(seen.clone()).map(|(s, p)| (s - max).exp() / total * values.at(p, i)).sum())
+        .collect();
+    let tolerance =
+        (q.len() as f64 / 8.0 + 16.0) * 4.0 * U * f64::from(shape.scale) * size + (seen.len() as f64 + 64.0) * 2.0 * U;
+    Attended { want, tolerance }
+}
+
+#[test]
+fn attention_of_many_rows() {
+    let mut random = Random(12);
+    let capacity = 420;
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            for (heads, kv_heads, head_dim, soft_cap) in
+                [(3, 1, 1, None), (4, 2, 17, Some(2.0)), (2, 2, 64, None), (6, 2, 100, None), (1, 1, 300, None)]
+            {
+                // Two sequences: a causal prompt with a sliding window that starts late, and one that sees all or nothing.
+                let caches: Vec<[Stored; 2]> = (0..2)
+                    .map(|_| [(); 2].map(|()| Stored::random(dtype, kv_heads * capacity, head_dim, &mut random)))
+                    .collect();
+                let (first, rows) = (70, 100);
+                let seen = |row: usize| match row {
+                    0..70 => {
+                        let len = capacity - first + row;
+                        (if row < 30 { 0 } else { len - 37 })..len
+                    }
+                    _ if row.is_multiple_of(4) => 200..200,
+                    _ => 0..capacity - row,
+                };
+                let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.9, soft_cap };
+                let q = random.values(rows * heads * head_dim);
+                let mut out = vec![f32::NAN; q.len()];
+                let view = |row: usize| {
+                    let [keys, values] = &caches[usize::from(row >= first)];
+                    KvView {
+                        dtype,
+                        keys: keys.matrix().bytes(),
+                        values: values.matrix().bytes(),
+                        capacity,
+                        start: seen(row).start,
+                        len: seen(row).end,
+                    }
+                };
+                compute.attention(&shape, &q, rows, &view, &mut out);
+                for row in 0..rows {
+                    for head in 0..heads {
+                        let at = (row * heads + head) * head_dim;
+                        let skip = head / (heads / kv_heads) * capacity;
+                        let [keys, values] = &caches[usize::from(row >= first)];
+                        let places = seen(row).start + skip..seen(row).end + skip;
+                        let reference = attend(&shape, &q[at..at + head_dim], keys, values, places);
+                        for i in 0..head_dim {
+                            let want = if seen(row).is_empty() { 0.0 } else { reference.want[i] };
+                            assert_close(out[at + i], want, reference.tolerance, &|| {
+                                format!("attention {dtype} {shape:?} row {row} {}", describe(&compute))
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn nan_and_infinity_reach_the_results_they_should() {
     let mut random = Random(8);

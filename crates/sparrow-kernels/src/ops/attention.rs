@@ -1,7 +1,9 @@
 //! Attention of some rows over cached keys and values.
 
+use super::attention_tiled::{self, MAX_HEAD_DIM, QUERIES};
 use super::axpy::AxpyRows;
 use super::dot::{DotRows, Rows};
+use super::gemm::FEW;
 use crate::Compute;
 use crate::dtype::DType;
 use crate::shared_mut::SharedMut;
@@ -39,12 +41,36 @@ pub struct AttentionShape {
     pub soft_cap: Option<f32>,
 }
 
+impl KvView<'_> {
+    /// Panics unless the view fits the shape.
+    fn check(&self, shape: &AttentionShape) {
+        let bytes = shape.kv_heads * self.capacity * shape.head_dim * self.dtype.size_of();
+        assert_eq!(self.keys.len(), bytes, "attention: keys.len() is not kv_heads * capacity * head_dim");
+        assert_eq!(self.values.len(), bytes, "attention: values.len() is not kv_heads * capacity * head_dim");
+        assert!(
+            self.start <= self.len && self.len <= self.capacity,
+            "attention: positions {}..{} of {}",
+            self.start,
+            self.len,
+            self.capacity
+        );
+    }
+
+    /// Whether both look into the same cache.
+    fn shares_cache(&self, other: &Self) -> bool {
+        self.dtype == other.dtype
+            && self.capacity == other.capacity
+            && std::ptr::eq(self.keys, other.keys)
+            && std::ptr::eq(self.values, other.values)
+    }
+}
+
 impl Compute {
     /// out = softmax(q·kᵀ · scale) · v for each row and head, with an optional soft cap on the scores.
     ///
     /// `q` and `out` are `[rows, heads, head_dim]`; `kv(row)` gives the keys and values that the row sees, so a causal mask is
     /// a `len` per row. A row that sees nothing gives zeros. Parallel over rows and key heads; the heads that share a key
-    /// head read the cache once. Error at most (head_dim/8 + 16) · 2⁻²² · scale · Σ|q·k| + (len + 64) · 2⁻²³, relative to the
+    /// head read the cache once, and so do neighbouring rows of one sequence. Error at most (head_dim/8 + 16) · 2⁻²² · scale · Σ|q·k| + (len + 64) · 2⁻²³, relative to the
     /// largest |v|.
     ///
     /// # Panics
@@ -75,13 +101,37 @@ impl Compute {
         };
         let group = heads / kv_heads;
         let part = group * head_dim;
+        let work = 2 * size * visible;
+        // Enough rows for a tile of keys to be worth packing, but enough tasks for all threads.
+        let share = (rows * kv_heads).div_ceil(4 * self.threads());
+        let block = if rows > 1 && head_dim <= MAX_HEAD_DIM { QUERIES.div_ceil(group).min(share).max(1) } else { 1 };
         let out = SharedMut::new(out);
-        self.parallel(rows * kv_heads, 2 * size * visible, &|task| {
-            let (row, head) = (task / kv_heads, task % kv_heads);
-            let range = task * part..(task + 1) * part;
-            // SAFETY: each task has its own range.
-            let out = unsafe { out.part(range.clone()) };
-            self.attend(shape, &q[range], &kv(row), head, out);
+        self.parallel(rows.div_ceil(block) * kv_heads, work, &|task| {
+            let head = task % kv_heads;
+            let end = rows.min((task / kv_heads + 1) * block);
+            let mut row = task / kv_heads * block;
+            while row < end {
+                let view = kv(row);
+                view.check(shape);
+                let same = (row + 1..end).take_while(|&r| kv(r).shares_cache(&view)).count() + 1;
+                match self.kernels.attend[view.dtype as usize] {
+                    Some(attend) if same * group >= FEW => {
+                        let rows = row..row + same;
+                        rows.clone().for_each(|r| kv(r).check(shape));
+                        let block = attention_tiled::Block { shape, q, rows, head, kv, out };
+                        // SAFETY: the table holds only kernels that this CPU can run; tasks have disjoint rows and heads.
+                        unsafe { attend(self, &block) };
+                        row += same;
+                    }
+                    _ => {
+                        let range = (row * kv_heads + head) * part..(row * kv_heads + head + 1) * part;
+                        // SAFETY: tasks have disjoint rows and heads.
+                        let out = unsafe { out.part(range.clone()) };
+                        self.attend(shape, &q[range], &view, head, out);
+                        row += 1;
+                    }
+                }
+            }
         });
     }
 
@@ -90,16 +140,6 @@ impl Compute {
         let d = shape.head_dim;
         let group = q.len() / d;
         let row_bytes = d * kv.dtype.size_of();
-        let bytes = shape.kv_heads * kv.capacity * row_bytes;
-        assert_eq!(kv.keys.len(), bytes, "attention: keys.len() is not kv_heads * capacity * head_dim");
-        assert_eq!(kv.values.len(), bytes, "attention: values.len() is not kv_heads * capacity * head_dim");
-        assert!(
-            kv.start <= kv.len && kv.len <= kv.capacity,
-            "attention: positions {}..{} of {}",
-            kv.start,
-            kv.len,
-            kv.capacity
-        );
         out.fill(0.0);
         let count = kv.len - kv.start;
         if count == 0 {

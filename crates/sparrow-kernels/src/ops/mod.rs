@@ -2,6 +2,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod attention_tiled;
 pub(crate) mod axpy;
 pub(crate) mod dot;
 pub(crate) mod gemm;

@@ -15,6 +15,14 @@ pub(super) fn softmax(x: &mut [f32]) {
 }
 
 #[inline(always)]
+pub(super) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
+    for v in x.iter_mut() {
+        *v = exp::<true>(*v - shift);
+    }
+    sum_by(x, |v| v)
+}
+
+#[inline(always)]
 pub(super) fn scale_scores(scores: &mut [f32], scale: f32, cap: Option<f32>) {
     if let Some(cap) = cap {
         let scale = scale / cap;
