@@ -4,9 +4,13 @@ use super::AxpyRows;
 use crate::dtype::{BF16, F16, F32, code_size};
 use crate::simd::avx512::*;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Activations whose coefficients are gathered at once.
 const TILE: usize = 8;
+/// Up to this many columns, and from this many rows on, results stay in registers.
+const SHORT: usize = 256;
+const STRIPE: usize = 64;
 
 /// Adds `R` rows, from row `j` of the set on, for activations `t0..t0 + tile`.
 ///
@@ -75,11 +79,107 @@ unsafe fn load_rows<const D: u8, const R: usize>(rows: &[*const u8; R], c: usize
     w
 }
 
+/// Adds rows `rows` of the set to `V` vectors of columns from `c` on for activations `t..t + M`, the sums in registers.
+///
+/// # Safety
+/// See [`AxpyRowsFn`](super::AxpyRowsFn); the rows, columns and activations must exist; AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn column<const D: u8, const V: usize, const M: usize>(a: &AxpyRows, rows: Range<usize>, t: usize, c: usize) {
+    // SAFETY: the caller guarantees rows, columns and activations.
+    unsafe {
+        let out: [*mut f32; M] = std::array::from_fn(|i| a.out.add((t + i) * a.out_stride + c));
+        let mut sums = [[_mm512_setzero_ps(); V]; M];
+        for i in 0..M {
+            for v in 0..V {
+                sums[i][v] = _mm512_loadu_ps(out[i].add(v * LANES));
+            }
+        }
+        for j in rows {
+            let row = a.rows.row(j).add(c * code_size(D));
+            let mut k = [_mm512_setzero_ps(); M];
+            for i in 0..M {
+                k[i] = _mm512_set1_ps(a.coefficient(t + i, j));
+            }
+            for v in 0..V {
+                let w = load::<D>(row.add(v * LANES * code_size(D)));
+                for i in 0..M {
+                    sums[i][v] = _mm512_fmadd_ps(k[i], w, sums[i][v]);
+                }
+            }
+        }
+        for i in 0..M {
+            for v in 0..V {
+                _mm512_storeu_ps(out[i].add(v * LANES), sums[i][v]);
+            }
+        }
+    }
+}
+
+/// Adds the columns that fill vectors of short rows (values of attention): results are loaded and stored once per [`STRIPE`]
+/// rows, which stay in L1 for all activations. Returns the columns done.
+///
+/// # Safety
+/// See [`AxpyRowsFn`](super::AxpyRowsFn); AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn short_rows<const D: u8>(a: &AxpyRows) -> usize {
+    for start in (0..a.rows.count).step_by(STRIPE) {
+        let rows = start..a.rows.count.min(start + STRIPE);
+        let mut t = 0;
+        while t < a.m {
+            let tile = if a.m - t >= 4 { 4 } else { a.m - t };
+            let mut c = 0;
+            while c + LANES <= a.cols {
+                let left = (a.cols - c) / LANES;
+                let vectors = if left >= 8 && tile < 4 {
+                    8
+                } else if left >= 4 {
+                    4
+                } else {
+                    1
+                };
+                let rows = rows.clone();
+                // SAFETY: the contract is the caller's; rows, activations and columns are in range.
+                unsafe {
+                    match (tile, vectors) {
+                        (1, 8) => column::<D, 8, 1>(a, rows, t, c),
+                        (1, 4) => column::<D, 4, 1>(a, rows, t, c),
+                        (1, _) => column::<D, 1, 1>(a, rows, t, c),
+                        (2, 8) => column::<D, 8, 2>(a, rows, t, c),
+                        (2, 4) => column::<D, 4, 2>(a, rows, t, c),
+                        (2, _) => column::<D, 1, 2>(a, rows, t, c),
+                        (3, 8) => column::<D, 8, 3>(a, rows, t, c),
+                        (3, 4) => column::<D, 4, 3>(a, rows, t, c),
+                        (3, _) => column::<D, 1, 3>(a, rows, t, c),
+                        (_, 4) => column::<D, 4, 4>(a, rows, t, c),
+                        _ => column::<D, 1, 4>(a, rows, t, c),
+                    }
+                }
+                c += vectors * LANES;
+            }
+            t += tile;
+        }
+    }
+    a.cols / LANES * LANES
+}
+
 /// # Safety
 /// See [`AxpyRowsFn`](super::AxpyRowsFn); AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
+    let mut a = *a;
+    if a.cols <= SHORT && a.rows.count >= STRIPE {
+        // SAFETY: the contract is the caller's; what is left are the columns from `done` on.
+        unsafe {
+            let done = short_rows::<D>(&a);
+            (a.cols, a.out, a.rows.base) = (a.cols - done, a.out.add(done), a.rows.base.add(done * code_size(D)));
+        }
+        if a.cols == 0 {
+            return;
+        }
+    }
     let mut j = 0;
     while j < a.rows.count {
         let rows = if j + 8 <= a.rows.count { 8 } else { 1 };
@@ -89,9 +189,9 @@ unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
             // SAFETY: the contract is the caller's; the rows and activations are in range.
             unsafe {
                 if rows == 8 {
-                    group::<D, 8>(a, j, t, tile);
+                    group::<D, 8>(&a, j, t, tile);
                 } else {
-                    group::<D, 1>(a, j, t, tile);
+                    group::<D, 1>(&a, j, t, tile);
                 }
             }
             t += tile;

@@ -1,7 +1,7 @@
 //! `axpy_rows`: adds a weighted sum of some rows of a stored matrix to an accumulator.
 //!
 //! out\[t, c\] += Σⱼ a\[t, j\] · W\[row(j), c\], the inner loop of [`linear_in_out`](super::linear_in_out), of the down half
-//! of [`sparse_mlp`](super::sparse_mlp), and of the weighted sum of values in attention. Rows are added in order, in
+//! of [`sparse_mlp`](super::sparse_mlp), and of the weighted sum of values in attention. Rows are added in order, one by one or in
 //! groups of eight, so the rounding error of one result is at most (count + 1) · 2⁻²⁴ · (|out| + Σⱼ |a·W|).
 
 pub(crate) mod scalar;
