@@ -24,56 +24,68 @@ pub(crate) fn mlp(
     s: &mut Scratch,
     observer: &mut dyn Observer,
 ) {
-    let selected = selector.select(spec, cpu, layer, w, &s.h, m, &mut s.gate, &mut s.selection, &mut s.clock);
+    let everything = selector.is_dense() || m > GATHER_ROWS;
+    if everything {
+        project(cpu, w, m, s);
+    }
+    // Of an ungated MLP the up projection decides.
+    let deciding = if w.gate.is_some() { &mut s.gate } else { &mut s.up };
+    let selected = selector.select(spec, cpu, layer, w, &s.h, m, everything, deciding, &mut s.selection, &mut s.clock);
     observer.mlp(layer, &s.h, m, selected.then_some(&s.selection));
-    // Without a gate the selector computed `up` in its place, which the kernel does not take.
-    let gate_known = selected && selector.computes_gate() && w.gate.is_some();
-    let all = spec.intermediate_size as u64;
-    if !selected {
-        dense(spec, cpu, w, m, s, false);
-        s.stats.add(layer, m, m as u64 * all, w.neuron_bytes() * all);
-    } else if m <= GATHER_ROWS {
-        let Selection { masks, ids, .. } = &s.selection;
-        let sparse = SparseMlp {
-            gate: w.gate.as_ref().map(|g| g.weight.matrix()),
-            up: w.up.weight.matrix(),
-            down: w.down.weight.matrix(),
-            gate_bias: w.gate.as_ref().and_then(|g| g.bias.as_deref()),
-            up_bias: w.up.bias.as_deref(),
-            down_bias: w.down.bias.as_deref(),
-            activation: spec.activation,
-        };
-        // One row's mask is the union itself.
-        let masks = (m > 1).then_some(masks.as_slice());
-        let gate = gate_known.then_some(s.gate.as_slice());
-        cpu.compute.sparse_mlp(&sparse, &s.h, m, ids, masks, gate, &mut s.out);
+
+    let (neurons, all) = (spec.intermediate_size, spec.intermediate_size as u64);
+    if everything {
+        activate(spec, cpu, w, s);
+        s.selection.mask(&mut s.neurons, neurons);
+        s.clock.lap(Component::Activation);
+        cpu.down(&w.down, &s.neurons, m, &mut s.out);
+        s.clock.lap(Component::Down);
+        let active = if selected { s.selection.active } else { m as u64 * all };
+        let predicting = if selector.computes_gate() { 0 } else { selector.bytes(layer, w) };
+        s.stats.add(layer, m, active, w.neuron_bytes() * all + predicting);
+    } else {
+        let gate_known = selector.computes_gate() && w.gate.is_some();
+        gather(spec, cpu, w, m, gate_known, s);
         s.clock.lap(Component::SparseMlp);
         let gathered = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
-        let bytes = selector.bytes(layer, w) + gathered * ids.len() as u64;
-        s.stats.add(layer, m, s.selection.active, bytes);
-    } else {
-        dense(spec, cpu, w, m, s, gate_known);
-        let bytes = w.neuron_bytes() * all + if gate_known { 0 } else { selector.bytes(layer, w) };
+        let bytes = selector.bytes(layer, w) + gathered * s.selection.ids.len() as u64;
         s.stats.add(layer, m, s.selection.active, bytes);
     }
 }
 
-/// Every neuron is computed; with a selection, the inactive ones are zeroed before the down projection.
-fn dense(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, s: &mut Scratch, gate_known: bool) {
+/// `s.out` from the selected neurons alone.
+fn gather(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, gate_known: bool, s: &mut Scratch) {
+    let Selection { masks, ids, .. } = &s.selection;
+    let mlp = SparseMlp {
+        gate: w.gate.as_ref().map(|g| g.weight.matrix()),
+        up: w.up.weight.matrix(),
+        down: w.down.weight.matrix(),
+        gate_bias: w.gate.as_ref().and_then(|g| g.bias.as_deref()),
+        up_bias: w.up.bias.as_deref(),
+        down_bias: w.down.bias.as_deref(),
+        activation: spec.activation,
+    };
+    // One row's mask is the union itself.
+    let masks = (m > 1).then_some(masks.as_slice());
+    let gate = gate_known.then_some(s.gate.as_slice());
+    cpu.compute.sparse_mlp(&mlp, &s.h, m, ids, masks, gate, &mut s.out);
+}
+
+/// Gate and up of every neuron.
+fn project(cpu: &Cpu, w: &MlpWeights, m: usize, s: &mut Scratch) {
     match &w.gate {
-        Some(_) if gate_known => cpu.linear(&s.h, m, [(&w.up, &mut s.up)]),
         Some(gate) => cpu.linear(&s.h, m, [(gate, &mut s.gate), (&w.up, &mut s.up)]),
         None => cpu.linear(&s.h, m, [(&w.up, &mut s.up)]),
     }
     s.clock.lap(Component::GateUp);
+}
+
+/// `s.neurons = act(gate) ⊙ up`, or `act(up)`.
+fn activate(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, s: &mut Scratch) {
     if w.gate.is_some() {
         cpu.compute.gated(spec.activation, &s.gate, &s.up, &mut s.neurons);
     } else {
         s.neurons.copy_from_slice(&s.up);
         cpu.compute.activate(spec.activation, &mut s.neurons);
     }
-    s.selection.mask(&mut s.neurons, spec.intermediate_size);
-    s.clock.lap(Component::Activation);
-    cpu.down(&w.down, &s.neurons, m, &mut s.out);
-    s.clock.lap(Component::Down);
 }

@@ -160,8 +160,9 @@ impl Selector {
         }
     }
 
-    /// Finds the active neurons of `h` (`[m, hidden]`); false if all are. Where the gate is computed exactly, its values
-    /// are left in `gate`, `[m, intermediate]`; of an ungated MLP the up projection plays the gate's part.
+    /// Finds the active neurons of `h` (`[m, hidden]`); false if all are. `deciding`,
+    /// `[m, intermediate]`, holds the gate's values (an ungated MLP's up projection) if they were `computed` already;
+    /// otherwise a selector that needs them computes them into it.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn select(
         &self,
@@ -171,7 +172,8 @@ impl Selector {
         w: &MlpWeights,
         h: &[f32],
         m: usize,
-        gate: &mut [f32],
+        computed: bool,
+        deciding: &mut [f32],
         s: &mut Selection,
         clock: &mut Clock,
     ) -> bool {
@@ -185,18 +187,24 @@ impl Selector {
         match &self.kind {
             Kind::Dense => unreachable!("returned above"),
             Kind::Gate => {
-                cpu.linear(h, m, [(w.gate.as_ref().unwrap_or(&w.up), &mut *gate)]);
-                s.scores.copy_from_slice(gate);
-                let threshold = self.thresholds[layer];
-                // relu(g) > t is g > t: no need to activate first.
-                let direct =
-                    spec.activation == Activation::Relu && matches!(threshold, Threshold::Fixed(t) if t >= 0.0);
-                s.zeros_only = direct && threshold == Threshold::Fixed(0.0) && w.gate.is_some();
-                if !direct {
-                    cpu.compute.activate(spec.activation, &mut s.scores);
+                if !computed {
+                    cpu.linear(h, m, [(w.gate.as_ref().unwrap_or(&w.up), &mut *deciding)]);
+                    clock.lap(Component::Scores);
                 }
-                clock.lap(Component::Scores);
-                s.threshold(cpu, threshold, !direct, n);
+                match self.thresholds[layer] {
+                    // relu(g) > t is g > t: no need to activate.
+                    Threshold::Fixed(t) if t >= 0.0 && spec.activation == Activation::Relu => {
+                        s.zeros_only = t == 0.0 && w.gate.is_some();
+                        for (values, mask) in deciding.chunks_exact(n).zip(s.masks.chunks_exact_mut(n.div_ceil(64))) {
+                            cpu.compute.mask_above(values, t, false, mask);
+                        }
+                    }
+                    threshold => {
+                        s.scores.copy_from_slice(deciding);
+                        cpu.compute.activate(spec.activation, &mut s.scores);
+                        s.threshold(cpu, threshold, true, n);
+                    }
+                }
             }
             Kind::LowRank(predictors) => {
                 predictors[layer].scores(cpu, h, m, &mut s.low_rank, &mut s.scores);
