@@ -255,7 +255,9 @@ fn linear_in_out() {
                     check_in_out(&compute, dtype, 19, 45, n, sparse, &mut random);
                 }
                 check_in_out(&compute, dtype, 515, 35, 70, sparse, &mut random);
-                for (m, k, n) in [(2, 301, 2600), (1, 900, 33), (8, 1000, 70), (7, 200, 250), (3, 150, 181), (1, 5003, 17)] {
+                for (m, k, n) in
+                    [(2, 301, 2600), (1, 900, 33), (8, 1000, 70), (7, 200, 250), (3, 150, 181), (1, 5003, 17)]
+                {
                     check_in_out(&compute, dtype, m, k, n, sparse, &mut random);
                 }
             }
