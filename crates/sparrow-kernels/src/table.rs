@@ -9,8 +9,10 @@ use crate::ops::activation::Activation;
 use crate::ops::attention_tiled::AttendFn;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::dot::DotRowsFn;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
-use crate::ops::{activation, axpy, dot, gemm, norm, rope, select, softmax};
+use crate::ops::{activation, axpy, dot, norm, rope, select, softmax};
 use crate::probe;
 
 /// Function pointers to the kernels of one tier. Arrays are indexed by [`DType`](crate::DType).
@@ -34,6 +36,7 @@ pub(crate) struct Kernels {
     pub(crate) add_assign: unsafe fn(&mut [f32], &[f32]),
     pub(crate) rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     pub(crate) softmax: unsafe fn(&mut [f32]),
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
     pub(crate) scale_scores: unsafe fn(&mut [f32], f32, Option<f32>),
     pub(crate) max_ignoring_nan: unsafe fn(&[f32]) -> f32,

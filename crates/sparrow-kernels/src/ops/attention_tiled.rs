@@ -4,6 +4,9 @@
 //! [`KEYS`] keys a strip of queries runs through scores, softmax and weighted sum while the tile stays in L2: for
 //! head_dim 128 that is 96 KiB of keys and 108 KiB of values. Both products are those of [`gemm`](super::gemm), in `f32`.
 
+// Without vector tiers nothing uses this.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 use super::attention::{AttentionShape, KvView};
 use super::gemm::{Engine, Layout, Panel};
 use crate::Compute;
