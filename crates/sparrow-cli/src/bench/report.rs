@@ -220,7 +220,7 @@ impl Report {
             "peak memory",
         ];
         output::table(&header, self.rows.iter().map(columns))?;
-        if self.rows.iter().any(|row| row.bandwidth_fraction > 1.0) {
+        if self.rows.iter().any(|row| row.bandwidth_fraction > 1.1) {
             outln!("above 100 % of the memory's read bandwidth: these weights stay in the caches");
         }
         let speedup = |s: &Speedup| {
