@@ -70,6 +70,49 @@ fn gate_is_lossless() {
     }
 }
 
+/// Prompts compute every neuron, so only decoding token by token shows what gathering the active ones costs: rounding,
+/// of sums in another order. A bf16 cache turns some of it into flips of its last bit, so single tokens are held to the
+/// bound with an f32 cache, and the mean with either.
+#[test]
+fn gate_is_lossless_where_neurons_are_gathered() {
+    let ids = sample_ids();
+    let (model, _) = prepare(demo(), SelectorSpec::Gate(None));
+    for kv_dtype in [DType::F32, DType::BF16] {
+        let gate = Selector::gate(vec![Threshold::Fixed(0.0); model.spec.num_layers]);
+        let mut dense = session(&cpu(), &model, Selector::dense(), 1, Some(kv_dtype));
+        let mut sparse = session(&cpu(), &model, gate, 1, Some(kv_dtype));
+        let (mut divergences, mut differs) = (Vec::new(), false);
+        for window in ids.chunks(WINDOW) {
+            dense.truncate(0, 0);
+            sparse.truncate(0, 0);
+            for &id in window {
+                let p = dense.decode(&[(0, id)]).unwrap();
+                let q = sparse.decode(&[(0, id)]).unwrap();
+                differs |= p != q;
+                divergences.push(kl_divergence(p, q));
+            }
+        }
+        let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
+        let max = divergences.iter().copied().fold(0.0, f64::max);
+        println!("{kv_dtype} cache: KL of {} decoded tokens: mean {mean:.1e}, max {max:.1e}", divergences.len());
+        assert!(differs, "the dense path was compared with itself");
+        assert!(mean < 1e-6, "{kv_dtype} cache: mean KL {mean}");
+        assert!(max < 1e-6 || kv_dtype == DType::BF16, "{kv_dtype} cache: largest KL {max}");
+        assert!(sparse.stats().active_fraction() <= 0.15);
+    }
+}
+
+/// KL(softmax p ‖ softmax q), in f64.
+fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
+    let log_sum = |x: &[f32]| x.iter().map(|&v| f64::from(v).exp()).sum::<f64>().ln();
+    let (lp, lq) = (log_sum(p), log_sum(q));
+    let term = |(&p, &q): (&f32, &f32)| {
+        let (p, q) = (f64::from(p) - lp, f64::from(q) - lq);
+        p.exp() * (p - q)
+    };
+    p.iter().zip(q).map(term).sum()
+}
+
 /// Logits of eight texts after each token, decoded side by side in batches of `batch`.
 fn decoded_in_batches(model: &Arc<Model>, texts: &[Vec<u32>], batch: usize, rule: Threshold) -> Vec<Vec<Vec<f32>>> {
     let vocab = model.spec.vocab_size;
