@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`Compute::linear`] | out = x·Wᵀ + b, weights `[out, in]` |
 //! | [`Compute::linear_in_out`] | out = x·W + b, weights `[in, out]`, over some inputs only |
-//! | [`Compute::sparse_mlp`] | the active neurons of an MLP |
+//! | [`Compute::sparse_mlp`], [`Compute::sparse_mlp_integer`] | the active neurons of an MLP, in floating point or exact integers |
 //! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |
 //! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`count_ones`] | which neurons are active |
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
@@ -53,6 +53,7 @@ pub use ops::attention::{AttentionShape, KvView};
 pub use ops::linear::LinearPart;
 pub use ops::select::{count_ones, mask_words, union_masks};
 pub use ops::sparse_mlp::SparseMlp;
+pub use ops::sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};
 pub use ops::transpose::transpose;
 pub use pool::Pool;
 pub use probe::{Peak, peak, read_bandwidth};

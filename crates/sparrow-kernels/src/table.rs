@@ -12,7 +12,7 @@ use crate::ops::dot::DotRowsFn;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
-use crate::ops::{activation, axpy, dot, norm, rope, select, softmax};
+use crate::ops::{activation, axpy, dot, norm, rope, select, softmax, sparse_mlp_integer};
 use crate::probe;
 
 /// Function pointers to the kernels of one tier. Arrays are indexed by [`DType`](crate::DType).
@@ -43,6 +43,8 @@ pub(crate) struct Kernels {
     pub(crate) mask_above: unsafe fn(&[f32], f32, bool, &mut [u64]),
     pub(crate) mask_nonzero: unsafe fn(&[f32], &mut [u64]),
     pub(crate) sums: unsafe fn(&[f32]) -> (f64, f64),
+    pub(crate) dot_i32: unsafe fn(&[i32], &[i32]) -> i64,
+    pub(crate) axpy_i32: unsafe fn(i32, &[i32], &mut [i64]),
     pub(crate) read: unsafe fn(&[u8]) -> u64,
     pub(crate) peak_f32: unsafe fn(usize) -> f64,
 }
@@ -92,6 +94,8 @@ const SCALAR: Kernels = Kernels {
     mask_above: select::scalar::mask_above_f32_scalar,
     mask_nonzero: select::scalar::mask_nonzero_f32_scalar,
     sums: select::scalar::sums_f32_scalar,
+    dot_i32: sparse_mlp_integer::scalar::dot_i32_scalar,
+    axpy_i32: sparse_mlp_integer::scalar::axpy_i32_scalar,
     read: probe::scalar::read_scalar,
     peak_f32: probe::scalar::peak_f32_scalar,
 };
@@ -116,6 +120,8 @@ const AVX2: Kernels = Kernels {
     mask_above: select::avx2::mask_above_f32_avx2,
     mask_nonzero: select::avx2::mask_nonzero_f32_avx2,
     sums: select::avx2::sums_f32_avx2,
+    dot_i32: sparse_mlp_integer::avx2::dot_i32_avx2,
+    axpy_i32: sparse_mlp_integer::avx2::axpy_i32_avx2,
     read: probe::avx2::read_avx2,
     peak_f32: probe::avx2::peak_f32_avx2,
 };
@@ -152,6 +158,8 @@ const AVX512: Kernels = Kernels {
     mask_above: select::avx512::mask_above_f32_avx512,
     mask_nonzero: select::avx512::mask_nonzero_f32_avx512,
     sums: select::avx512::sums_f32_avx512,
+    dot_i32: sparse_mlp_integer::avx512::dot_i32_avx512,
+    axpy_i32: sparse_mlp_integer::avx512::axpy_i32_avx512,
     read: probe::avx512::read_avx512,
     peak_f32: probe::avx512::peak_f32_avx512,
 };

@@ -13,4 +13,5 @@ pub(crate) mod rope;
 pub(crate) mod select;
 pub(crate) mod softmax;
 pub(crate) mod sparse_mlp;
+pub(crate) mod sparse_mlp_integer;
 pub(crate) mod transpose;
