@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Portable Rust, the reference every other tier is tested against.
     Scalar,
-    /// AVX2, FMA and F16C.
+    /// AVX2, FMA, F16C and POPCNT.
     Avx2,
     /// AVX-512 F, BW, VL and DQ.
     Avx512,
@@ -152,6 +152,7 @@ mod detect {
             ("avx2", is_x86_feature_detected!("avx2")),
             ("fma", is_x86_feature_detected!("fma")),
             ("f16c", is_x86_feature_detected!("f16c")),
+            ("popcnt", is_x86_feature_detected!("popcnt")),
         ])
     }
 

@@ -9,7 +9,7 @@
 //! | [`Compute::linear_in_out`] | out = x·W + b, weights `[in, out]`, over some inputs only |
 //! | [`Compute::sparse_mlp`], [`Compute::sparse_mlp_integer`] | the active neurons of an MLP, in floating point or exact integers |
 //! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |
-//! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`count_ones`] | which neurons are active |
+//! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`difference_masks`], [`count_ones`] | which neurons are active |
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
 //! | [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
 //! | [`decode`], [`encode`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
@@ -51,7 +51,7 @@ pub use dtype::{DType, Matrix, UnknownDType, decode, encode};
 pub use ops::activation::Activation;
 pub use ops::attention::{AttentionShape, KvView};
 pub use ops::linear::LinearPart;
-pub use ops::select::{count_ones, mask_words, union_masks};
+pub use ops::select::{count_ones, difference_masks, mask_words, union_masks};
 pub use ops::sparse_mlp::SparseMlp;
 pub use ops::sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};
 pub use ops::transpose::transpose;

@@ -14,6 +14,7 @@ use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
 use crate::ops::{activation, axpy, dot, norm, rope, select, softmax, sparse_mlp_integer};
 use crate::probe;
+use std::mem::MaybeUninit;
 
 /// Function pointers to the kernels of one tier. Arrays are indexed by [`DType`](crate::DType).
 ///
@@ -42,6 +43,7 @@ pub(crate) struct Kernels {
     pub(crate) max_ignoring_nan: unsafe fn(&[f32]) -> f32,
     pub(crate) mask_above: unsafe fn(&[f32], f32, bool, &mut [u64]),
     pub(crate) mask_nonzero: unsafe fn(&[f32], &mut [u64]),
+    pub(crate) mask_to_ids: unsafe fn(&[u64], &mut [MaybeUninit<u32>]) -> usize,
     pub(crate) sums: unsafe fn(&[f32]) -> (f64, f64),
     pub(crate) dot_i32: unsafe fn(&[i32], &[i32]) -> i64,
     pub(crate) axpy_i32: unsafe fn(i32, &[i32], &mut [i64]),
@@ -93,6 +95,7 @@ const SCALAR: Kernels = Kernels {
     max_ignoring_nan: softmax::scalar::max_ignoring_nan_f32_scalar,
     mask_above: select::scalar::mask_above_f32_scalar,
     mask_nonzero: select::scalar::mask_nonzero_f32_scalar,
+    mask_to_ids: select::scalar::mask_to_ids_scalar,
     sums: select::scalar::sums_f32_scalar,
     dot_i32: sparse_mlp_integer::scalar::dot_i32_scalar,
     axpy_i32: sparse_mlp_integer::scalar::axpy_i32_scalar,
@@ -119,6 +122,7 @@ const AVX2: Kernels = Kernels {
     max_ignoring_nan: softmax::avx2::max_ignoring_nan_f32_avx2,
     mask_above: select::avx2::mask_above_f32_avx2,
     mask_nonzero: select::avx2::mask_nonzero_f32_avx2,
+    mask_to_ids: select::scalar::mask_to_ids_scalar,
     sums: select::avx2::sums_f32_avx2,
     dot_i32: sparse_mlp_integer::avx2::dot_i32_avx2,
     axpy_i32: sparse_mlp_integer::avx2::axpy_i32_avx2,
@@ -157,6 +161,7 @@ const AVX512: Kernels = Kernels {
     max_ignoring_nan: softmax::avx512::max_ignoring_nan_f32_avx512,
     mask_above: select::avx512::mask_above_f32_avx512,
     mask_nonzero: select::avx512::mask_nonzero_f32_avx512,
+    mask_to_ids: select::avx512::mask_to_ids_avx512,
     sums: select::avx512::sums_f32_avx512,
     dot_i32: sparse_mlp_integer::avx512::dot_i32_avx512,
     axpy_i32: sparse_mlp_integer::avx512::axpy_i32_avx512,

@@ -42,9 +42,28 @@ pub(crate) unsafe fn mask_nonzero_f32_avx2(values: &[f32], mask: &mut [u64]) {
     words!(values, mask, |v| _mm256_cmp_ps::<_CMP_NEQ_UQ>(v, zero), |v| v != 0.0);
 }
 
+/// Σ x and Σ x² in `f64`, four chains each.
+///
 /// # Safety
 /// The CPU must have AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn sums_f32_avx2(x: &[f32]) -> (f64, f64) {
-    scalar::sums(x)
+    const CHAINS: usize = 4;
+    let (mut sum, mut squares) = ([_mm256_setzero_pd(); CHAINS], [_mm256_setzero_pd(); CHAINS]);
+    let (chunks, rest) = x.as_chunks::<{ 4 * CHAINS }>();
+    for chunk in chunks {
+        for i in 0..CHAINS {
+            // SAFETY: the chunk has 4 values for each chain.
+            let v = _mm256_cvtps_pd(unsafe { _mm_loadu_ps(chunk.as_ptr().add(4 * i)) });
+            sum[i] = _mm256_add_pd(sum[i], v);
+            squares[i] = _mm256_fmadd_pd(v, v, squares[i]);
+        }
+    }
+    let fold = |v: [__m256d; CHAINS]| {
+        let v = _mm256_add_pd(_mm256_add_pd(v[0], v[1]), _mm256_add_pd(v[2], v[3]));
+        let v = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
+        _mm_cvtsd_f64(v) + _mm_cvtsd_f64(_mm_unpackhi_pd(v, v))
+    };
+    let rest = scalar::sums(rest);
+    (fold(sum) + rest.0, fold(squares) + rest.1)
 }

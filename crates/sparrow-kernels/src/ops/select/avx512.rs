@@ -3,6 +3,7 @@
 use super::scalar;
 use crate::simd::avx512::LANES;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// The bits of whole words, `test` giving those of one vector; the rest by the scalar tier.
 macro_rules! words {
@@ -41,9 +42,50 @@ pub(crate) unsafe fn mask_nonzero_f32_avx512(values: &[f32], mask: &mut [u64]) {
     words!(values, mask, |v| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(v, zero), |v| v != 0.0);
 }
 
+/// Σ x and Σ x² in `f64`, four chains each.
+///
 /// # Safety
 /// The CPU must have AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(crate) unsafe fn sums_f32_avx512(x: &[f32]) -> (f64, f64) {
-    scalar::sums(x)
+    const CHAINS: usize = 4;
+    let (mut sum, mut squares) = ([_mm512_setzero_pd(); CHAINS], [_mm512_setzero_pd(); CHAINS]);
+    let (chunks, rest) = x.as_chunks::<{ 8 * CHAINS }>();
+    for chunk in chunks {
+        for i in 0..CHAINS {
+            // SAFETY: the chunk has 8 values for each chain.
+            let v = _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(chunk.as_ptr().add(8 * i)) });
+            sum[i] = _mm512_add_pd(sum[i], v);
+            squares[i] = _mm512_fmadd_pd(v, v, squares[i]);
+        }
+    }
+    let fold = |v: [__m512d; CHAINS]| {
+        _mm512_reduce_add_pd(_mm512_add_pd(_mm512_add_pd(v[0], v[1]), _mm512_add_pd(v[2], v[3])))
+    };
+    let rest = scalar::sums(rest);
+    (fold(sum) + rest.0, fold(squares) + rest.1)
+}
+
+/// Sixteen numbers at a time, those of set bits moved to the front of a vector.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
+pub(crate) unsafe fn mask_to_ids_avx512(mask: &[u64], ids: &mut [MaybeUninit<u32>]) -> usize {
+    assert!(ids.len() >= mask.len() * 64);
+    let mut numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let step = _mm512_set1_epi32(LANES as i32);
+    let mut count = 0;
+    for &word in mask {
+        for i in 0..64 / LANES {
+            let bits = (word >> (i * LANES)) as __mmask16;
+            let set = _mm512_maskz_compress_epi32(bits, numbers);
+            // SAFETY: there is room for every bit of the mask; before this vector's bits there were at least `count`, so 16
+            // more fit.
+            unsafe { _mm512_storeu_si512(ids.as_mut_ptr().add(count).cast(), set) };
+            count += bits.count_ones() as usize;
+            numbers = _mm512_add_epi32(numbers, step);
+        }
+    }
+    count
 }

@@ -16,17 +16,28 @@ fn bin(value: f32) -> usize {
 
 /// `k` in `1..=scores.len()`.
 pub(super) fn kth_largest(scores: &[f32], k: usize, scratch: &mut Vec<f32>) -> f32 {
-    let mut counts = [0u32; 1 << BITS];
-    for &value in scores {
-        counts[bin(value)] += 1;
+    // Two histograms in turn: neighbours often fall into one bin, whose count is then not ready yet.
+    let mut counts = [[0u32; 1 << BITS]; 2];
+    let (pairs, rest) = scores.as_chunks::<2>();
+    for &[first, second] in pairs {
+        counts[0][bin(first)] += 1;
+        counts[1][bin(second)] += 1;
     }
-    let (mut chosen, mut left) = (counts.len() - 1, k);
-    while left > counts[chosen] as usize {
-        left -= counts[chosen] as usize;
+    rest.iter().for_each(|&value| counts[0][bin(value)] += 1);
+    let (mut chosen, mut left) = ((1 << BITS) - 1, k);
+    let count = |bin: usize| (counts[0][bin] + counts[1][bin]) as usize;
+    while left > count(chosen) {
+        left -= count(chosen);
         chosen -= 1;
     }
-    scratch.clear();
-    scratch.extend(scores.iter().copied().filter(|&value| bin(value) == chosen));
+    // Every score is written, and kept if it is in the bin: a branch would be mispredicted too often.
+    scratch.resize(count(chosen) + 1, 0.0);
+    let mut kept = 0;
+    for &value in scores {
+        scratch[kept] = value;
+        kept += usize::from(bin(value) == chosen);
+    }
+    scratch.truncate(kept);
     let (_, value, _) = scratch.select_nth_unstable_by(left - 1, |a, b| key(*b).cmp(&key(*a)));
     if value.is_nan() { f32::NEG_INFINITY } else { *value }
 }

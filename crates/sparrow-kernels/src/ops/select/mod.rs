@@ -66,21 +66,19 @@ impl Compute {
         kth::kth_largest(scores, k, scratch)
     }
 
-    /// The indices of the set bits, ascending, in place of what `ids` held.
+    /// The indices of the set bits, ascending, in place of what `ids` held. `ids` keeps room for all bits, so that calls
+    /// with bitmaps of one size allocate once.
     ///
     /// # Panics
     /// If the bitmap has more than 2³² bits.
     pub fn mask_to_ids(&self, mask: &[u64], ids: &mut Vec<u32>) {
         assert!(mask.len() <= 1 << 26, "mask_to_ids: more than 2^32 bits");
         ids.clear();
-        ids.reserve(count_ones(mask));
-        for (i, &word) in mask.iter().enumerate() {
-            let mut left = word;
-            while left != 0 {
-                ids.push(i as u32 * 64 + left.trailing_zeros());
-                left &= left - 1;
-            }
-        }
+        ids.reserve(mask.len() * 64);
+        // SAFETY: the table holds only kernels that this CPU can run.
+        let count = unsafe { (self.kernels.mask_to_ids)(mask, ids.spare_capacity_mut()) };
+        // SAFETY: the kernel has written as many.
+        unsafe { ids.set_len(count) };
     }
 }
 
@@ -104,6 +102,18 @@ pub fn union_masks(masks: &[u64], words: usize, out: &mut [u64]) {
         for (out, &word) in out.iter_mut().zip(row) {
             *out |= word;
         }
+    }
+}
+
+/// out ← the bits of `a` that `b` lacks: with the active neurons of two tokens, what must be loaded or may be dropped.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn difference_masks(a: &[u64], b: &[u64], out: &mut [u64]) {
+    assert_eq!(a.len(), b.len(), "difference_masks: a.len() and b.len() differ");
+    assert_eq!(a.len(), out.len(), "difference_masks: a.len() and out.len() differ");
+    for (out, (&a, &b)) in out.iter_mut().zip(a.iter().zip(b)) {
+        *out = a & !b;
     }
 }
 

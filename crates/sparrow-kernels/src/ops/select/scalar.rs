@@ -1,5 +1,7 @@
 //! Bitmaps and sums in portable Rust.
 
+use std::mem::MaybeUninit;
+
 /// Sets `mask` from a predicate, 64 values per word.
 pub(super) fn mask_by(values: &[f32], mask: &mut [u64], active: impl Fn(f32) -> bool) {
     for (word, chunk) in mask.iter_mut().zip(values.chunks(64)) {
@@ -50,4 +52,21 @@ pub(super) fn sums(x: &[f32]) -> (f64, f64) {
         squares[lane] += v * v;
     }
     (sum.iter().sum(), squares.iter().sum())
+}
+
+/// Writes the numbers of the set bits, ascending, to the front of `ids`, which has room for all bits, and returns how many.
+///
+/// # Safety
+/// None: unsafe only to fit the table.
+pub(crate) unsafe fn mask_to_ids_scalar(mask: &[u64], ids: &mut [MaybeUninit<u32>]) -> usize {
+    let mut count = 0;
+    for (i, &word) in mask.iter().enumerate() {
+        let mut left = word;
+        while left != 0 {
+            ids[count].write(i as u32 * 64 + left.trailing_zeros());
+            count += 1;
+            left &= left - 1;
+        }
+    }
+    count
 }

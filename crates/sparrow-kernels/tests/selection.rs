@@ -1,0 +1,90 @@
+//! Bitmaps as sets: lists of ids, unions and differences against sets of numbers, on every tier.
+
+use proptest::prelude::*;
+use sparrow_kernels::*;
+use std::collections::BTreeSet;
+
+fn tiers() -> Vec<Compute> {
+    Isa::ALL.into_iter().filter_map(|isa| Compute::with_isa(isa, Some(1)).ok()).collect()
+}
+
+/// Words of every density, full and empty ones among them.
+fn word() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(a, b, c)| a & b & c),
+        Just(0),
+        Just(u64::MAX),
+        (0..64u32).prop_map(|i| 1 << i)
+    ]
+}
+
+fn two_masks() -> impl Strategy<Value = (Vec<u64>, Vec<u64>)> {
+    (0usize..9).prop_flat_map(|n| (proptest::collection::vec(word(), n), proptest::collection::vec(word(), n)))
+}
+
+fn set(mask: &[u64]) -> BTreeSet<u32> {
+    (0..64 * mask.len() as u32).filter(|&i| mask[i as usize / 64] >> (i % 64) & 1 == 1).collect()
+}
+
+proptest! {
+    #[test]
+    fn ids_are_the_set_bits_whatever_the_list_held(masks in proptest::collection::vec(proptest::collection::vec(word(), 0..9), 1..4)) {
+        for compute in tiers() {
+            // One list for all, so that what a longer bitmap left behind would show.
+            let mut ids = vec![9; 5];
+            for mask in &masks {
+                compute.mask_to_ids(mask, &mut ids);
+                let want: Vec<u32> = set(mask).into_iter().collect();
+                prop_assert_eq!(&ids, &want, "{}", compute.isa());
+                prop_assert_eq!(count_ones(mask), want.len());
+            }
+        }
+    }
+
+    #[test]
+    fn union_and_difference_are_those_of_sets((old, new) in two_masks()) {
+        let (old_set, new_set) = (set(&old), set(&new));
+        let mut out = vec![7; old.len()];
+        union_masks(&[old.clone(), new.clone()].concat(), old.len(), &mut out);
+        prop_assert_eq!(set(&out), &old_set | &new_set);
+        let mut removals = vec![7; old.len()];
+        difference_masks(&old, &new, &mut removals);
+        prop_assert_eq!(set(&removals), &old_set - &new_set);
+        let mut additions = vec![7; old.len()];
+        difference_masks(&new, &old, &mut additions);
+        prop_assert_eq!(set(&additions), &new_set - &old_set);
+    }
+
+    /// The sums behind it, for every remainder of a block, against sums in the order of the values.
+    #[test]
+    fn mean_and_deviation_agree_with_a_loop(scores in proptest::collection::vec(-100f32..100.0, 1..200)) {
+        let n = scores.len() as f64;
+        let mean = scores.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let variance = scores.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+        for compute in tiers() {
+            let got = compute.mean_std(&scores);
+            prop_assert!((f64::from(got.0) - mean).abs() <= 1e-5, "{} {got:?} {mean}", compute.isa());
+            prop_assert!((f64::from(got.1) - variance.sqrt()).abs() <= 2e-5, "{} {got:?} {variance}", compute.isa());
+        }
+    }
+}
+
+#[test]
+fn infinite_and_missing_scores_reach_the_mean() {
+    for compute in tiers() {
+        for n in [1, 9, 33, 100] {
+            for (special, mean) in [(f32::NAN, f32::NAN), (f32::INFINITY, f32::INFINITY)] {
+                let mut scores = vec![1.0; n];
+                scores[n / 2] = special;
+                assert_eq!(compute.mean_std(&scores).0.to_bits() & !(1 << 31), mean.to_bits(), "{}", compute.isa());
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "difference_masks: a.len() and b.len() differ")]
+fn differences_need_one_size() {
+    difference_masks(&[1], &[1, 2], &mut [0]);
+}
