@@ -1,4 +1,4 @@
-//! Bitmaps and sums with AVX-512.
+//! Bitmaps with AVX-512.
 
 use super::scalar;
 use crate::simd::avx512::LANES;
@@ -40,30 +40,6 @@ pub(crate) unsafe fn mask_above_f32_avx512(scores: &[f32], threshold: f32, magni
 pub(crate) unsafe fn mask_nonzero_f32_avx512(values: &[f32], mask: &mut [u64]) {
     let zero = _mm512_setzero_ps();
     words!(values, mask, |v| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(v, zero), |v| v != 0.0);
-}
-
-/// Σ x and Σ x² in `f64`, four chains each.
-///
-/// # Safety
-/// The CPU must have AVX-512.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(crate) unsafe fn sums_f32_avx512(x: &[f32]) -> (f64, f64) {
-    const CHAINS: usize = 4;
-    let (mut sum, mut squares) = ([_mm512_setzero_pd(); CHAINS], [_mm512_setzero_pd(); CHAINS]);
-    let (chunks, rest) = x.as_chunks::<{ 8 * CHAINS }>();
-    for chunk in chunks {
-        for i in 0..CHAINS {
-            // SAFETY: the chunk has 8 values for each chain.
-            let v = _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(chunk.as_ptr().add(8 * i)) });
-            sum[i] = _mm512_add_pd(sum[i], v);
-            squares[i] = _mm512_fmadd_pd(v, v, squares[i]);
-        }
-    }
-    let fold = |v: [__m512d; CHAINS]| {
-        _mm512_reduce_add_pd(_mm512_add_pd(_mm512_add_pd(v[0], v[1]), _mm512_add_pd(v[2], v[3])))
-    };
-    let rest = scalar::sums(rest);
-    (fold(sum) + rest.0, fold(squares) + rest.1)
 }
 
 /// Sixteen numbers at a time, those of set bits moved to the front of a vector.
