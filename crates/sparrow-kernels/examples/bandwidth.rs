@@ -26,11 +26,11 @@ fn main() {
 
     // Larger than any private cache: 32768 neurons of 4096, 256 MiB in 16 bits.
     let (n, k) = (32 * 1024, 4096);
-    for dtype in DType::ALL {
+    for dtype in DType::FLOATS {
         // Half of one, whatever the type: speed does not depend on values, except for subnormal ones.
         let mut one = [0u8; 4];
-        encode(dtype, &[0.5], &mut one[..dtype.size_of()]);
-        let bytes: Vec<u8> = one[..dtype.size_of()].repeat(n * k);
+        encode(dtype, &[0.5], &mut one[..dtype.row_bytes(1)]);
+        let bytes: Vec<u8> = one[..dtype.row_bytes(1)].repeat(n * k);
         let weights = Matrix::new(dtype, n, k, &bytes);
         for m in [1, 2, 4, 8] {
             let x = vec![0.25f32; m * n];
@@ -61,7 +61,7 @@ fn main() {
             for every in [1, 10] {
                 let ids: Vec<u32> = (0..third as u32).filter(|i| i.wrapping_mul(2_654_435_761) % every == 0).collect();
                 let time = best(5, || compute.sparse_mlp(&mlp, &x[..m * k], m, &ids, None, None, &mut out[..m * k]));
-                sparse.push(rate(time, 3 * ids.len() * k * dtype.size_of()));
+                sparse.push(rate(time, 3 * ids.len() * k * dtype.row_bytes(1)));
             }
             println!(
                 "{dtype:>4} m={m}: linear {}, linear_in_out {}, sparse_mlp all {}, one in ten {}",

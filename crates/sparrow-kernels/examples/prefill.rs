@@ -25,8 +25,8 @@ fn main() {
         for dtype in [DType::BF16, DType::F16, DType::F32] {
             let copies = if dtype == DType::BF16 { 16 } else { 4 };
             let mut one = [0u8; 4];
-            encode(dtype, &[0.5], &mut one[..dtype.size_of()]);
-            let bytes: Vec<Vec<u8>> = (0..copies).map(|_| one[..dtype.size_of()].repeat(n * k)).collect();
+            encode(dtype, &[0.5], &mut one[..dtype.row_bytes(1)]);
+            let bytes: Vec<Vec<u8>> = (0..copies).map(|_| one[..dtype.row_bytes(1)].repeat(n * k)).collect();
             let x = vec![0.25f32; tokens * k];
             let mut out = vec![0.0; tokens * n];
             let operations = 2.0 * (tokens * n * k) as f64 / 1e12;

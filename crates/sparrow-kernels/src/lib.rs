@@ -12,7 +12,7 @@
 //! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`difference_masks`], [`count_ones`] | which neurons are active |
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
 //! | [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
-//! | [`decode`], [`encode`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
+//! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
 //! | [`read_bandwidth`], [`peak`] | what the machine can do at best |
 //!
 //! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`]; accumulation
@@ -51,6 +51,7 @@ pub use dtype::{DType, Matrix, UnknownDType, decode, encode};
 pub use ops::activation::Activation;
 pub use ops::attention::{AttentionShape, KvView};
 pub use ops::linear::LinearPart;
+pub use ops::quantize::quantize;
 pub use ops::select::{count_ones, difference_masks, mask_words, union_masks};
 pub use ops::sparse_mlp::SparseMlp;
 pub use ops::sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};

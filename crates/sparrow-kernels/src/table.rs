@@ -5,14 +5,16 @@
 //! CPU cannot run.
 
 use crate::cpu::{self, Isa};
+use crate::dtype::TYPES;
 use crate::ops::activation::Activation;
 use crate::ops::attention_tiled::AttendFn;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::dot::DotRowsFn;
+use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
-use crate::ops::{activation, axpy, dot, norm, rope, select, softmax, sparse_mlp_integer};
+use crate::ops::{activation, axpy, dot, dot_int8, norm, rope, select, softmax, sparse_mlp_integer};
 use crate::probe;
 use std::mem::MaybeUninit;
 
@@ -24,12 +26,14 @@ use std::mem::MaybeUninit;
 #[allow(clippy::type_complexity)]
 pub(crate) struct Kernels {
     isa: Isa,
-    pub(crate) dot_rows: [DotRowsFn; 3],
-    pub(crate) axpy_rows: [AxpyRowsFn; 3],
+    pub(crate) dot_rows: [DotRowsFn; TYPES],
+    pub(crate) axpy_rows: [AxpyRowsFn; TYPES],
+    pub(crate) dot_int8: DotInt8Fn,
+    pub(crate) quantize: QuantizeFn,
     /// `None`: many activations are multiplied like few.
-    pub(crate) gemm: [Option<GemmFn>; 3],
+    pub(crate) gemm: [Option<GemmFn>; TYPES],
     /// `None`: every row reads the cache on its own.
-    pub(crate) attend: [Option<AttendFn>; 3],
+    pub(crate) attend: [Option<AttendFn>; TYPES],
     pub(crate) activate: unsafe fn(Activation, &mut [f32]),
     pub(crate) gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, f32, &mut [f32]),
@@ -61,6 +65,7 @@ impl Kernels {
         return Some(match isa {
             Isa::Scalar => &SCALAR,
             Isa::Avx2 => &AVX2,
+            Isa::Avx512 if cpu::has_vnni() => &AVX512_VNNI,
             Isa::Avx512 => &AVX512,
             Isa::Amx => &AMX,
         });
@@ -75,14 +80,30 @@ impl Kernels {
 
 const SCALAR: Kernels = Kernels {
     isa: Isa::Scalar,
-    dot_rows: [dot::scalar::dot_rows_f32_scalar, dot::scalar::dot_rows_f16_scalar, dot::scalar::dot_rows_bf16_scalar],
+    dot_rows: [
+        dot::scalar::dot_rows_f32_scalar,
+        dot::scalar::dot_rows_f16_scalar,
+        dot::scalar::dot_rows_bf16_scalar,
+        dot::scalar::dot_rows_i8_scalar,
+        dot::scalar::dot_rows_i4g32_scalar,
+        dot::scalar::dot_rows_i4g32z_scalar,
+        dot::scalar::dot_rows_i4g128_scalar,
+        dot::scalar::dot_rows_i4g128z_scalar,
+    ],
     axpy_rows: [
         axpy::scalar::axpy_rows_f32_scalar,
         axpy::scalar::axpy_rows_f16_scalar,
         axpy::scalar::axpy_rows_bf16_scalar,
+        axpy::scalar::axpy_rows_i8_scalar,
+        axpy::scalar::axpy_rows_i4g32_scalar,
+        axpy::scalar::axpy_rows_i4g32z_scalar,
+        axpy::scalar::axpy_rows_i4g128_scalar,
+        axpy::scalar::axpy_rows_i4g128z_scalar,
     ],
-    gemm: [None; 3],
-    attend: [None; 3],
+    dot_int8: dot_int8::scalar::dot_int8_scalar,
+    quantize: dot_int8::scalar::quantize_scalar,
+    gemm: [None; TYPES],
+    attend: [None; TYPES],
     activate: activation::scalar::activate_f32_scalar,
     gated: activation::scalar::gated_f32_scalar,
     rms_norm: norm::scalar::rms_norm_f32_scalar,
@@ -106,10 +127,30 @@ const SCALAR: Kernels = Kernels {
 #[cfg(target_arch = "x86_64")]
 const AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
-    dot_rows: [dot::avx2::dot_rows_f32_avx2, dot::avx2::dot_rows_f16_avx2, dot::avx2::dot_rows_bf16_avx2],
-    axpy_rows: [axpy::avx2::axpy_rows_f32_avx2, axpy::avx2::axpy_rows_f16_avx2, axpy::avx2::axpy_rows_bf16_avx2],
-    gemm: [None; 3],
-    attend: [None; 3],
+    dot_rows: [
+        dot::avx2::dot_rows_f32_avx2,
+        dot::avx2::dot_rows_f16_avx2,
+        dot::avx2::dot_rows_bf16_avx2,
+        dot::avx2::dot_rows_i8_avx2,
+        dot::avx2::dot_rows_i4g32_avx2,
+        dot::avx2::dot_rows_i4g32z_avx2,
+        dot::avx2::dot_rows_i4g128_avx2,
+        dot::avx2::dot_rows_i4g128z_avx2,
+    ],
+    axpy_rows: [
+        axpy::avx2::axpy_rows_f32_avx2,
+        axpy::avx2::axpy_rows_f16_avx2,
+        axpy::avx2::axpy_rows_bf16_avx2,
+        axpy::avx2::axpy_rows_i8_avx2,
+        axpy::avx2::axpy_rows_i4g32_avx2,
+        axpy::avx2::axpy_rows_i4g32z_avx2,
+        axpy::avx2::axpy_rows_i4g128_avx2,
+        axpy::avx2::axpy_rows_i4g128z_avx2,
+    ],
+    dot_int8: dot_int8::avx2::dot_int8_avx2,
+    quantize: dot_int8::avx2::quantize_avx2,
+    gemm: [None; TYPES],
+    attend: [None; TYPES],
     activate: activation::avx2::activate_f32_avx2,
     gated: activation::avx2::gated_f32_avx2,
     rms_norm: norm::avx2::rms_norm_f32_avx2,
@@ -133,21 +174,47 @@ const AVX2: Kernels = Kernels {
 #[cfg(target_arch = "x86_64")]
 const AVX512: Kernels = Kernels {
     isa: Isa::Avx512,
-    dot_rows: [dot::avx512::dot_rows_f32_avx512, dot::avx512::dot_rows_f16_avx512, dot::avx512::dot_rows_bf16_avx512],
+    dot_rows: [
+        dot::avx512::dot_rows_f32_avx512,
+        dot::avx512::dot_rows_f16_avx512,
+        dot::avx512::dot_rows_bf16_avx512,
+        dot::avx512::dot_rows_i8_avx512,
+        dot::avx512::dot_rows_i4g32_avx512,
+        dot::avx512::dot_rows_i4g32z_avx512,
+        dot::avx512::dot_rows_i4g128_avx512,
+        dot::avx512::dot_rows_i4g128z_avx512,
+    ],
     axpy_rows: [
         axpy::avx512::axpy_rows_f32_avx512,
         axpy::avx512::axpy_rows_f16_avx512,
         axpy::avx512::axpy_rows_bf16_avx512,
+        axpy::avx512::axpy_rows_i8_avx512,
+        axpy::avx512_int4::axpy_rows_i4g32_avx512,
+        axpy::avx512_int4::axpy_rows_i4g32z_avx512,
+        axpy::avx512_int4::axpy_rows_i4g128_avx512,
+        axpy::avx512_int4::axpy_rows_i4g128z_avx512,
     ],
+    dot_int8: dot_int8::avx2::dot_int8_avx2,
+    quantize: dot_int8::avx512::quantize_avx512,
     gemm: [
         Some(gemm::avx512::gemm_f32_avx512),
         Some(gemm::avx512::gemm_f16_avx512),
         Some(gemm::avx512::gemm_bf16_avx512),
+        None,
+        None,
+        None,
+        None,
+        None,
     ],
     attend: [
         Some(gemm::avx512::attend_f32_avx512),
         Some(gemm::avx512::attend_f16_avx512),
         Some(gemm::avx512::attend_bf16_avx512),
+        None,
+        None,
+        None,
+        None,
+        None,
     ],
     activate: activation::avx512::activate_f32_avx512,
     gated: activation::avx512::gated_f32_avx512,
@@ -170,9 +237,22 @@ const AVX512: Kernels = Kernels {
     peak_f32: probe::avx512::peak_f32_avx512,
 };
 
+/// AVX-512 where the CPU has VNNI too.
+#[cfg(target_arch = "x86_64")]
+const AVX512_VNNI: Kernels = Kernels { dot_int8: dot_int8::avx512::dot_int8_avx512, ..AVX512 };
+
 #[cfg(target_arch = "x86_64")]
 const AMX: Kernels = Kernels {
     isa: Isa::Amx,
-    gemm: [Some(gemm::avx512::gemm_f32_avx512), Some(gemm::avx512::gemm_f16_avx512), Some(gemm::amx::gemm_bf16_amx)],
-    ..AVX512
+    gemm: [
+        Some(gemm::avx512::gemm_f32_avx512),
+        Some(gemm::avx512::gemm_f16_avx512),
+        Some(gemm::amx::gemm_bf16_amx),
+        None,
+        None,
+        None,
+        None,
+        None,
+    ],
+    ..AVX512_VNNI
 };

@@ -72,12 +72,15 @@ struct Stored {
 
 impl Stored {
     fn new(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Self {
-        let size = rows * cols * dtype.size_of();
-        let mut bytes = vec![0xff; size + 64];
+        let row = dtype.row_bytes(cols);
+        let mut bytes = vec![0xff; rows * row + 64];
         let skip = 1 + (64 - bytes.as_ptr() as usize % 64) % 63;
-        encode(dtype, values, &mut bytes[skip..skip + size]);
         let mut decoded = vec![0.0; rows * cols];
-        decode(dtype, &bytes[skip..skip + size], &mut decoded);
+        for r in 0..rows {
+            let stored = &mut bytes[skip + r * row..skip + (r + 1) * row];
+            encode(dtype, &values[r * cols..(r + 1) * cols], stored);
+            decode(dtype, stored, &mut decoded[r * cols..(r + 1) * cols]);
+        }
         Self { dtype, rows, cols, bytes, skip, values: decoded }
     }
 
@@ -86,7 +89,7 @@ impl Stored {
     }
 
     fn matrix(&self) -> Matrix<'_> {
-        let size = self.rows * self.cols * self.dtype.size_of();
+        let size = self.rows * self.dtype.row_bytes(self.cols);
         Matrix::new(self.dtype, self.rows, self.cols, &self.bytes[self.skip..self.skip + size])
     }
 
@@ -107,9 +110,12 @@ fn assert_close(got: f32, want: f64, tolerance: f64, context: &dyn Fn() -> Strin
     assert!(close, "{}: got {got}, want {want} within {tolerance:e}", context());
 }
 
-/// The activations that a product with weights of `dtype` sees: beyond 8 of them, the AMX tier rounds x to bf16 for bf16
-/// weights, and is judged against a reference that sees the same.
+/// The activations that a product with weights of `dtype` sees: for int8 weights `[out, in]` they are quantised row by row;
+/// beyond 8 of them, the AMX tier rounds x to bf16 for bf16 weights. The reference sees the same.
 fn as_seen(compute: &Compute, dtype: DType, m: usize, x: &[f32]) -> Vec<f32> {
+    if dtype == DType::I8 {
+        return x.chunks((x.len() / m.max(1)).max(1)).flat_map(quantized).collect();
+    }
     if m <= 8 || dtype != DType::BF16 || compute.isa() < Isa::Amx {
         return x.to_vec();
     }
@@ -118,6 +124,13 @@ fn as_seen(compute: &Compute, dtype: DType, m: usize, x: &[f32]) -> Vec<f32> {
     let mut rounded = vec![0.0; x.len()];
     decode(DType::BF16, &bytes, &mut rounded);
     rounded
+}
+
+/// A row of activations as int8 products see it.
+fn quantized(x: &[f32]) -> Vec<f32> {
+    let max = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    let (inverse, scale) = (127.0 / max, max / 127.0);
+    x.iter().map(|v| if max == 0.0 { 0.0 } else { (v * inverse).round_ties_even() * scale }).collect()
 }
 
 fn describe(compute: &Compute) -> String {
@@ -205,7 +218,8 @@ fn check_in_out(compute: &Compute, dtype: DType, m: usize, k: usize, n: usize, s
     compute.linear_in_out(&x, m, w.matrix(), inputs, Some(&bias), &mut out);
     let all: Vec<u32> = (0..k as u32).collect();
     let used = inputs.unwrap_or(&all);
-    let seen = as_seen(compute, dtype, m, &x);
+    // Weights `[in, out]` see int8 activations nowhere.
+    let seen = if dtype == DType::I8 { x.clone() } else { as_seen(compute, dtype, m, &x) };
     for t in 0..m {
         for j in 0..n {
             let (mut want, mut size) = (f64::from(bias[j]), f64::from(bias[j]).abs());
@@ -220,7 +234,7 @@ fn check_in_out(compute: &Compute, dtype: DType, m: usize, k: usize, n: usize, s
             });
         }
     }
-    if inputs.is_none() {
+    if inputs.is_none() && !dtype.is_quantized() {
         let mut transposed = vec![0; w.matrix().bytes().len()];
         transpose(compute, w.matrix(), &mut transposed);
         let mut by_rows = vec![f32::NAN; m * n];
@@ -367,9 +381,10 @@ impl Mlp {
     /// The masked dense reference for one row, with the sum of absolute values.
     fn reference(&self, x: &[f32], active: &dyn Fn(usize) -> bool) -> Vec<(f64, f64)> {
         let bias = |which: usize, i: usize| self.biases.as_ref().map_or(0.0, |b| f64::from(b[which][i]));
+        let seen = if self.up.dtype == DType::I8 { quantized(x) } else { x.to_vec() };
         let project = |w: &Stored, which: usize, i: usize| {
             let (mut sum, mut size) = (bias(which, i), bias(which, i).abs());
-            for (c, &v) in x.iter().enumerate() {
+            for (c, &v) in seen.iter().enumerate() {
                 let product = w.at(i, c) * f64::from(v);
                 sum += product;
                 size += product.abs();
@@ -759,7 +774,7 @@ fn attention_of_many_rows() {
 fn nan_and_infinity_reach_the_results_they_should() {
     let mut random = Random(8);
     for compute in tiers_to_test() {
-        for dtype in DType::ALL {
+        for dtype in DType::FLOATS {
             for k in [1, 5, 16, 40, 67] {
                 for (special, m) in
                     [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().flat_map(|s| [(s, 2), (s, 21)])
@@ -798,10 +813,46 @@ fn nan_and_infinity_reach_the_results_they_should() {
 }
 
 #[test]
+fn special_values_and_int8() {
+    let mut random = Random(13);
+    for compute in tiers_to_test() {
+        for k in [1, 40, 67, 200] {
+            for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for m in [2, 21] {
+                    let w = Stored::random(DType::I8, 9, k, &mut random);
+                    let mut x = random.values(m * k);
+                    x[k + random.below(k)] = special;
+                    let mut out = vec![0.0; m * 9];
+                    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: None, out: &mut out }]);
+                    for (i, v) in out.iter().enumerate() {
+                        assert_eq!(v.is_nan(), i / 9 == 1, "{special} {v} {}", describe(&compute));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_products_are_the_same_in_every_tier() {
+    let mut random = Random(14);
+    for (m, n, k) in [(1, 9, 1000), (8, 17, 4099), (3, 5, 129), (30, 33, 513)] {
+        let w = Stored::random(DType::I8, n, k, &mut random);
+        let x = random.values(m * k);
+        let mut first: Option<Vec<f32>> = None;
+        for compute in tiers_to_test() {
+            let mut out = vec![f32::NAN; m * n];
+            compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: None, out: &mut out }]);
+            assert_eq!(first.get_or_insert_with(|| out.clone()), &out, "{}", describe(&compute));
+        }
+    }
+}
+
+#[test]
 fn transposition() {
     let mut random = Random(9);
     for compute in tiers_to_test() {
-        for dtype in DType::ALL {
+        for dtype in DType::FLOATS {
             for (rows, cols) in [(0, 3), (3, 0), (1, 1), (2, 65), (64, 64), (65, 130), (300, 257)] {
                 let w = Stored::random(dtype, rows, cols, &mut random);
                 let mut bytes = vec![0; w.matrix().bytes().len()];

@@ -1,19 +1,27 @@
 //! Conversion between stored elements and `f32`, one element at a time.
 
-use super::{BF16, DType, F16};
+use super::quantized::{self, Int4};
+use super::{BF16, DType, F16, F32, I8};
 use half::{bf16, f16};
 
-/// The element at `index` of `bytes`, of the type whose discriminant is `D`.
+/// Element `index` of a row of `cols` elements, of the type whose discriminant is `D`.
 #[inline(always)]
-pub(crate) fn element<const D: u8>(bytes: &[u8], index: usize) -> f32 {
-    if D == BF16 {
-        bf16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32()
-    } else if D == F16 {
-        f16_to_f32(u16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]))
-    } else {
-        let at = 4 * index;
-        f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+pub(crate) fn element<const D: u8>(row: &[u8], cols: usize, index: usize) -> f32 {
+    match D {
+        F32 => {
+            let at = 4 * index;
+            f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
+        }
+        F16 => f16_to_f32(u16::from_le_bytes([row[2 * index], row[2 * index + 1]])),
+        BF16 => bf16::from_le_bytes([row[2 * index], row[2 * index + 1]]).to_f32(),
+        I8 => f32::from(row[index] as i8) * int8_scale(row, cols),
+        _ => Int4::of(D).element(row, cols, index),
     }
+}
+
+fn int8_scale(row: &[u8], cols: usize) -> f32 {
+    let at = quantized::int8_scale_at(cols);
+    f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
 }
 
 #[inline(always)]
@@ -21,17 +29,22 @@ fn f16_to_f32(bits: u16) -> f32 {
     f16::from_bits(bits).to_f32_const()
 }
 
-/// Widens stored elements to `f32`; exact.
+/// Widens one stored row to `f32`: exact for floats, within 2⁻²⁴ relative for quantised types. Of floats any number of rows will do.
 ///
 /// # Panics
-/// If `bytes.len()` is not `out.len() * dtype.size_of()`.
+/// If `bytes.len()` is not `dtype.row_bytes(out.len())`.
 pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(
         bytes.len(),
-        out.len() * dtype.size_of(),
+        dtype.row_bytes(out.len()),
         "decode: bytes.len() does not match out.len() elements of {dtype}"
     );
     match dtype {
+        DType::I8 => decode_row::<I8>(bytes, out),
+        DType::I4G32 => decode_row::<{ DType::I4G32 as u8 }>(bytes, out),
+        DType::I4G32Z => decode_row::<{ DType::I4G32Z as u8 }>(bytes, out),
+        DType::I4G128 => decode_row::<{ DType::I4G128 as u8 }>(bytes, out),
+        DType::I4G128Z => decode_row::<{ DType::I4G128Z as u8 }>(bytes, out),
         DType::F32 => {
             for (value, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
                 *value = f32::from_le_bytes(*b);
@@ -50,17 +63,30 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Narrows `f32` values to stored elements, rounding to nearest, ties to even. NaN stays NaN, overflow becomes infinity.
+/// All elements of a row, one by one.
+#[inline(always)]
+pub(crate) fn decode_row<const D: u8>(row: &[u8], out: &mut [f32]) {
+    let cols = out.len();
+    for (i, value) in out.iter_mut().enumerate() {
+        *value = element::<D>(row, cols, i);
+    }
+}
+
+/// Narrows `f32` values to one stored row, rounding to nearest, ties to even. Of floats any number of rows will do: NaN stays
+/// NaN, overflow becomes infinity. Of quantised types the scale is that of the largest magnitude of the row or group; where
+/// that is NaN or infinite, all of it becomes NaN.
 ///
 /// # Panics
-/// If `out.len()` is not `values.len() * dtype.size_of()`.
+/// If `out.len()` is not `dtype.row_bytes(values.len())`.
 pub fn encode(dtype: DType, values: &[f32], out: &mut [u8]) {
     assert_eq!(
         out.len(),
-        values.len() * dtype.size_of(),
+        dtype.row_bytes(values.len()),
         "encode: out.len() does not match values.len() elements of {dtype}"
     );
     match dtype {
+        DType::I8 => quantized::encode_int8(values, out),
+        DType::I4G32 | DType::I4G32Z | DType::I4G128 | DType::I4G128Z => Int4::of(dtype as u8).encode(values, out),
         DType::F32 => {
             for (value, b) in values.iter().zip(out.as_chunks_mut::<4>().0) {
                 *b = value.to_le_bytes();

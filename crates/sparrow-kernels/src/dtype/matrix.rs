@@ -1,10 +1,11 @@
 //! A borrowed matrix of weights.
 
 use super::DType;
+use super::quantized::MAX_INT8_COLS;
 use std::fmt;
 use std::ops::Range;
 
-/// Borrowed weights `[rows, cols]`, row-major, little-endian.
+/// Borrowed weights `[rows, cols]`, row-major, little-endian; a row is `dtype.row_bytes(cols)` bytes.
 ///
 /// The bytes may start at any address (they may be part of a mapped file): every kernel uses unaligned loads.
 #[derive(Clone, Copy)]
@@ -19,9 +20,13 @@ impl<'a> Matrix<'a> {
     /// A view of `bytes` as `[rows, cols]`.
     ///
     /// # Panics
-    /// If `bytes.len()` is not `rows * cols * dtype.size_of()`.
+    /// If `bytes.len()` is not `rows * dtype.row_bytes(cols)`, or an int8 row has more than 2¹⁷ elements.
     pub fn new(dtype: DType, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
-        let want = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size_of()));
+        let want = if cols < usize::MAX / 8 { rows.checked_mul(dtype.row_bytes(cols)) } else { None };
+        assert!(
+            dtype != DType::I8 || cols <= MAX_INT8_COLS,
+            "Matrix::new: rows of {cols} int8 elements, at most {MAX_INT8_COLS} are allowed"
+        );
         assert!(
             want == Some(bytes.len()),
             "Matrix::new: {} bytes for [{rows}, {cols}] of {dtype}, expected {want:?}",
@@ -45,14 +50,14 @@ impl<'a> Matrix<'a> {
         self.dtype
     }
 
-    /// All `rows * cols` elements.
+    /// All rows.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
     /// Bytes from one row to the next.
     pub fn row_bytes(&self) -> usize {
-        self.cols * self.dtype.size_of()
+        self.dtype.row_bytes(self.cols)
     }
 
     /// The bytes of one row.

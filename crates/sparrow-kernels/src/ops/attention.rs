@@ -44,7 +44,7 @@ pub struct AttentionShape {
 impl KvView<'_> {
     /// Panics unless the view fits the shape.
     fn check(&self, shape: &AttentionShape) {
-        let bytes = shape.kv_heads * self.capacity * shape.head_dim * self.dtype.size_of();
+        let bytes = shape.kv_heads * self.capacity * self.dtype.row_bytes(shape.head_dim);
         assert_eq!(self.keys.len(), bytes, "attention: keys.len() is not kv_heads * capacity * head_dim");
         assert_eq!(self.values.len(), bytes, "attention: values.len() is not kv_heads * capacity * head_dim");
         assert!(
@@ -139,7 +139,7 @@ impl Compute {
     fn attend(&self, shape: &AttentionShape, q: &[f32], kv: &KvView, head: usize, out: &mut [f32]) {
         let d = shape.head_dim;
         let group = q.len() / d;
-        let row_bytes = d * kv.dtype.size_of();
+        let row_bytes = kv.dtype.row_bytes(d);
         out.fill(0.0);
         let count = kv.len - kv.start;
         if count == 0 {
@@ -151,13 +151,13 @@ impl Compute {
             stride: row_bytes,
             ids: std::ptr::null(),
             count,
+            cols: d,
         };
         // Room for a full cache: it must not grow token by token.
         let mut scratch = self.scratch.take(group * kv.capacity);
         let scores = &mut scratch[..group * count];
         let dots = DotRows {
             rows: visible(kv.keys),
-            k: d,
             x: q.as_ptr(),
             x_stride: d,
             m: group,
@@ -175,6 +175,7 @@ impl Compute {
         }
         let sum = AxpyRows {
             rows: visible(kv.values),
+            start: 0,
             cols: d,
             a: scores.as_ptr(),
             a_stride: count,

@@ -51,7 +51,7 @@ pub(crate) unsafe fn attend<E: Engine>(compute: &Compute, block: &Block) {
     let queries = rows.len() * group;
     let strips = queries.div_ceil(E::TOKENS);
     let view = kv(rows.start);
-    let bytes = view.capacity * d * view.dtype.size_of();
+    let bytes = view.capacity * view.dtype.row_bytes(d);
     let of_head = head * bytes..(head + 1) * bytes;
     let keys = Matrix::new(view.dtype, view.capacity, d, &view.keys[of_head.clone()]);
     let values = Matrix::new(view.dtype, view.capacity, d, &view.values[of_head]);

@@ -1,9 +1,10 @@
 //! Dense linear layers over weights stored `[out, in]`.
 
 use super::dot::{DotRows, Rows};
+use super::dot_int8::{DotInt8, Int8Activations};
 use super::gemm::{FEW, Gemm, Layout, Part};
 use crate::Compute;
-use crate::dtype::Matrix;
+use crate::dtype::{DType, Matrix};
 use crate::shared_mut::SharedMut;
 
 /// One weight of [`Compute::linear`], with its bias and its result.
@@ -28,6 +29,9 @@ impl Compute {
     /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that sum for
     /// more. For more than 8 activations and bf16 weights, all parts alike, [`Isa::Amx`](crate::Isa::Amx) first rounds x to
     /// bf16 (subnormal values to 0): 2⁻⁹ · Σᵢ |W·x| more.
+    ///
+    /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums are then
+    /// exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
     ///
     /// # Panics
     /// If `x.len()` is not `m * k`, or a bias or result does not fit its weight.
@@ -63,6 +67,7 @@ impl Compute {
             unsafe { gemm(self, &Gemm { x, m, k, layout: Layout::OutIn, ids: None, parts: &parts }) };
             return;
         }
+        let int8 = parts.iter().any(|p| p.weights.dtype() == DType::I8).then(|| self.quantize_activations(x, m));
         let block = rows.div_ceil(self.tasks(rows, work)).next_multiple_of(8);
         let block = if m > 8 { block.min(PANEL) } else { block }.max(8);
         if let [part] = parts {
@@ -71,7 +76,7 @@ impl Compute {
             let (weights, bias) = (part.weights, part.bias);
             self.parallel(rows.div_ceil(block), work, &|task| {
                 let range = task * block..rows.min((task + 1) * block);
-                linear_block(self, x, m, weights, bias, out, range);
+                linear_block(self, (x, int8.as_ref()), m, weights, bias, out, range);
             });
             return;
         }
@@ -89,7 +94,7 @@ impl Compute {
                     // SAFETY: `parts` is borrowed mutably for this call, so nobody else uses its results.
                     let out = unsafe { SharedMut::from_raw(&raw mut *(*part).out) };
                     let range = task * block..n.min((task + 1) * block);
-                    linear_block(self, x, m, weights, bias, out, range);
+                    linear_block(self, (x, int8.as_ref()), m, weights, bias, out, range);
                     return;
                 }
                 task -= here;
@@ -98,10 +103,10 @@ impl Compute {
     }
 }
 
-/// Rows `range` of one weight, for all activations.
+/// Rows `range` of one weight, for all activations, which for int8 weights are also given in int8.
 fn linear_block(
     compute: &Compute,
-    x: &[f32],
+    (x, int8): (&[f32], Option<&Int8Activations>),
     m: usize,
     weights: Matrix,
     bias: Option<&[f32]>,
@@ -110,28 +115,29 @@ fn linear_block(
 ) {
     let (n, k) = (weights.rows(), weights.cols());
     let panel = weights.row_range(range.clone());
-    let tokens = if m <= 8 { m } else { (X_BLOCK / k.max(1)).clamp(24, m.max(24)) };
-    let mut t = 0;
-    while t < m {
-        let here = tokens.min(m - t);
-        let args = DotRows {
-            rows: Rows {
-                base: panel.bytes().as_ptr(),
-                stride: panel.row_bytes(),
-                ids: std::ptr::null(),
-                count: range.len(),
-            },
-            k,
-            x: x[t * k..].as_ptr(),
-            x_stride: k,
-            m: here,
-            out: out.pointer(t * n + range.start),
-            out_stride: n,
-        };
-        // SAFETY: the table holds only kernels that this CPU can run; the panel, x and out have the stated shapes, and each
-        // task writes only the columns of its rows.
-        unsafe { (compute.kernels.dot_rows[weights.dtype() as usize])(&args) };
-        t += here;
+    let rows = Rows::of(panel, None);
+    match int8 {
+        Some(x) if weights.dtype() == DType::I8 => {
+            let args = DotInt8 { rows, x: x.rows(), m, out: out.pointer(range.start), out_stride: n };
+            // SAFETY: the table holds only kernels that this CPU can run; the panel, x and out have the stated shapes, and each
+            // task writes only the columns of its rows.
+            unsafe { (compute.kernels.dot_int8)(&args) };
+        }
+        _ => {
+            let tokens = if m <= 8 { m } else { (X_BLOCK / k.max(1)).clamp(24, m.max(24)) };
+            for t in (0..m).step_by(tokens) {
+                let args = DotRows {
+                    rows,
+                    x: x[t * k..].as_ptr(),
+                    x_stride: k,
+                    m: tokens.min(m - t),
+                    out: out.pointer(t * n + range.start),
+                    out_stride: n,
+                };
+                // SAFETY: as above.
+                unsafe { (compute.kernels.dot_rows[weights.dtype() as usize])(&args) };
+            }
+        }
     }
     if let Some(bias) = bias {
         for t in 0..m {

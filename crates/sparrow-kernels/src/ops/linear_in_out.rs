@@ -1,6 +1,6 @@
 //! Linear layers over weights stored `[in, out]`, which can skip inputs.
 
-use super::axpy::AxpyRows;
+use super::axpy::{AxpyRows, COLUMN_STEP};
 use super::dot::Rows;
 use super::gemm::{FEW, Gemm, Layout, Part};
 use crate::Compute;
@@ -65,12 +65,8 @@ impl Compute {
             return;
         }
         let call = |start: usize, inputs: Option<&[u32]>, from: usize, t: usize| AxpyRows {
-            rows: Rows {
-                base: w.bytes().as_ptr().wrapping_add(from * w.row_bytes() + start * w.dtype().size_of()),
-                stride: w.row_bytes(),
-                ids: inputs.map_or(std::ptr::null(), <[u32]>::as_ptr),
-                count: 0,
-            },
+            rows: Rows { count: 0, ..Rows::of(w.row_range(from..k), inputs) },
+            start,
             cols: 0,
             a: x.as_ptr().wrapping_add(t * k + from),
             a_stride: k,
@@ -86,7 +82,7 @@ impl Compute {
             let blocks = count.div_ceil(block);
             let mut scratch = self.scratch.take(blocks * m * n);
             let sums = SharedMut::new(&mut scratch);
-            let cols = (L1_VALUES / m.max(1)).max(MAX_COLS);
+            let cols = (L1_VALUES / m.max(1) / COLUMN_STEP * COLUMN_STEP).max(MAX_COLS);
             self.parallel(blocks, work, &|b| {
                 // SAFETY: each block has its own stretch.
                 let sum = unsafe { sums.part(b * m * n..(b + 1) * m * n) };
@@ -119,7 +115,7 @@ impl Compute {
             });
             return;
         }
-        let cols = n.div_ceil(self.tasks(n, work)).next_multiple_of(64).clamp(MIN_COLS, MAX_COLS);
+        let cols = n.div_ceil(self.tasks(n, work)).next_multiple_of(COLUMN_STEP).clamp(MIN_COLS, MAX_COLS);
         let out = SharedMut::new(out);
         self.parallel(n.div_ceil(cols), work, &|task| {
             let (start, end) = (task * cols, n.min((task + 1) * cols));

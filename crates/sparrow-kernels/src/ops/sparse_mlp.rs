@@ -1,12 +1,13 @@
 //! The active neurons of an MLP, for a few tokens.
 
 use super::activation::Activation;
-use super::axpy::AxpyRows;
+use super::axpy::{AxpyRows, COLUMN_STEP};
 use super::dot::{DotRows, Rows};
+use super::dot_int8::{DotInt8, Int8Activations};
 use super::linear_in_out::check_ids;
 use super::select::mask_words;
 use crate::Compute;
-use crate::dtype::Matrix;
+use crate::dtype::{DType, Matrix};
 use crate::shared_mut::SharedMut;
 
 /// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H.
@@ -45,6 +46,8 @@ impl Compute {
     /// `[m, ceil(I/64)]`, and `None` makes every id count for every row; `gate_values` is `[m, I]`, gate pre-activations
     /// with their bias: with it the gate's rows and bias are not read. The idea is that of Deja Vu (arXiv 2310.17157).
     ///
+    /// Int8 gate and up see x quantised to int8, as in [`linear`](Self::linear); h stays `f32`.
+    ///
     /// Accumulates in `f32` in blocks that depend only on `ids.len()`, so the result does not depend on the number of
     /// threads. Error at most (H/8 + ids + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute values throughout.
     ///
@@ -69,10 +72,14 @@ impl Compute {
         let mut r = 0;
         while r < m {
             let rows = TOKENS.min(m - r);
+            let x = &x[r * hidden..(r + rows) * hidden];
+            let int8 = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| w.dtype() == DType::I8);
+            let int8 = int8.then(|| self.quantize_activations(x, rows));
             let call = Call {
                 compute: self,
                 mlp,
-                x: &x[r * hidden..(r + rows) * hidden],
+                x,
+                int8: int8.as_ref(),
                 m: rows,
                 ids,
                 masks: masks.map(|v| &v[r * words..(r + rows) * words]),
@@ -89,6 +96,8 @@ struct Call<'a> {
     compute: &'a Compute,
     mlp: &'a SparseMlp<'a>,
     x: &'a [f32],
+    /// x in int8, for int8 weights.
+    int8: Option<&'a Int8Activations<'a>>,
     m: usize,
     ids: &'a [u32],
     masks: Option<&'a [u64]>,
@@ -164,11 +173,12 @@ impl Call<'_> {
             }
         }
         let hidden = mlp.up.cols();
-        let cols = (L1_VALUES / m).max(256);
+        let cols = (L1_VALUES / m / COLUMN_STEP * COLUMN_STEP).max(2 * COLUMN_STEP);
         let mut start = 0;
         while start < hidden {
             let args = AxpyRows {
-                rows: rows(mlp.down, start, ids),
+                rows: Rows::of(mlp.down, Some(ids)),
+                start,
                 cols: cols.min(hidden - start),
                 a: up.as_ptr(),
                 a_stride: n,
@@ -186,17 +196,20 @@ impl Call<'_> {
 
     /// out `[m, ids]` = x · W\[ids\]ᵀ + bias\[ids\].
     fn project(&self, weights: Matrix, bias: Option<&[f32]>, ids: &[u32], out: &mut [f32]) {
-        let args = DotRows {
-            rows: rows(weights, 0, ids),
-            k: weights.cols(),
-            x: self.x.as_ptr(),
-            x_stride: weights.cols(),
-            m: self.m,
-            out: out.as_mut_ptr(),
-            out_stride: ids.len(),
-        };
-        // SAFETY: the table holds only kernels that this CPU can run; ids are rows of the weights, x is [m, k], out [m, ids].
-        unsafe { (self.compute.kernels.dot_rows[weights.dtype() as usize])(&args) };
+        let (rows, m, out_stride) = (Rows::of(weights, Some(ids)), self.m, ids.len());
+        let kernels = self.compute.kernels;
+        let to = out.as_mut_ptr();
+        match self.int8 {
+            // SAFETY: the table holds only kernels that this CPU can run; ids are rows of the weights, x is [m, k], out [m, ids].
+            Some(x) if weights.dtype() == DType::I8 => unsafe {
+                (kernels.dot_int8)(&DotInt8 { rows, x: x.rows(), m, out: to, out_stride });
+            },
+            // SAFETY: as above.
+            _ => unsafe {
+                let (x, x_stride) = (self.x.as_ptr(), weights.cols());
+                (kernels.dot_rows[weights.dtype() as usize])(&DotRows { rows, x, x_stride, m, out: to, out_stride });
+            },
+        }
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(ids.len()) {
                 for (value, &id) in row.iter_mut().zip(ids) {
@@ -204,16 +217,6 @@ impl Call<'_> {
                 }
             }
         }
-    }
-}
-
-/// Rows `ids` of a matrix, from column `start` on.
-fn rows(matrix: Matrix, start: usize, ids: &[u32]) -> Rows {
-    Rows {
-        base: matrix.bytes().as_ptr().wrapping_add(start * matrix.dtype().size_of()),
-        stride: matrix.row_bytes(),
-        ids: ids.as_ptr(),
-        count: ids.len(),
     }
 }
 

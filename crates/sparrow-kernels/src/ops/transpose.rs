@@ -1,7 +1,7 @@
 //! Transposition of stored matrices.
 
 use crate::Compute;
-use crate::dtype::Matrix;
+use crate::dtype::{DType, Matrix};
 use crate::shared_mut::SharedMut;
 
 /// Side of the square block that is transposed at once: its lines stay in L1.
@@ -10,12 +10,13 @@ const BLOCK: usize = 64;
 /// out `[cols, rows]` = m `[rows, cols]` transposed, elements copied as they are. Parallel.
 ///
 /// # Panics
-/// If `out.len()` is not `m.bytes().len()`.
+/// If the type is quantised (its rows cannot be taken apart), or `out.len()` is not `m.bytes().len()`.
 pub fn transpose(compute: &Compute, m: Matrix, out: &mut [u8]) {
     assert_eq!(out.len(), m.bytes().len(), "transpose: out.len() is not the length of the matrix");
-    match m.dtype().size_of() {
-        4 => transpose_elements::<4>(compute, m, out),
-        _ => transpose_elements::<2>(compute, m, out),
+    match m.dtype() {
+        DType::F32 => transpose_elements::<4>(compute, m, out),
+        DType::F16 | DType::BF16 => transpose_elements::<2>(compute, m, out),
+        quantized => panic!("transpose: rows of {quantized} cannot be taken apart"),
     }
 }
 

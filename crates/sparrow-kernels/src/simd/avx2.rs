@@ -1,6 +1,7 @@
 //! AVX2 loads, widened to `f32`, and sums.
 
-use crate::dtype::{BF16, F16, code_size};
+use crate::dtype::quantized::{BLOCK, Int4, MIDDLE};
+use crate::dtype::{BF16, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
 
 /// Elements of one vector.
@@ -38,6 +39,51 @@ pub(crate) unsafe fn load_part<const D: u8>(p: *const u8, n: usize) -> __m256 {
     unsafe {
         std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), n.min(LANES) * code_size(D));
         load::<D>(bytes.as_ptr())
+    }
+}
+
+/// Elements `c..c + 8` of a stored row of `cols` elements, `c` a multiple of 8; of int8 without the row's scale.
+///
+/// # Safety
+/// The row must be readable and hold 8 elements from `c` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize) -> __m256 {
+    // SAFETY: a quantised row holds its elements, padding, scales and zero points, see `dtype/quantized.rs`; of floats the
+    // caller guarantees the elements.
+    unsafe {
+        match D {
+            F32 | F16 | BF16 => load::<D>(row.add(c * code_size(D))),
+            I8 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(row.add(c).cast()))),
+            _ => {
+                let int4 = Int4::of(D);
+                let bytes = _mm_loadl_epi64(row.add(c / BLOCK * (BLOCK / 2) + c % (BLOCK / 2)).cast());
+                let shift = _mm_cvtsi32_si128(if c % BLOCK < BLOCK / 2 { 0 } else { 4 });
+                let nibbles = _mm256_srl_epi32(_mm256_cvtepu8_epi32(bytes), shift);
+                let q = _mm256_cvtepi32_ps(_mm256_and_si256(nibbles, _mm256_set1_epi32(0xf)));
+                let group = c / int4.group;
+                let scale = _mm_set1_epi16(row.add(int4.scales_at(cols) + 2 * group).cast::<i16>().read_unaligned());
+                let zero = if int4.zero_points { *row.add(int4.zeros_at(cols) + group) } else { MIDDLE };
+                _mm256_mul_ps(_mm256_sub_ps(q, _mm256_set1_ps(f32::from(zero))), _mm256_cvtph_ps(scale))
+            }
+        }
+    }
+}
+
+/// As [`load_at`] for the last `n < 8` elements; lanes beyond them hold finite padding.
+///
+/// # Safety
+/// The row must be readable and hold `n` elements from `c` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn load_part_at<const D: u8>(row: *const u8, cols: usize, c: usize, n: usize) -> __m256 {
+    // SAFETY: an int8 row has at least 8 bytes from a multiple of 8 below `cols` on, int4 elements are padded to whole
+    // blocks; of floats only n elements are read.
+    unsafe {
+        match D {
+            F32 | F16 | BF16 => load_part::<D>(row.add(c * code_size(D)), n),
+            _ => load_at::<D>(row, cols, c),
+        }
     }
 }
 

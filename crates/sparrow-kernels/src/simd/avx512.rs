@@ -1,12 +1,12 @@
 //! AVX-512 loads, widened to `f32`.
 
-use crate::dtype::{BF16, F16};
+use crate::dtype::{BF16, F16, I8};
 use std::arch::x86_64::*;
 
 /// Elements of one vector.
 pub(crate) const LANES: usize = 16;
 
-/// Sixteen elements at `p`, any alignment.
+/// Sixteen elements at `p`, any alignment; of int8 without the row's scale.
 ///
 /// # Safety
 /// Sixteen elements of type `D` must be readable at `p`.
@@ -20,6 +20,8 @@ pub(crate) unsafe fn load<const D: u8>(p: *const u8) -> __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
         } else if D == F16 {
             _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+        } else if D == I8 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
         } else {
             _mm512_loadu_ps(p.cast())
         }
@@ -40,6 +42,8 @@ pub(crate) unsafe fn load_masked<const D: u8>(mask: __mmask16, p: *const u8) -> 
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
         } else if D == F16 {
             _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p.cast()))
+        } else if D == I8 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, p.cast())))
         } else {
             _mm512_maskz_loadu_ps(mask, p.cast())
         }
@@ -63,6 +67,12 @@ pub(crate) fn prefetch(p: *const u8, write: bool) {
 #[inline(always)]
 pub(crate) fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// The mask of the first `n` lanes, all if there are fewer.
+#[inline(always)]
+pub(crate) fn upto16(n: usize) -> __mmask16 {
+    if n >= 16 { __mmask16::MAX } else { first(n) }
 }
 
 /// A 16 × 16 matrix of 32-bit values transposed, one row per vector.

@@ -1,7 +1,8 @@
 //! `axpy_rows` with AVX-512.
 
 use super::AxpyRows;
-use crate::dtype::{BF16, F16, F32, code_size};
+use crate::dtype::quantized::int8_scale;
+use crate::dtype::{BF16, F16, F32, I8, code_size};
 use crate::simd::avx512::*;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -26,9 +27,10 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
         let rows: [*const u8; R] = std::array::from_fn(|r| a.rows.row(j + r));
         for t in 0..tile {
             for r in 0..R {
-                coefficients[t][r] = a.coefficient(t0 + t, j + r);
+                coefficients[t][r] = a.coefficient(t0 + t, j + r) * row_scale::<D>(rows[r], a.rows.cols);
             }
         }
+        let rows = rows.map(|row| row.add(a.start * code_size(D)));
         let out = a.out.add(t0 * a.out_stride);
         let mut c = 0;
         while c < full {
@@ -64,6 +66,16 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
     }
 }
 
+/// What multiplies the elements of a row.
+///
+/// # Safety
+/// The row must be readable.
+#[inline(always)]
+unsafe fn row_scale<const D: u8>(row: *const u8, cols: usize) -> f32 {
+    // SAFETY: the contract is the caller's.
+    if D == I8 { unsafe { int8_scale(row, cols) } } else { 1.0 }
+}
+
 /// One vector of each row at column `c`.
 ///
 /// # Safety
@@ -96,10 +108,12 @@ unsafe fn column<const D: u8, const V: usize, const M: usize>(a: &AxpyRows, rows
             }
         }
         for j in rows {
-            let row = a.rows.row(j).add(c * code_size(D));
+            let row = a.rows.row(j);
+            let scale = row_scale::<D>(row, a.rows.cols);
+            let row = row.add((a.start + c) * code_size(D));
             let mut k = [_mm512_setzero_ps(); M];
             for i in 0..M {
-                k[i] = _mm512_set1_ps(a.coefficient(t + i, j));
+                k[i] = _mm512_set1_ps(a.coefficient(t + i, j) * scale);
             }
             for v in 0..V {
                 let w = load::<D>(row.add(v * LANES * code_size(D)));
@@ -174,7 +188,7 @@ unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
         // SAFETY: the contract is the caller's; what is left are the columns from `done` on.
         unsafe {
             let done = short_rows::<D>(&a);
-            (a.cols, a.out, a.rows.base) = (a.cols - done, a.out.add(done), a.rows.base.add(done * code_size(D)));
+            (a.start, a.cols, a.out) = (a.start + done, a.cols - done, a.out.add(done));
         }
         if a.cols == 0 {
             return;
@@ -216,4 +230,5 @@ kernels! {
     axpy_rows_f32_avx512: F32;
     axpy_rows_f16_avx512: F16;
     axpy_rows_bf16_avx512: BF16;
+    axpy_rows_i8_avx512: I8;
 }

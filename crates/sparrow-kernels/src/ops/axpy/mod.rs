@@ -10,14 +10,20 @@ pub(crate) mod scalar;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_int4;
 
 use super::dot::Rows;
+
+/// Parts of rows start at multiples of this: groups of quantised elements stay whole.
+pub(crate) const COLUMN_STEP: usize = 128;
 
 /// The arguments of an `axpy_rows` kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct AxpyRows {
     pub rows: Rows,
-    /// Elements of each row to add.
+    /// Elements of each row to add: `cols` from `start` on, a multiple of [`COLUMN_STEP`].
+    pub start: usize,
     pub cols: usize,
     /// `[m, count]`, or with `by_id` `[m, rows of the matrix]`; `a_stride` elements from one row to the next.
     pub a: *const f32,

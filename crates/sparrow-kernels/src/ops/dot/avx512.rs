@@ -1,8 +1,10 @@
 //! `dot_rows` with AVX-512.
 
-use super::DotRows;
-use crate::dtype::{BF16, F16, F32, code_size};
+use super::{DotRows, avx512_int4};
+use crate::dtype::quantized::int8_scale;
+use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8, code_size};
 use crate::simd::avx512::*;
+use crate::simd::avx512_int4::SPAN;
 use std::arch::x86_64::*;
 
 /// Activation rows of the widest tile.
@@ -10,27 +12,27 @@ const TILE: usize = 8;
 /// Values of x that one pass over the rows covers: 32 KiB, so that they stay in L1 while the rows stream past.
 const X_BLOCK: usize = 8 * 1024;
 
-/// `R` rows by `M` activations: `R * M` vectors of partial sums.
+/// Elements `from..to` of `R` rows of `cols` by `M` activations: `R * M` vectors of partial sums.
 ///
 /// # Safety
-/// `rows` and `x` must be readable for `k` elements (`M` rows of x), `out` writable at `[M, R]`; `next`, the rows of the
+/// `rows` must be readable, `x` too for `cols` elements (`M` rows of x), `out` writable at `[M, R]`; `next`, the rows of the
 /// following call, are only prefetched and may be any address; AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn tile<const D: u8, const R: usize, const M: usize>(
     [rows, next]: [[*const u8; R]; 2],
-    k: usize,
+    cols: usize,
+    (from, to): (usize, usize),
     x: *const f32,
     x_stride: usize,
     out: *mut f32,
     out_stride: usize,
-    accumulate: bool,
 ) {
     let mut sums = [[_mm512_setzero_ps(); M]; R];
-    let full = k / LANES * LANES;
-    // SAFETY: every access is below k in a row of W or x, or below [M, R] in out, as the caller guarantees.
+    let full = from + (to - from) / LANES * LANES;
+    // SAFETY: every access is below `to` in a row of W or x, or below [M, R] in out, as the caller guarantees.
     unsafe {
-        let mut i = 0;
+        let mut i = from;
         while i < full {
             let mut w = [_mm512_setzero_ps(); R];
             for r in 0..R {
@@ -49,8 +51,8 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
             }
             i += LANES;
         }
-        if full < k {
-            let mask = first(k - full);
+        if full < to {
+            let mask = first(to - full);
             for r in 0..R {
                 let w = load_masked::<D>(mask, rows[r].add(full * code_size(D)));
                 for t in 0..M {
@@ -62,9 +64,35 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
         for t in 0..M {
             for r in 0..R {
                 let to = out.add(t * out_stride + r);
-                let sum = _mm512_reduce_add_ps(sums[r][t]);
-                *to = if accumulate { *to + sum } else { sum };
+                let scale = if D == I8 { int8_scale(rows[r], cols) } else { 1.0 };
+                let sum = _mm512_reduce_add_ps(sums[r][t]) * scale;
+                *to = if from > 0 { *to + sum } else { sum };
             }
+        }
+    }
+}
+
+/// The tile of the type.
+///
+/// # Safety
+/// As [`tile`]; for int4 `from` is a multiple of [`SPAN`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn tile_of<const D: u8, const R: usize, const M: usize>(
+    rows: [[*const u8; R]; 2],
+    cols: usize,
+    range: (usize, usize),
+    x: *const f32,
+    x_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        if D > I8 {
+            avx512_int4::tile::<D, R, M>(rows, cols, range, x, x_stride, out, out_stride);
+        } else {
+            tile::<D, R, M>(rows, cols, range, x, x_stride, out, out_stride);
         }
     }
 }
@@ -72,26 +100,25 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
 /// All rows by `M` activations, `R` rows at a time; elements `from..to` of every row.
 ///
 /// # Safety
-/// See [`DotRowsFn`](super::DotRowsFn); `from <= to <= k`, and activation rows `t..t + M` must exist.
+/// See [`DotRowsFn`](super::DotRowsFn); `from <= to <= cols`, and activation rows `t..t + M` must exist.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &DotRows, t: usize, from: usize, to: usize) {
-    let skip = from * code_size(D);
-    // SAFETY: rows j + r < count, elements from..to of k, activations t..t + M of m.
+    // SAFETY: rows j + r < count, elements from..to of a row, activations t..t + M of m.
     unsafe {
-        let x = a.x.add(t * a.x_stride + from);
+        let x = a.x.add(t * a.x_stride);
         let out = a.out.add(t * a.out_stride);
         let mut j = 0;
         while j + R <= a.rows.count {
-            let rows = std::array::from_fn(|r| a.rows.row(j + r).add(skip));
-            let next = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)).add(skip));
-            tile::<D, R, M>([rows, next], to - from, x, a.x_stride, out.add(j), a.out_stride, from > 0);
+            let rows = std::array::from_fn(|r| a.rows.row(j + r));
+            let next = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
+            tile_of::<D, R, M>([rows, next], a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
             j += R;
         }
         while j < a.rows.count {
-            let rows = [a.rows.row(j).add(skip)];
-            let next = [a.rows.row((j + 1).min(a.rows.count - 1)).add(skip)];
-            tile::<D, 1, M>([rows, next], to - from, x, a.x_stride, out.add(j), a.out_stride, from > 0);
+            let rows = [a.rows.row(j)];
+            let next = [a.rows.row((j + 1).min(a.rows.count - 1))];
+            tile_of::<D, 1, M>([rows, next], a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
             j += 1;
         }
     }
@@ -102,10 +129,10 @@ unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &DotRows, t: usi
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn dot_rows<const D: u8>(a: &DotRows) {
-    let block = (X_BLOCK / a.m.clamp(1, TILE)).max(LANES);
+    let block = X_BLOCK / a.m.clamp(1, TILE) / SPAN * SPAN;
     let mut from = 0;
     loop {
-        let to = a.k.min(from + block);
+        let to = a.rows.cols.min(from + block);
         let mut t = 0;
         while t < a.m {
             let tile = TILE.min(a.m - t);
@@ -127,7 +154,7 @@ unsafe fn dot_rows<const D: u8>(a: &DotRows) {
             t += tile;
         }
         from = to;
-        if from == a.k {
+        if from == a.rows.cols {
             break;
         }
     }
@@ -149,4 +176,9 @@ kernels! {
     dot_rows_f32_avx512: F32;
     dot_rows_f16_avx512: F16;
     dot_rows_bf16_avx512: BF16;
+    dot_rows_i8_avx512: I8;
+    dot_rows_i4g32_avx512: I4G32;
+    dot_rows_i4g32z_avx512: I4G32Z;
+    dot_rows_i4g128_avx512: I4G128;
+    dot_rows_i4g128z_avx512: I4G128Z;
 }

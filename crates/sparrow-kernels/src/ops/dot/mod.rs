@@ -1,8 +1,10 @@
 //! `dot_rows`: the products of some rows of a stored matrix with some activations.
 //!
 //! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], the inner loop of [`linear`](super::linear), of the gate and up halves of
-//! [`sparse_mlp`](super::sparse_mlp), and of attention scores. Every tier keeps one vector of partial sums per (t, j), so
+//! [`sparse_mlp`](super::sparse_mlp) (for int8 weights these use [`dot_int8`](super::dot_int8)), and of attention scores. Every tier keeps one vector of partial sums per (t, j), so
 //! the rounding error of one result is at most (K ÷ lanes + lanes) · 2⁻²⁴ · Σᵢ |W·x|.
+
+use crate::dtype::Matrix;
 
 pub(crate) mod scalar;
 
@@ -10,8 +12,10 @@ pub(crate) mod scalar;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_int4;
 
-/// Some rows of a stored matrix: row `j` of the set starts at `base + stride * (ids ? ids[j] : j)`.
+/// Some rows of a stored matrix, whole: row `j` of the set starts at `base + stride * (ids ? ids[j] : j)`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     pub base: *const u8,
@@ -20,9 +24,24 @@ pub(crate) struct Rows {
     /// Null: the first `count` rows.
     pub ids: *const u32,
     pub count: usize,
+    /// Elements of a row.
+    pub cols: usize,
 }
 
 impl Rows {
+    /// Rows `ids` of a matrix, or all.
+    ///
+    /// The ids must be rows of it.
+    pub(crate) fn of(matrix: Matrix, ids: Option<&[u32]>) -> Rows {
+        Rows {
+            base: matrix.bytes().as_ptr(),
+            stride: matrix.row_bytes(),
+            ids: ids.map_or(std::ptr::null(), <[u32]>::as_ptr),
+            count: ids.map_or(matrix.rows(), <[u32]>::len),
+            cols: matrix.cols(),
+        }
+    }
+
     /// The address of row `j` of the set.
     ///
     /// # Safety
@@ -52,9 +71,7 @@ impl Rows {
 #[derive(Clone, Copy)]
 pub(crate) struct DotRows {
     pub rows: Rows,
-    /// Elements of one row.
-    pub k: usize,
-    /// `[m, k]`, `x_stride` elements from one row to the next.
+    /// `[m, cols]`, `x_stride` elements from one row to the next.
     pub x: *const f32,
     pub x_stride: usize,
     pub m: usize,

@@ -1,7 +1,7 @@
 //! `dot_rows` in portable Rust.
 
 use super::DotRows;
-use crate::dtype::{BF16, F16, F32, code_size, element};
+use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8, element};
 
 const LANES: usize = 8;
 
@@ -10,15 +10,15 @@ const LANES: usize = 8;
 #[inline(always)]
 unsafe fn dot_rows<const D: u8>(a: &DotRows) {
     for j in 0..a.rows.count {
-        // SAFETY: j < count, and the row has k elements.
-        let row = unsafe { std::slice::from_raw_parts(a.rows.row(j), a.k * code_size(D)) };
+        // SAFETY: j < count, and a row is `stride` bytes.
+        let row = unsafe { std::slice::from_raw_parts(a.rows.row(j), a.rows.stride) };
         for t in 0..a.m {
-            // SAFETY: t < m, so row t of x has k readable elements.
-            let x = unsafe { std::slice::from_raw_parts(a.x.add(t * a.x_stride), a.k) };
+            // SAFETY: t < m, so row t of x has `cols` readable elements.
+            let x = unsafe { std::slice::from_raw_parts(a.x.add(t * a.x_stride), a.rows.cols) };
             let mut sums = [0.0f32; LANES];
             for (c, chunk) in x.chunks(LANES).enumerate() {
                 for (lane, &value) in chunk.iter().enumerate() {
-                    sums[lane] += element::<D>(row, c * LANES + lane) * value;
+                    sums[lane] += element::<D>(row, a.rows.cols, c * LANES + lane) * value;
                 }
             }
             // SAFETY: t < m and j < count, inside out.
@@ -42,4 +42,9 @@ kernels! {
     dot_rows_f32_scalar: F32;
     dot_rows_f16_scalar: F16;
     dot_rows_bf16_scalar: BF16;
+    dot_rows_i8_scalar: I8;
+    dot_rows_i4g32_scalar: I4G32;
+    dot_rows_i4g32z_scalar: I4G32Z;
+    dot_rows_i4g128_scalar: I4G128;
+    dot_rows_i4g128z_scalar: I4G128Z;
 }

@@ -106,7 +106,7 @@ impl<'a> Panel<'a> {
         let ids = self.ids.map(|ids| &ids[first..first + count]);
         let last = ids.map_or((first + count).saturating_sub(1), |ids| ids.iter().copied().max().unwrap_or(0) as usize);
         assert!(count == 0 || last < self.weights.rows() && start + len <= self.weights.cols());
-        let size = self.weights.dtype().size_of();
+        let size = self.weights.dtype().row_bytes(1);
         let first = if ids.is_some() { 0 } else { first };
         let stride = self.weights.row_bytes();
         let base = self.weights.bytes().as_ptr().wrapping_add(first * stride + start * size);

@@ -1,0 +1,249 @@
+//! The rows of quantised types.
+//!
+//! | type | bytes of a row of n elements | element i |
+//! |---|---|---|
+//! | int8 | n × i8, zeros up to a multiple of 4; scale s: f32 | qᵢ · s |
+//! | int4, groups of G = 32 or 128 | ⌈n/G⌉ · G/2 bytes of nibbles; ⌈n/G⌉ scales: f16; with zero points ⌈n/G⌉ × u8 | (qᵢ − z) · s of its group; z = 8 without zero points |
+//!
+//! Nibbles come in blocks of 32 elements, 16 bytes: byte j holds element j in its low and element j + 16 in its high half, so
+//! that each half of a block is 16 neighbours. Elements beyond n are stored as zeros (q = z).
+//!
+//! Symmetric int8 with one scale per output is the `int-quantized` scheme of compressed-tensors, groups with and without
+//! zero points its `pack-quantized` one; the block order of nibbles is that of GGML's Q4_0.
+
+use super::{I4G32, I4G32Z, I4G128, I4G128Z};
+use half::f16;
+
+/// The most elements of an int8 row: 127² times as many still fit an `i32`.
+pub(crate) const MAX_INT8_COLS: usize = 1 << 17;
+/// Elements of a block of nibbles.
+pub(crate) const BLOCK: usize = 32;
+/// What is subtracted where a type has no zero points.
+pub(crate) const MIDDLE: u8 = 8;
+
+/// Where the scale of an int8 row starts.
+pub(crate) const fn int8_scale_at(cols: usize) -> usize {
+    cols.next_multiple_of(4)
+}
+
+pub(crate) const fn int8_row_bytes(cols: usize) -> usize {
+    int8_scale_at(cols) + size_of::<f32>()
+}
+
+/// The scale of an int8 row of `cols` elements.
+///
+/// # Safety
+/// The row must be readable.
+#[inline(always)]
+pub(crate) unsafe fn int8_scale(row: *const u8, cols: usize) -> f32 {
+    // SAFETY: the caller guarantees the row, whose last four bytes these are.
+    unsafe { row.add(int8_scale_at(cols)).cast::<f32>().read_unaligned() }
+}
+
+/// One of the int4 types.
+#[derive(Clone, Copy)]
+pub(crate) struct Int4 {
+    /// Elements that share a scale.
+    pub group: usize,
+    /// Whether each group has a zero point.
+    pub zero_points: bool,
+}
+
+impl Int4 {
+    /// The type whose discriminant is `code`.
+    pub(crate) const fn of(code: u8) -> Int4 {
+        match code {
+            I4G32 => Int4 { group: 32, zero_points: false },
+            I4G32Z => Int4 { group: 32, zero_points: true },
+            I4G128 => Int4 { group: 128, zero_points: false },
+            I4G128Z => Int4 { group: 128, zero_points: true },
+            _ => panic!("not an int4 type"),
+        }
+    }
+
+    pub(crate) const fn groups(self, cols: usize) -> usize {
+        cols.div_ceil(self.group)
+    }
+
+    /// Where the scales of a row start: after its nibbles.
+    pub(crate) const fn scales_at(self, cols: usize) -> usize {
+        self.groups(cols) * self.group / 2
+    }
+
+    /// Where the zero points of a row start: after its scales.
+    pub(crate) const fn zeros_at(self, cols: usize) -> usize {
+        self.scales_at(cols) + 2 * self.groups(cols)
+    }
+
+    pub(crate) const fn row_bytes(self, cols: usize) -> usize {
+        self.zeros_at(cols) + if self.zero_points { self.groups(cols) } else { 0 }
+    }
+
+    /// Scale and zero point of group `g` of a row.
+    #[inline(always)]
+    pub(crate) fn scale_zero(self, row: &[u8], cols: usize, g: usize) -> (f32, u8) {
+        let at = self.scales_at(cols) + 2 * g;
+        let scale = f16::from_le_bytes([row[at], row[at + 1]]).to_f32_const();
+        (scale, if self.zero_points { row[self.zeros_at(cols) + g] } else { MIDDLE })
+    }
+
+    /// Element `index` of a row.
+    #[inline(always)]
+    pub(crate) fn element(self, row: &[u8], cols: usize, index: usize) -> f32 {
+        let (scale, zero) = self.scale_zero(row, cols, index / self.group);
+        let byte = row[index / BLOCK * (BLOCK / 2) + index % (BLOCK / 2)];
+        let nibble = if index % BLOCK < BLOCK / 2 { byte & 0xf } else { byte >> 4 };
+        (f32::from(nibble) - f32::from(zero)) * scale
+    }
+
+    /// Quantises one row: groups with zero points span from their smallest to their largest value (and 0), others put
+    /// the value of largest magnitude at -8.
+    pub(crate) fn encode(self, values: &[f32], out: &mut [u8]) {
+        let cols = values.len();
+        let (nibbles, rest) = out.split_at_mut(self.scales_at(cols));
+        let (scales, zeros) = rest.split_at_mut(2 * self.groups(cols));
+        for (g, (group, nibbles)) in values.chunks(self.group).zip(nibbles.chunks_exact_mut(self.group / 2)).enumerate()
+        {
+            let (scale, zero) = if self.zero_points { span(group) } else { (symmetric_scale(group), MIDDLE) };
+            let stored = f16::from_f32(scale);
+            scales[2 * g..2 * g + 2].copy_from_slice(&stored.to_le_bytes());
+            if self.zero_points {
+                zeros[g] = zero;
+            }
+            // Quantised by the scale as it is stored.
+            let inverse = if stored == f16::ZERO { 0.0 } else { 1.0 / stored.to_f32() };
+            let code = |v: f32| ((v * inverse).round_ties_even() + f32::from(zero)).clamp(0.0, 15.0) as u8;
+            for (b, block) in nibbles.chunks_exact_mut(BLOCK / 2).enumerate() {
+                let mut codes = [zero; BLOCK];
+                let from = group.get(b * BLOCK..).unwrap_or_default();
+                for (to, &v) in codes.iter_mut().zip(from) {
+                    *to = code(v);
+                }
+                for (j, byte) in block.iter_mut().enumerate() {
+                    *byte = codes[j] | codes[j + BLOCK / 2] << 4;
+                }
+            }
+        }
+    }
+}
+
+/// Scale and zero point that cover the values and 0 with 16 steps; NaN if one is NaN or infinite.
+fn span(values: &[f32]) -> (f32, u8) {
+    let (low, high) = values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)));
+    if values.iter().any(|v| !v.is_finite()) {
+        return (f32::NAN, 0);
+    }
+    let scale = f16::from_f32((high - low) / 15.0).to_f32();
+    let zero = if scale == 0.0 { MIDDLE } else { (-low / scale).round_ties_even().clamp(0.0, 15.0) as u8 };
+    (scale, zero)
+}
+
+/// The scale that puts the value of largest magnitude at -8: its sign decides the scale's. NaN if one is NaN or infinite.
+fn symmetric_scale(values: &[f32]) -> f32 {
+    if values.iter().any(|v| !v.is_finite()) {
+        return f32::NAN;
+    }
+    values.iter().copied().fold(0.0f32, |a, v| if v.abs() > a.abs() { v } else { a }) / -8.0
+}
+
+/// Quantises one row to int8: its largest magnitude becomes 127. A row with NaN or infinity gets the scale NaN.
+pub(crate) fn encode_int8(values: &[f32], out: &mut [u8]) {
+    let (codes, scale) = out.split_at_mut(int8_scale_at(values.len()));
+    let (s, _) = quantize_int8(values, codes);
+    scale.copy_from_slice(&s.to_le_bytes());
+}
+
+/// codesᵢ ← round(valueᵢ / s) to even, s = max |value| / 127; zeros beyond the values. Returns s and the sum of the codes.
+///
+/// Codes are `i8` as bytes. With NaN or infinity among the values s is NaN and the codes are 0; values so small that 127 ÷
+/// max overflows count as 0.
+#[inline(always)]
+pub(crate) fn quantize_int8(values: &[f32], codes: &mut [u8]) -> (f32, i32) {
+    const LANES: usize = 32;
+    let mut largest = [0.0f32; LANES];
+    let mut finite = [true; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let size = chunk[lane].abs();
+            finite[lane] &= size < f32::INFINITY;
+            largest[lane] = if size > largest[lane] { size } else { largest[lane] };
+        }
+    }
+    let max = rest.iter().map(|v| v.abs()).chain(largest).fold(0.0, |a, b| if b > a { b } else { a });
+    let inverse = 127.0 / max;
+    let finite = !finite.contains(&false) && rest.iter().all(|v| v.is_finite());
+    if !finite || !inverse.is_finite() {
+        codes.fill(0);
+        return (if finite { 0.0 } else { f32::NAN }, 0);
+    }
+    // Adding 1.5 · 2²³ rounds to even and leaves the integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let code = |v: f32| ((v * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let (filled, padding) = codes.split_at_mut(values.len());
+    padding.fill(0);
+    let mut sum = 0;
+    for (to, &v) in filled.iter_mut().zip(values) {
+        let q = code(v);
+        sum += q;
+        *to = q as u8;
+    }
+    (max / 127.0, sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::{DType, decode, encode};
+
+    fn round_trip(dtype: DType, values: &[f32]) -> Vec<f32> {
+        let mut bytes = vec![0xaa; dtype.row_bytes(values.len())];
+        encode(dtype, values, &mut bytes);
+        let mut back = vec![0.0; values.len()];
+        decode(dtype, &bytes, &mut back);
+        back
+    }
+
+    #[test]
+    fn values_on_the_grid_survive() {
+        for n in [1, 3, 31, 32, 33, 128, 200] {
+            let int8: Vec<f32> = (0..n).map(|i| [127.0, -3.0, 0.0, 64.0, -127.0][i % 5] * 0.25).collect();
+            assert_eq!(round_trip(DType::I8, &int8), int8);
+            // Each group holds -8, so the scale is exact.
+            let int4: Vec<f32> = (0..n).map(|i| [-8.0, 7.0, 0.0, -1.0, 3.0][i % 5] * 0.5).collect();
+            assert_eq!(round_trip(DType::I4G32, &int4), int4);
+            assert_eq!(round_trip(DType::I4G128, &int4), int4);
+        }
+    }
+
+    #[test]
+    fn error_is_at_most_half_a_step() {
+        let values: Vec<f32> = (0..300).map(|i| ((i * 37 % 101) as f32 - 30.0) * 0.01).collect();
+        for (dtype, steps) in [(DType::I8, 127.0), (DType::I4G32, 7.0), (DType::I4G32Z, 7.4), (DType::I4G128Z, 7.4)] {
+            let max = values.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+            for (a, b) in values.iter().zip(round_trip(dtype, &values)) {
+                assert!((a - b).abs() <= 1.02 * max / steps, "{dtype} {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn special_rows() {
+        for dtype in DType::ALL.into_iter().filter(|t| t.is_quantized()) {
+            assert_eq!(round_trip(dtype, &[]), []);
+            assert_eq!(round_trip(dtype, &[0.0; 40]), [0.0; 40]);
+            assert_eq!(round_trip(dtype, &[1e-44; 3]), [0.0; 3]);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                assert!(round_trip(dtype, &[1.0, bad])[1].is_nan(), "{dtype} {bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_sum_and_pad() {
+        let mut codes = [9; 8];
+        let (scale, sum) = quantize_int8(&[1.0, -0.5, 0.25], &mut codes);
+        assert_eq!(codes.map(|c| c as i8), [127, -64, 32, 0, 0, 0, 0, 0]);
+        assert_eq!((scale, sum), (1.0 / 127.0, 95));
+    }
+}
