@@ -7,18 +7,20 @@ use anyhow::Context;
 use serde::Serialize;
 use sparrow::eval::{Evaluation, evaluate};
 use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
-use sparrow::{Session, SessionOptions};
+use sparrow::{Model, Session, SessionOptions};
 
-use crate::model::{ModelArgs, SelectorArg, demo_dir};
+use crate::model::{DTypeArg, ModelArgs, SelectorArg, demo_dir, prepare};
 use crate::output::{Format, json, percent, progress, table};
 
-/// Quality of a selector against the dense model on a text.
+/// Quality of a selector, or of quantised weights, against the dense model as it is stored.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     selector: SelectorArg,
+    #[command(flatten)]
+    weights: DTypeArg,
     /// UTF-8 text to predict [default: the demo model's sample.txt]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -39,6 +41,7 @@ struct Report {
     text: String,
     window: usize,
     selector: String,
+    dtype: String,
     #[serde(flatten)]
     evaluation: Evaluation,
     selection: Option<Vec<PredictorQuality>>,
@@ -55,11 +58,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (mut model, tokenizer) = args.model.load()?;
     let default = match (model.default_selector(), is_relu_family(model.spec.activation)) {
         // Comparing dense with dense would say nothing.
-        (SelectorSpec::Dense, true) => SelectorSpec::Gate(None),
+        (SelectorSpec::Dense, true) if args.weights.dtype.is_none() => SelectorSpec::Gate(None),
         (other, _) => other,
     };
     let spec = args.selector.selector.unwrap_or(default);
-    let selector = model.prepare(spec, &cpu)?;
+    let selector = prepare(&mut model, spec, args.weights.dtype, &cpu)?;
     let mut ids = tokenizer.encode(&text, false)?;
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
     let window = (args.window as usize).min(model.spec.context_length());
@@ -71,7 +74,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let model = Arc::new(model);
     let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
-    let mut dense = Session::new(model.clone(), cpu.clone(), Selector::dense(), options)?;
+    let stored = if args.weights.dtype.is_some() { Arc::new(Model::load(&dir)?) } else { model.clone() };
+    let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
     let mut sparse = Session::new(model.clone(), cpu.clone(), selector, options)?;
     let mut recall = truth.as_ref().map(|truth| Recall::new(&cpu, &model.weights.layers, model.spec.activation, truth));
     let bar = progress("evaluating", ids.len() as u64, false);
@@ -84,6 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         text: text_path.display().to_string(),
         window,
         selector: spec.to_string(),
+        dtype: model.weights.layers[0].q.weight.dtype().to_string(),
         evaluation,
         selection: recall.map(|r| r.per_layer()),
     };

@@ -9,7 +9,7 @@ use sparrow::generate::{GenerateOptions, StopReason, generate};
 use sparrow::sample::SampleOptions;
 use sparrow::{Error, Session, SessionOptions};
 
-use crate::model::{ModelArgs, SelectorArg};
+use crate::model::{DTypeArg, ModelArgs, SelectorArg, prepare};
 use crate::output::percent;
 
 /// Continue a prompt.
@@ -20,6 +20,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     selector: SelectorArg,
+    #[command(flatten)]
+    weights: DTypeArg,
     /// Text to continue
     #[arg(long, short, group = "input")]
     prompt: Option<String>,
@@ -61,7 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cpu = args.model.cpu.cpu();
     let (mut model, tokenizer) = args.model.load()?;
     let spec = args.selector.selector.unwrap_or(model.default_selector());
-    let selector = model.prepare(spec, &cpu)?;
+    let selector = prepare(&mut model, spec, args.weights.dtype, &cpu)?;
     let ids = tokenizer.encode(&prompt, true)?;
     let context = model.spec.context_length();
     if ids.len() >= context {
@@ -115,7 +117,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     );
     eprintln!(
-        "selector {spec}: {} of MLP neurons active; {} threads, {}",
+        "selector {spec}, weights in {}: {} of MLP neurons active; {} threads, {}",
+        session.model().weights.layers[0].q.weight.dtype(),
         percent(session.stats().active_fraction()),
         cpu.compute.threads(),
         cpu.compute.isa()

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use sparrow::{Cpu, Model, SelectorSpec, Tokenizer};
+use sparrow::sparsity::Selector;
+use sparrow::{Cpu, DType, Model, SelectorSpec, Tokenizer};
+
+use crate::output::progress;
 
 /// Which model, and on how many threads.
 #[derive(Debug, clap::Args)]
@@ -45,6 +48,28 @@ impl ModelArgs {
         let dir = self.dir()?;
         Ok((Model::load(&dir)?, Tokenizer::load(&dir)?))
     }
+}
+
+/// `--dtype`.
+#[derive(Debug, clap::Args)]
+pub struct DTypeArg {
+    /// Quantise the weights when loading: int8, int4, int4-zero, int4-g128 or int4-g128-zero [default: as they are stored]
+    #[arg(long)]
+    pub dtype: Option<DType>,
+}
+
+/// Prepares a model for a selector, then quantises it if `dtype` differs from what is stored.
+pub fn prepare(model: &mut Model, selector: SelectorSpec, dtype: Option<DType>, cpu: &Cpu) -> anyhow::Result<Selector> {
+    let selector = model.prepare(selector, cpu)?;
+    if let Some(dtype) = dtype.filter(|&dtype| dtype != model.weights.head.dtype()) {
+        let bar = progress(format!("quantising to {dtype}"), 0, true);
+        model.quantize(dtype, cpu, |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })?;
+        bar.finish_and_clear();
+    }
+    Ok(selector)
 }
 
 /// `--selector`.

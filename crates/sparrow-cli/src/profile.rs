@@ -20,7 +20,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let mut reports = Vec::new();
     for job in args.workload.jobs()? {
-        let (name, prompt_tokens) = (job.selector.to_string(), job.prompt_tokens);
+        let dtype = job.dtype.as_ref().map_or(String::new(), |dtype| format!("{dtype}, "));
+        let (name, prompt_tokens) = (format!("{dtype}{}", job.selector), job.prompt_tokens);
         let profile = Bench::load(job)?.profile()?;
         if args.format == Format::Table {
             print(&format!("{name}: prompt of {prompt_tokens} tokens"), &profile.prefill)?;

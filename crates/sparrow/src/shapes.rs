@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use sparrow_kernels::DType;
+use sparrow_kernels::{DType, decode, encode};
 
 use crate::checkpoint::Tensor;
 use crate::checkpoint::config::{GenerationConfig, parse_config};
@@ -47,7 +47,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The `config.json` of a named shape.
 ///
 /// # Errors
-/// If the name is not one of [`names`].
+/// If the name is not one of [`names`], or `dtype` is not one that checkpoints are written in.
 pub fn config(name: &str, dtype: DType) -> Result<Value> {
     let Some(s) = SHAPES.iter().find(|s| s.name == name) else {
         let known: Vec<_> = names().collect();
@@ -61,6 +61,11 @@ pub fn config(name: &str, dtype: DType) -> Result<Value> {
         DType::F32 => "float32",
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
+        quantized => {
+            let message =
+                format!("checkpoints are written in f32, f16 or bf16, and quantised to {quantized} when loaded");
+            return Err(Error::option("dtype", message));
+        }
     };
     Ok(json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
@@ -98,7 +103,10 @@ struct RandomWeights {
 
 impl Source for RandomWeights {
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
-        Tensor::in_memory(self.dtype, rows, cols, |out| fill_random(name, self.dtype, cols, out))
+        // The head, and with it the embedding, as `Weights::quantize` has them.
+        let in_layer = name.starts_with("model.layers.");
+        let dtype = if self.dtype.is_quantized() && !in_layer { DType::I8 } else { self.dtype };
+        Tensor::in_memory(dtype, rows, cols, |out| fill_random(name, dtype, cols, out))
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -141,25 +149,22 @@ pub fn fill_random(name: &str, dtype: DType, cols: usize, out: &mut [u8]) {
     const BLOCK: usize = 1 << 22;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    // Exponent so that the magnitudes, uniform in [2^e, 2^(e+1)), have a root mean square near 1/√cols.
-    let exponent = (-(cols as f64).log2() / 2.0 - 0.6).floor() as i32;
-    let (keep, set) = match dtype {
-        DType::F32 => (0x807f_ffff_807f_ffff, 0x0000_0001_0000_0001 * (((127 + exponent) as u64) << 23)),
-        DType::BF16 => (0x807f_807f_807f_807f, 0x0001_0001_0001_0001 * (((127 + exponent) as u64) << 7)),
-        DType::F16 => (0x83ff_83ff_83ff_83ff, 0x0001_0001_0001_0001 * (((15 + exponent.max(-14)) as u64) << 10)),
-    };
-    let next = std::sync::Mutex::new(out.chunks_mut(BLOCK).enumerate());
+    let row = dtype.row_bytes(cols).max(1);
+    let next = std::sync::Mutex::new(out.chunks_mut((BLOCK / row).max(1) * row).enumerate());
     let work = || {
+        let mut values = vec![0.0; if dtype.is_quantized() { cols } else { 0 }];
+        let mut bytes = vec![0; DType::F32.row_bytes(values.len())];
         loop {
             let Some((i, block)) = next.lock().expect("no panic while held").next() else { return };
             let mut state = seed ^ (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            for chunk in block.chunks_mut(8) {
-                // xorshift64* (Vigna, arXiv 1402.6246).
-                state ^= state >> 12;
-                state ^= state << 25;
-                state ^= state >> 27;
-                let bits = state.wrapping_mul(0x2545_f491_4f6c_dd1d) & keep | set;
-                chunk.copy_from_slice(&bits.to_le_bytes()[..chunk.len()]);
+            if dtype.is_quantized() {
+                for row in block.chunks_exact_mut(row) {
+                    random_bits(&mut state, DType::F32, cols, &mut bytes);
+                    decode(DType::F32, &bytes, &mut values);
+                    encode(dtype, &values, row);
+                }
+            } else {
+                random_bits(&mut state, dtype, cols, block);
             }
         }
     };
@@ -167,4 +172,23 @@ pub fn fill_random(name: &str, dtype: DType, cols: usize, out: &mut [u8]) {
         (1..threads).for_each(|_| drop(scope.spawn(work)));
         work();
     });
+}
+
+/// Fills `out` with floats as [`fill_random`] describes them, and moves the generator on.
+fn random_bits(state: &mut u64, dtype: DType, cols: usize, out: &mut [u8]) {
+    // Exponent so that the magnitudes, uniform in [2^e, 2^(e+1)), have a root mean square near 1/√cols.
+    let exponent = (-(cols as f64).log2() / 2.0 - 0.6).floor() as i32;
+    let (keep, set) = match dtype {
+        DType::BF16 => (0x807f_807f_807f_807f, 0x0001_0001_0001_0001 * (((127 + exponent) as u64) << 7)),
+        DType::F16 => (0x83ff_83ff_83ff_83ff, 0x0001_0001_0001_0001 * (((15 + exponent.max(-14)) as u64) << 10)),
+        _ => (0x807f_ffff_807f_ffff, 0x0000_0001_0000_0001 * (((127 + exponent) as u64) << 23)),
+    };
+    for chunk in out.chunks_mut(8) {
+        // xorshift64* (Vigna, arXiv 1402.6246).
+        *state ^= *state >> 12;
+        *state ^= *state << 25;
+        *state ^= *state >> 27;
+        let bits = state.wrapping_mul(0x2545_f491_4f6c_dd1d) & keep | set;
+        chunk.copy_from_slice(&bits.to_le_bytes()[..chunk.len()]);
+    }
 }

@@ -292,13 +292,13 @@ pub fn synthesize(shape: &str, dtype: DType, out: &Path, mut progress: impl FnMu
     let directory = Directory::create(out)?;
     let mut tensors = Vec::new();
     for (name, dimensions) in crate::shapes::parameters(&crate::shapes::spec(shape)?)? {
-        let len = dimensions.iter().product::<usize>() * dtype.size_of();
+        let len = dimensions.iter().product::<usize>() * dtype.row_bytes(1);
         let (tensor, cols) = (name.clone(), dimensions.get(1).copied());
         let bytes = move || {
             let mut out = vec![0; len];
             match cols {
                 Some(cols) => crate::shapes::fill_random(&tensor, dtype, cols, &mut out),
-                None => encode(dtype, &vec![1.0; len / dtype.size_of()], &mut out),
+                None => encode(dtype, &vec![1.0; len / dtype.row_bytes(1)], &mut out),
             }
             Cow::Owned(out)
         };

@@ -120,6 +120,7 @@ fn logits_with_the_checkpoints_own_dtype() {
             DType::F32 => 2f64.powi(-24),
             DType::F16 => 2f64.powi(-11),
             DType::BF16 => 2f64.powi(-8),
+            quantized => panic!("no golden is {quantized}"),
         };
         // A dozen roundings a layer, independent of each other; the largest of a few thousand errors is four deviations.
         let roundings = 12.0 * case.model.spec.num_layers as f64;

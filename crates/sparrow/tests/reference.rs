@@ -250,6 +250,32 @@ fn dense_logits() {
     }
 }
 
+/// Quantised weights against the same quantised weights. Int8 activations are rounded to 127 steps: where the engine's `f32`
+/// and the reference's `f64` fall on different sides of a rounding, one code of a row differs by one, so the bound is wider.
+#[test]
+fn quantized_logits() {
+    for (seed, (name, spec)) in specs().into_iter().enumerate() {
+        for dtype in DType::ALL.into_iter().filter(|t| t.is_quantized()) {
+            for neuron_major in [false, true] {
+                let mut model = random_model(&spec, DType::F32, 200 + seed as u64);
+                if neuron_major {
+                    model.weights.make_neuron_major(&cpu().compute).unwrap();
+                }
+                model.quantize(dtype, &cpu(), |_, _| ()).unwrap();
+                let tokens = Random::new(seed as u64).ids(spec.vocab_size, TOKENS);
+                let expected = reference::logits(&model, &tokens, &CALLS, ALL);
+                let shared = Arc::new(model);
+                for cpu in tiers() {
+                    let mut session = session(cpu, &shared, Selector::dense(), 1, Some(DType::F32));
+                    let found = prefill_in(&mut session, 0, &tokens, &CALLS);
+                    let what = format!("{name}, {dtype}, neuron-major {neuron_major}, {}", cpu.compute.isa());
+                    compare(&what, 3e-2, &found, &expected);
+                }
+            }
+        }
+    }
+}
+
 /// How many [`lossy_selector`]s there are.
 const LOSSY: usize = 4;
 

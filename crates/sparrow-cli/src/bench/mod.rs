@@ -48,7 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             bar.set_message(format!("loading for {}", job.selector));
             workers.push(Worker::start(job)?);
         }
-        let mut rows: Vec<Row> = jobs.iter().map(Row::new).collect();
+        let mut rows: Vec<Row> = jobs.iter().zip(&workers).map(|(job, worker)| Row::new(job, &worker.model)).collect();
         for worker in &mut workers {
             bar.set_message("warming up");
             worker.run()?;
@@ -90,7 +90,7 @@ fn one_by_one(
     for job in jobs {
         bar.set_message(format!("loading for {}", job.selector));
         let mut worker = Worker::start(job)?;
-        let mut row = Row::new(job);
+        let mut row = Row::new(job, &worker.model);
         worker.run()?;
         bar.inc(1);
         for _ in 0..runs {
@@ -115,16 +115,21 @@ fn finish(worker: &mut Worker, row: &mut Row) -> anyhow::Result<()> {
 
 /// Whether all rows' weights can be in memory at once, with a tenth to spare.
 fn fits_together(jobs: &[Job]) -> anyhow::Result<bool> {
-    let Source::Shape { name, dtype } = &jobs[0].source else { return Ok(true) };
-    let dtype: DType = dtype.parse().map_err(anyhow::Error::msg)?;
-    let each = sparrow::shapes::spec(name)?.parameters() * dtype.size_of() as u64;
+    let Source::Shape { name } = &jobs[0].source else { return Ok(true) };
+    let parameters = sparrow::shapes::spec(name)?.parameters();
+    let bytes = |job: &Job| {
+        let dtype: DType = job.dtype.as_deref().unwrap_or("bf16").parse().map_err(anyhow::Error::msg)?;
+        anyhow::Ok(parameters * dtype.row_bytes(1 << 10) as u64 / (1 << 10))
+    };
+    let sizes = jobs.iter().map(bytes).collect::<anyhow::Result<Vec<u64>>>()?;
+    let largest = sizes.iter().copied().max().unwrap_or(0);
     let available = machine::available_memory().unwrap_or(u64::MAX);
-    if each as f64 * 1.05 > available as f64 {
+    if largest as f64 * 1.05 > available as f64 {
         bail!(
-            "{name} in {dtype} needs {}, but {} of memory are available: choose a smaller --shape or --dtype",
-            output::bytes(each),
+            "{name} needs {}, but {} of memory are available: choose a smaller --shape or --dtype",
+            output::bytes(largest),
             output::bytes(available)
         );
     }
-    Ok((each * jobs.len() as u64) as f64 * 1.1 <= available as f64)
+    Ok(sizes.iter().sum::<u64>() as f64 * 1.1 <= available as f64)
 }

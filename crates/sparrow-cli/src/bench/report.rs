@@ -29,6 +29,7 @@ pub struct Machine {
 pub struct ModelReport {
     name: String,
     params: u64,
+    /// Of the first row's weights.
     dtype: String,
     synthetic: bool,
 }
@@ -53,6 +54,7 @@ struct Settings {
 pub struct Row {
     pub name: String,
     selector: String,
+    dtype: String,
     active_fraction: f64,
     ttft_s: Distribution,
     prefill_tokens_per_s: f64,
@@ -90,16 +92,19 @@ struct Speedup {
 }
 
 impl Row {
-    pub fn new(job: &Job) -> Self {
+    pub fn new(job: &Job, loaded: &Loaded) -> Self {
         let name = match job.selector {
             SelectorSpec::Forced { active, overlap } => {
                 format!("active {}, overlap {}", percent(active.into()), percent(overlap.into()))
             }
             other => other.to_string(),
         };
+        // Where rows have a type of their own, it is part of the name.
+        let name = job.dtype.as_ref().map_or(name.clone(), |dtype| format!("{dtype}, {name}"));
         Row {
             name,
             selector: job.selector.to_string(),
+            dtype: loaded.dtype.clone(),
             active_fraction: 1.0,
             ttft_s: Distribution::default(),
             prefill_tokens_per_s: 0.0,
@@ -198,6 +203,7 @@ impl Report {
         let columns = |row: &Row| {
             vec![
                 row.name.clone(),
+                row.dtype.clone(),
                 percent(row.active_fraction),
                 format!("{} / {} / {}", ms(row.ttft_s.p50), ms(row.ttft_s.p90), ms(row.ttft_s.mean)),
                 format!("{:.1}", row.prefill_tokens_per_s),
@@ -209,7 +215,8 @@ impl Report {
             ]
         };
         let header = [
-            "selector",
+            "row",
+            "weights",
             "active",
             "TTFT p50/p90/mean ms",
             "prefill tok/s",

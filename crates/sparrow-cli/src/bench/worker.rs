@@ -15,14 +15,17 @@ use sparrow::generate::{GenerateOptions, generate};
 use sparrow::model::{Component, Timing};
 use sparrow::sample::{SampleOptions, Sampler};
 use sparrow::sparsity::Selector;
-use sparrow::{Cpu, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
+use sparrow::{Cpu, DType, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
 
 use crate::machine;
+use crate::model::prepare;
 
 /// Everything that defines a row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub source: Source,
+    /// Of the weights; `None`: as they are stored.
+    pub dtype: Option<String>,
     #[serde(with = "selector_text")]
     pub selector: SelectorSpec,
     pub prompt_tokens: usize,
@@ -35,7 +38,7 @@ pub struct Job {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Source {
     Directory { dir: PathBuf, text: PathBuf },
-    Shape { name: String, dtype: String },
+    Shape { name: String },
 }
 
 /// What the worker loaded.
@@ -189,13 +192,14 @@ impl Bench {
     /// Loads the job's model.
     pub fn load(job: Job) -> anyhow::Result<Self> {
         let cpu = Arc::new(Cpu::new(job.threads.map(usize::from)));
+        let dtype: Option<DType> = job.dtype.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
         let (mut model, tokenizer, name) = match &job.source {
             Source::Directory { dir, .. } => {
                 let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::load(dir)).transpose()?;
                 (Model::load(dir)?, tokenizer, dir.display().to_string())
             }
-            Source::Shape { name, dtype } => {
-                let dtype = dtype.parse().map_err(anyhow::Error::msg)?;
+            Source::Shape { name } => {
+                let dtype = dtype.unwrap_or(DType::BF16);
                 let sparse = job.selector != SelectorSpec::Dense;
                 (sparrow::shapes::random_model(sparrow::shapes::spec(name)?, dtype, sparse)?, None, name.clone())
             }
@@ -218,7 +222,7 @@ impl Bench {
                 ids.len()
             );
         }
-        let selector = model.prepare(job.selector, &cpu)?;
+        let selector = prepare(&mut model, job.selector, dtype, &cpu)?;
         let dtype = model.weights.layers[0].q.weight.dtype();
         let loaded = Loaded { name, parameters: model.spec.parameters(), dtype: dtype.to_string() };
         let options = SessionOptions { sequences: job.batch, capacity, kv_dtype: None };
@@ -316,12 +320,14 @@ impl Bench {
     fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
         const WINDOW: usize = 256;
         const TOKENS: usize = 8192;
-        if self.job.selector == SelectorSpec::Dense || self.tokenizer.is_none() {
+        let as_stored = self.job.selector == SelectorSpec::Dense && self.job.dtype.is_none();
+        let Source::Directory { dir, .. } = &self.job.source else { return Ok(None) };
+        if as_stored || self.tokenizer.is_none() {
             return Ok(None);
         }
         let window = WINDOW.min(self.session.capacity());
         let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
-        let model = self.session.model().clone();
+        let model = if self.job.dtype.is_some() { Arc::new(Model::load(dir)?) } else { self.session.model().clone() };
         let mut dense = Session::new(model, self.cpu.clone(), Selector::dense(), options)?;
         let ids = &self.ids[..self.ids.len().min(TOKENS)];
         Ok(Some(evaluate(&mut dense, &mut self.session, ids, window, &mut (), |_| ())?))

@@ -18,9 +18,10 @@ pub struct WorkloadArgs {
     /// Random weights in memory, in the shape of a known model: speed only
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow::shapes::names()))]
     pub shape: Option<String>,
-    /// Element type of the random weights: f32, f16 or bf16
-    #[arg(long, default_value = "bf16", requires = "shape")]
-    dtype: DType,
+    /// One row per element type of the weights: int8, int4, int4-zero, int4-g128 or int4-g128-zero to quantise a model, also f32,
+    /// f16 or bf16 with --shape [default: as they are stored; bf16 with --shape]
+    #[arg(long, value_delimiter = ',')]
+    dtype: Vec<DType>,
     /// One row per selector: dense, gate[:RULE], lowrank[:RULE] [default: dense, and what the model can do sparse]
     #[arg(long, short)]
     selector: Vec<SelectorSpec>,
@@ -50,10 +51,7 @@ impl WorkloadArgs {
     /// One job per selector.
     pub fn jobs(&self) -> anyhow::Result<Vec<Job>> {
         let (source, default_selectors) = match &self.shape {
-            Some(shape) => {
-                let source = Source::Shape { name: shape.clone(), dtype: self.dtype.to_string() };
-                (source, vec![SelectorSpec::Dense])
-            }
+            Some(shape) => (Source::Shape { name: shape.clone() }, vec![SelectorSpec::Dense]),
             None => {
                 let dir = match &self.model {
                     Some(model) => sparrow::resolve_model(model)?,
@@ -72,15 +70,21 @@ impl WorkloadArgs {
         };
         let mut selectors = if self.selector.is_empty() { default_selectors } else { self.selector.clone() };
         selectors.extend(self.active.map(|active| SelectorSpec::Forced { active, overlap: self.overlap }));
-        let job = |selector: SelectorSpec| Job {
+        let mut dtypes: Vec<Option<DType>> = self.dtype.iter().copied().map(Some).collect();
+        if dtypes.is_empty() {
+            dtypes.push(self.shape.is_some().then_some(DType::BF16));
+        }
+        let job = |dtype: Option<DType>, selector: SelectorSpec| Job {
             source: source.clone(),
+            dtype: dtype.map(|dtype| dtype.to_string()),
             selector,
             prompt_tokens: self.prompt_tokens as usize,
             gen_tokens: self.gen_tokens.unwrap_or(if self.shape.is_some() { 32 } else { 128 }) as usize,
             batch: self.batch as usize,
             threads: self.cpu.threads,
         };
-        Ok(selectors.into_iter().map(job).collect())
+        let rows = |dtype| selectors.iter().map(move |&selector| (dtype, selector));
+        Ok(dtypes.into_iter().flat_map(rows).map(|(dtype, selector)| job(dtype, selector)).collect())
     }
 }
 

@@ -28,8 +28,7 @@ impl Cpu {
 
     /// Row `id` of an embedding table, times `scale`.
     pub(crate) fn embed(&self, table: &Tensor, id: usize, scale: f32, out: &mut [f32]) {
-        let row = table.cols() * table.dtype().size_of();
-        decode(table.dtype(), &table.bytes()[id * row..(id + 1) * row], out);
+        decode(table.dtype(), table.matrix().row(id), out);
         if scale != 1.0 {
             out.iter_mut().for_each(|v| *v *= scale);
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, MmapMut};
-use sparrow_kernels::{DType, Matrix};
+use sparrow_kernels::{Compute, DType, Matrix, quantize};
 
 use super::fields::require_file;
 use crate::error::{Error, Result};
@@ -68,7 +68,7 @@ impl Tensor {
     /// If the range is outside the file or has another length than the shape.
     pub(crate) fn mapped(file: &Arc<MappedFile>, range: Range<usize>, dtype: DType, rows: usize, cols: usize) -> Self {
         assert!(range.end <= file.bytes().len(), "tensor range outside its file");
-        assert_eq!(range.len(), rows * cols * dtype.size_of(), "tensor range has another length than its shape");
+        assert_eq!(range.len(), rows * dtype.row_bytes(cols), "tensor range has another length than its shape");
         Tensor { storage: Storage::Mapped(file.clone()), range, dtype, rows, cols }
     }
 
@@ -77,7 +77,7 @@ impl Tensor {
     /// # Errors
     /// If the memory cannot be had.
     pub fn in_memory(dtype: DType, rows: usize, cols: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
-        let len = rows * cols * dtype.size_of();
+        let len = rows * dtype.row_bytes(cols);
         let io = |source| Error::Io { path: format!("{len} bytes of memory").into(), source };
         let mut map = MmapMut::map_anon(len).map_err(io)?;
         // Only a hint: where huge pages are switched off the tensor still works.
@@ -86,6 +86,14 @@ impl Tensor {
         fill(&mut map);
         let map = map.make_read_only().map_err(io)?;
         Ok(Tensor { storage: Storage::Memory(Arc::new(map)), range: 0..len, dtype, rows, cols })
+    }
+
+    /// The same weights in the quantised type `dtype`, in memory.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub(crate) fn quantized(&self, dtype: DType, compute: &Compute) -> Result<Tensor> {
+        Tensor::in_memory(dtype, self.rows, self.cols, |out| quantize(compute, self.matrix(), dtype, out))
     }
 
     /// The view that kernels take.
@@ -99,7 +107,7 @@ impl Tensor {
     /// If the range is out of bounds.
     pub fn row_range(&self, range: Range<usize>) -> Tensor {
         assert!(range.start <= range.end && range.end <= self.rows, "row range out of bounds");
-        let row = self.cols * self.dtype.size_of();
+        let row = self.dtype.row_bytes(self.cols);
         let bytes = self.range.start + range.start * row..self.range.start + range.end * row;
         Tensor { range: bytes, rows: range.len(), ..self.clone() }
     }

@@ -41,6 +41,7 @@ pub(crate) fn file_dtype(dtype: DType) -> Dtype {
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,
         DType::BF16 => Dtype::BF16,
+        quantized => unreachable!("tensors in {quantized} are never written"),
     }
 }
 

@@ -19,7 +19,7 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache with room for `capacity` tokens.
     pub fn new(spec: &ModelSpec, dtype: DType, capacity: usize) -> Self {
-        let bytes = spec.kv_size() * capacity * dtype.size_of();
+        let bytes = spec.num_kv_heads * capacity * dtype.row_bytes(spec.head_dim);
         let layers = (0..spec.num_layers).map(|_| (vec![0; bytes], vec![0; bytes])).collect();
         KvCache { dtype, kv_heads: spec.num_kv_heads, head_dim: spec.head_dim, capacity, len: 0, layers }
     }
@@ -56,7 +56,7 @@ impl KvCache {
 
     /// Stores key and value (`[kv_heads, head_dim]` each) of the token at `position`.
     pub(crate) fn put(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
-        let row = self.head_dim * self.dtype.size_of();
+        let row = self.dtype.row_bytes(self.head_dim);
         let (keys, values) = &mut self.layers[layer];
         for head in 0..self.kv_heads {
             let at = (head * self.capacity + position) * row;

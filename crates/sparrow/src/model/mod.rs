@@ -10,6 +10,8 @@ pub mod weights;
 
 use std::path::{Path, PathBuf};
 
+use sparrow_kernels::DType;
+
 pub(crate) use clock::Clock;
 pub use clock::{Component, Timing};
 pub use session::{Session, SessionOptions};
@@ -64,6 +66,21 @@ impl Model {
             self.weights.make_neuron_major(&cpu.compute)?;
         }
         Ok(selector)
+    }
+
+    /// Quantises the weights to int8 or int4, in memory, after [`prepare`](Self::prepare): a sparse selector needs down
+    /// projections neuron by neuron, which is how they are then quantised.
+    ///
+    /// # Errors
+    /// As [`Weights::quantize`].
+    pub fn quantize(&mut self, dtype: DType, cpu: &Cpu, progress: impl FnMut(u64, u64)) -> Result<()> {
+        self.weights.quantize(dtype, &cpu.compute, progress)
+    }
+
+    /// The type of cached keys and values unless another is asked for: that of the weights, bf16 if they are quantised.
+    pub fn default_kv_dtype(&self) -> DType {
+        let dtype = self.weights.layers[0].k.weight.dtype();
+        if dtype.is_quantized() { DType::BF16 } else { dtype }
     }
 
     /// The selector a directory asks for: what it was calibrated for, or `dense`.

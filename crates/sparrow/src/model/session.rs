@@ -25,7 +25,7 @@ pub struct SessionOptions {
     pub sequences: usize,
     /// Tokens each sequence has room for, prompt included.
     pub capacity: usize,
-    /// Element type of cached keys and values; `None` takes the weights' own.
+    /// Element type of cached keys and values; `None` takes the weights' own, or bf16 if they are quantised.
     pub kv_dtype: Option<DType>,
 }
 
@@ -60,7 +60,7 @@ impl Session {
         }
         let neuron_major = model.weights.layers.iter().all(|l| l.mlp.down.neuron_major);
         assert!(selector.is_dense() || neuron_major, "sparse selection needs neuron-major weights: use Model::prepare");
-        let kv_dtype = kv_dtype.unwrap_or(model.weights.layers[0].k.weight.dtype());
+        let kv_dtype = kv_dtype.unwrap_or(model.default_kv_dtype());
         let caches = (0..sequences).map(|_| KvCache::new(spec, kv_dtype, capacity)).collect();
         let mut scratch = Scratch::new(spec);
         scratch.resize(sequences);

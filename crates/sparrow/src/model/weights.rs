@@ -1,10 +1,10 @@
 //! The weights of a model, by role; every tensor's name is written once, here.
 
-use sparrow_kernels::{Compute, transpose};
+use sparrow_kernels::{Compute, DType, transpose};
 
 use super::spec::{ModelSpec, NormKind, Positions};
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Suffix of a down projection that is stored transposed, `[intermediate, hidden]`: row `i` belongs to neuron `i`.
 pub const NEURON_MAJOR: &str = "weight_neuron_major";
@@ -144,15 +144,53 @@ impl Weights {
     /// Turns every down projection neuron-major in memory, if it is not yet; the mapped originals are released.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If memory runs out, or one is already quantised: its rows cannot be taken apart any more.
     pub fn make_neuron_major(&mut self, compute: &Compute) -> Result<()> {
         for down in self.layers.iter_mut().map(|l| &mut l.mlp.down).filter(|d| !d.neuron_major) {
             let stored = down.weight.clone();
+            if stored.dtype().is_quantized() {
+                return Err(Error::option("selector", "prepare it before the weights are quantised"));
+            }
             down.weight = Tensor::in_memory(stored.dtype(), stored.cols(), stored.rows(), |out| {
                 transpose(compute, stored.matrix(), out);
             })?;
             down.neuron_major = true;
             stored.release();
+        }
+        Ok(())
+    }
+
+    /// Quantises every matrix that tokens are multiplied with, in memory; the mapped originals are released. The head, and with
+    /// it a tied embedding, becomes int8 also where the layers become int4: its errors go straight into the logits, and it
+    /// is a small part of the bytes. `progress(done, total)` counts bytes of the originals.
+    ///
+    /// # Errors
+    /// If `dtype` is not a quantised type, a matrix is quantised already, or memory runs out.
+    pub fn quantize(&mut self, dtype: DType, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+        let stored = self.head.dtype();
+        if !dtype.is_quantized() || stored.is_quantized() {
+            let message = format!("the weights are {stored}: they can be quantised to int8 or int4, not to {dtype}");
+            return Err(Error::option("dtype", message));
+        }
+        let tied = self.head.bytes().as_ptr() == self.embedding.bytes().as_ptr();
+        let (total, mut done) = (self.bytes_outside_mlp() + self.mlp_bytes(), 0);
+        let mut replace = |tensor: &mut Tensor, dtype| {
+            let stored = std::mem::replace(tensor, tensor.quantized(dtype, compute)?);
+            stored.release();
+            done += stored.bytes().len() as u64;
+            progress(done, total);
+            Ok(())
+        };
+        for layer in &mut self.layers {
+            let LayerWeights { q, k, v, o, mlp, .. } = layer;
+            for linear in [q, k, v, o, &mut mlp.up].into_iter().chain(&mut mlp.gate) {
+                replace(&mut linear.weight, dtype)?;
+            }
+            replace(&mut mlp.down.weight, dtype)?;
+        }
+        replace(&mut self.head, DType::I8)?;
+        if tied {
+            self.embedding = self.head.clone();
         }
         Ok(())
     }
@@ -189,7 +227,7 @@ impl MlpWeights {
 
     /// Bytes of one row of `up` (a row of `gate` has as many).
     pub fn gate_row_bytes(&self) -> u64 {
-        (self.up.weight.cols() * self.up.weight.dtype().size_of()) as u64
+        self.up.weight.matrix().row_bytes() as u64
     }
 }
 

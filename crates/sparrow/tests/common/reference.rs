@@ -103,6 +103,7 @@ pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec
     }
     let head = |x: &Vec<f64>| {
         let h = norm(&spec.norm, &w.norm, x);
+        let h = as_seen(&w.head, &h);
         let logits = (0..spec.vocab_size).map(|v| dot(&row_of(&w.head, v), &h));
         logits.map(|v| spec.logits_soft_cap.map_or(v, |cap| soft_cap(v, cap))).collect()
     };
@@ -111,20 +112,38 @@ pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec
 
 /// All values of a stored matrix, row-major.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
-    decode(tensor.dtype(), tensor.bytes())
+    (0..tensor.rows()).flat_map(|row| row_of(tensor, row)).collect()
 }
 
-fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+/// One stored row of `cols` values.
+fn decode(dtype: DType, bytes: &[u8], cols: usize) -> Vec<f64> {
     match dtype {
         DType::F32 => bytes.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
         DType::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f64()).collect(),
         DType::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f64()).collect(),
+        DType::I8 => {
+            let scale = f64::from(f32::from_le_bytes(bytes[bytes.len() - 4..].try_into().unwrap()));
+            bytes[..cols].iter().map(|&b| f64::from(b as i8) * scale).collect()
+        }
+        DType::I4G32 | DType::I4G32Z | DType::I4G128 | DType::I4G128Z => {
+            let group = if matches!(dtype, DType::I4G32 | DType::I4G32Z) { 32 } else { 128 };
+            let groups = cols.div_ceil(group);
+            let (nibbles, rest) = bytes.split_at(groups * group / 2);
+            let (scales, zeros) = rest.split_at(2 * groups);
+            let element = |i: usize| {
+                let byte = nibbles[i / 32 * 16 + i % 16];
+                let nibble = if i % 32 < 16 { byte & 15 } else { byte >> 4 };
+                let g = i / group;
+                let scale = f16::from_le_bytes([scales[2 * g], scales[2 * g + 1]]).to_f64();
+                (f64::from(nibble) - f64::from(zeros.get(g).copied().unwrap_or(8))) * scale
+            };
+            (0..cols).map(element).collect()
+        }
     }
 }
 
 fn row_of(tensor: &Tensor, row: usize) -> Vec<f64> {
-    let len = tensor.cols() * tensor.dtype().size_of();
-    decode(tensor.dtype(), &tensor.bytes()[row * len..(row + 1) * len])
+    decode(tensor.dtype(), tensor.matrix().row(row), tensor.cols())
 }
 
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -136,13 +155,23 @@ fn add(x: &mut [f64], y: &[f64]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
-/// W·x + b.
+/// W·x + b. Int8 weights see x quantised to int8.
 pub fn linear(w: &Linear, x: &[f64]) -> Vec<f64> {
     let bias = |i: usize| w.bias.as_ref().map_or(0.0, |b| f64::from(b[i]));
-    (0..w.weight.rows()).map(|i| dot(&row_of(&w.weight, i), x) + bias(i)).collect()
+    let x = as_seen(&w.weight, x);
+    (0..w.weight.rows()).map(|i| dot(&row_of(&w.weight, i), &x) + bias(i)).collect()
+}
+
+fn as_seen(w: &Tensor, x: &[f64]) -> Vec<f64> {
+    let max = x.iter().fold(0.0f64, |a, v| a.max(v.abs()));
+    if w.dtype() != DType::I8 || max == 0.0 {
+        return x.to_vec();
+    }
+    x.iter().map(|v| (v * 127.0 / max).round_ties_even() * max / 127.0).collect()
 }
 
 fn down(w: &Down, neurons: &[f64], hidden: usize) -> Vec<f64> {
+    let neurons = if w.neuron_major { neurons.to_vec() } else { as_seen(&w.weight, neurons) };
     let weights = values(&w.weight);
     let weight = |h: usize, i: usize| match w.neuron_major {
         true => weights[i * hidden + h],
