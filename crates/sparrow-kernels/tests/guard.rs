@@ -149,7 +149,7 @@ fn computes() -> impl Iterator<Item = Compute> {
 }
 
 fn row_bytes(dtype: DType, cols: usize) -> usize {
-    cols * dtype.size_of()
+    dtype.row_bytes(cols)
 }
 
 /// Weights whose bytes are all alike: a number near 0.01 or 1 in every float type.
