@@ -170,9 +170,11 @@ fn linear(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
     case(format_args!("linear {dtype} m={m} n={n} k={k} {} {guard:?}", compute.isa()));
     let (bytes, x, bias) = (weights(guard, dtype, n, k), floats(guard, m * k), floats(guard, n));
     let mut out = floats(guard, m * n);
+    let matrix = Matrix::new(dtype, n, k, &bytes);
+    compute.linear(&x, m, &mut [LinearPart { weights: matrix, bias: Some(&bias), out: &mut out }]);
+    // [in, out]: all inputs, then some.
+    let bytes = weights(guard, dtype, n, k);
     let weights = Matrix::new(dtype, n, k, &bytes);
-    compute.linear(&x, m, &mut [LinearPart { weights, bias: Some(&bias), out: &mut out }]);
-    // The same numbers as [in, out]: all inputs, then some.
     case(format_args!("linear_in_out {dtype} m={m} k={n} n={k} {} {guard:?}", compute.isa()));
     let (x, bias, ids) = (floats(guard, m * n), floats(guard, k), ids(guard, n));
     let mut out = floats(guard, m * k);
@@ -269,12 +271,14 @@ fn integers<T: Integer + From<i8>>(compute: &Compute, guard: Guard, neurons: usi
 
 fn transposition(compute: &Compute, guard: Guard, dtype: DType, rows: usize, cols: usize) {
     case(format_args!("transpose {dtype} {rows} {cols} {} {guard:?}", compute.isa()));
-    let (from, mut to) = (weights(guard, dtype, rows, cols), weights(guard, dtype, cols, rows));
-    transpose(compute, Matrix::new(dtype, rows, cols, &from), &mut to);
-    case(format_args!("decode, encode {dtype} {rows} {cols} {guard:?}"));
-    let mut values = floats(guard, rows * cols);
-    decode(dtype, &from, &mut values);
-    encode(dtype, &values, &mut to);
+    if !dtype.is_quantized() {
+        let (from, mut to) = (weights(guard, dtype, rows, cols), weights(guard, dtype, cols, rows));
+        transpose(compute, Matrix::new(dtype, rows, cols, &from), &mut to);
+    }
+    case(format_args!("decode, encode {dtype} {cols} {guard:?}"));
+    let (mut row, mut values) = (weights(guard, dtype, 1, cols), floats(guard, cols));
+    decode(dtype, &row, &mut values);
+    encode(dtype, &values, &mut row);
 }
 
 fn attention(compute: &Compute, guard: Guard, dtype: DType, rows: usize, capacity: usize, head_dim: usize) {
