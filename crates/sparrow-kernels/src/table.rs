@@ -7,14 +7,15 @@
 use crate::cpu::{self, Isa};
 use crate::dtype::TYPES;
 use crate::ops::activation::Activation;
-use crate::ops::attention_tiled::AttendFn;
+use crate::ops::attention::span::SpanFn;
+use crate::ops::attention::tiled::BlockFn;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::dot::DotRowsFn;
 use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
-use crate::ops::{activation, axpy, dot, dot_int8, norm, rope, select, softmax, sparse_mlp_integer};
+use crate::ops::{activation, attention, axpy, dot, dot_int8, norm, rope, select, softmax, sparse_mlp_integer};
 use crate::probe;
 use std::mem::MaybeUninit;
 
@@ -32,8 +33,11 @@ pub(crate) struct Kernels {
     pub(crate) quantize: QuantizeFn,
     /// `None`: many activations are multiplied like few.
     pub(crate) gemm: [Option<GemmFn>; TYPES],
+    pub(crate) span: [SpanFn; TYPES],
     /// `None`: every row reads the cache on its own.
-    pub(crate) attend: [Option<AttendFn>; TYPES],
+    pub(crate) block: [Option<BlockFn>; TYPES],
+    /// For more rows, in bf16; `None`: as `block`.
+    pub(crate) block_rounded: [Option<BlockFn>; TYPES],
     pub(crate) activate: unsafe fn(Activation, &mut [f32]),
     pub(crate) gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, f32, &mut [f32]),
@@ -41,9 +45,6 @@ pub(crate) struct Kernels {
     pub(crate) add_assign: unsafe fn(&mut [f32], &[f32]),
     pub(crate) rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     pub(crate) softmax: unsafe fn(&mut [f32]),
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
-    pub(crate) scale_scores: unsafe fn(&mut [f32], f32, Option<f32>),
     pub(crate) max_ignoring_nan: unsafe fn(&[f32]) -> f32,
     pub(crate) mask_above: unsafe fn(&[f32], f32, bool, &mut [u64]),
     pub(crate) mask_nonzero: unsafe fn(&[f32], &mut [u64]),
@@ -103,7 +104,18 @@ const SCALAR: Kernels = Kernels {
     dot_int8: dot_int8::scalar::dot_int8_scalar,
     quantize: dot_int8::scalar::quantize_scalar,
     gemm: [None; TYPES],
-    attend: [None; TYPES],
+    span: [
+        attention::scalar::span_f32_scalar,
+        attention::scalar::span_f16_scalar,
+        attention::scalar::span_bf16_scalar,
+        attention::scalar::span_i8_scalar,
+        attention::scalar::span_i4g32_scalar,
+        attention::scalar::span_i4g32z_scalar,
+        attention::scalar::span_i4g128_scalar,
+        attention::scalar::span_i4g128z_scalar,
+    ],
+    block: [None; TYPES],
+    block_rounded: [None; TYPES],
     activate: activation::scalar::activate_f32_scalar,
     gated: activation::scalar::gated_f32_scalar,
     rms_norm: norm::scalar::rms_norm_f32_scalar,
@@ -111,8 +123,6 @@ const SCALAR: Kernels = Kernels {
     add_assign: norm::scalar::add_assign_f32_scalar,
     rope: rope::scalar::rope_f32_scalar,
     softmax: softmax::scalar::softmax_f32_scalar,
-    exp_sum: softmax::scalar::exp_sum_f32_scalar,
-    scale_scores: softmax::scalar::scale_scores_f32_scalar,
     max_ignoring_nan: softmax::scalar::max_ignoring_nan_f32_scalar,
     mask_above: select::scalar::mask_above_f32_scalar,
     mask_nonzero: select::scalar::mask_nonzero_f32_scalar,
@@ -150,7 +160,27 @@ const AVX2: Kernels = Kernels {
     dot_int8: dot_int8::avx2::dot_int8_avx2,
     quantize: dot_int8::avx2::quantize_avx2,
     gemm: [None; TYPES],
-    attend: [None; TYPES],
+    span: [
+        attention::avx2::span_f32_avx2,
+        attention::avx2::span_f16_avx2,
+        attention::avx2::span_bf16_avx2,
+        attention::avx2::span_i8_avx2,
+        attention::scalar::span_i4g32_scalar,
+        attention::scalar::span_i4g32z_scalar,
+        attention::scalar::span_i4g128_scalar,
+        attention::scalar::span_i4g128z_scalar,
+    ],
+    block: [
+        Some(attention::avx2::block_f32_avx2),
+        Some(attention::avx2::block_f16_avx2),
+        Some(attention::avx2::block_bf16_avx2),
+        Some(attention::avx2::block_i8_avx2),
+        None,
+        None,
+        None,
+        None,
+    ],
+    block_rounded: [None; TYPES],
     activate: activation::avx2::activate_f32_avx2,
     gated: activation::avx2::gated_f32_avx2,
     rms_norm: norm::avx2::rms_norm_f32_avx2,
@@ -158,8 +188,6 @@ const AVX2: Kernels = Kernels {
     add_assign: norm::avx2::add_assign_f32_avx2,
     rope: rope::avx2::rope_f32_avx2,
     softmax: softmax::avx2::softmax_f32_avx2,
-    exp_sum: softmax::avx2::exp_sum_f32_avx2,
-    scale_scores: softmax::avx2::scale_scores_f32_avx2,
     max_ignoring_nan: softmax::avx2::max_ignoring_nan_f32_avx2,
     mask_above: select::avx2::mask_above_f32_avx2,
     mask_nonzero: select::avx2::mask_nonzero_f32_avx2,
@@ -206,16 +234,27 @@ const AVX512: Kernels = Kernels {
         None,
         None,
     ],
-    attend: [
-        Some(gemm::avx512::attend_f32_avx512),
-        Some(gemm::avx512::attend_f16_avx512),
-        Some(gemm::avx512::attend_bf16_avx512),
-        None,
+    span: [
+        attention::avx512::span_f32_avx512,
+        attention::avx512::span_f16_avx512,
+        attention::avx512::span_bf16_avx512,
+        attention::avx512::span_i8_avx512,
+        attention::scalar::span_i4g32_scalar,
+        attention::scalar::span_i4g32z_scalar,
+        attention::scalar::span_i4g128_scalar,
+        attention::scalar::span_i4g128z_scalar,
+    ],
+    block: [
+        Some(attention::avx512::block_f32_avx512),
+        Some(attention::avx512::block_f16_avx512),
+        Some(attention::avx512::block_bf16_avx512),
+        Some(attention::avx512::block_i8_avx512),
         None,
         None,
         None,
         None,
     ],
+    block_rounded: [None; TYPES],
     activate: activation::avx512::activate_f32_avx512,
     gated: activation::avx512::gated_f32_avx512,
     rms_norm: norm::avx512::rms_norm_f32_avx512,
@@ -223,8 +262,6 @@ const AVX512: Kernels = Kernels {
     add_assign: norm::avx512::add_assign_f32_avx512,
     rope: rope::avx512::rope_f32_avx512,
     softmax: softmax::avx512::softmax_f32_avx512,
-    exp_sum: softmax::avx512::exp_sum_f32_avx512,
-    scale_scores: softmax::avx512::scale_scores_f32_avx512,
     max_ignoring_nan: softmax::avx512::max_ignoring_nan_f32_avx512,
     mask_above: select::avx512::mask_above_f32_avx512,
     mask_nonzero: select::avx512::mask_nonzero_f32_avx512,
@@ -249,6 +286,16 @@ const AMX: Kernels = Kernels {
         Some(gemm::avx512::gemm_f16_avx512),
         Some(gemm::amx::gemm_bf16_amx),
         None,
+        None,
+        None,
+        None,
+        None,
+    ],
+    block_rounded: [
+        None,
+        None,
+        Some(attention::amx::block_bf16_amx),
+        Some(attention::amx::block_i8_amx),
         None,
         None,
         None,

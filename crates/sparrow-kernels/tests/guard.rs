@@ -11,8 +11,6 @@ use sparrow_kernels::*;
 
 /// Around every vector, tile, word and group edge.
 const EDGES: [usize; 17] = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 130, 257];
-/// The element types of caches.
-const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// The side of a slice on which the forbidden page lies.
 #[derive(Clone, Copy, Debug)]
@@ -208,7 +206,7 @@ fn operations_stay_within_their_slices() {
                 }
                 sparse_mlp(&compute, guard, dtype, 515, 1031);
             }
-            for dtype in FLOATS {
+            for dtype in DType::ALL {
                 for head_dim in [1, 8, 15, 16, 33, 64, 100, 128] {
                     for (rows, capacity) in [(1, 1), (1, 40), (2, 17), (20, 33), (50, 130)] {
                         attention(&compute, guard, dtype, rows, capacity, head_dim);

@@ -2,7 +2,6 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
-pub(crate) mod attention_tiled;
 pub(crate) mod axpy;
 pub(crate) mod dot;
 pub(crate) mod dot_int8;

@@ -1,5 +1,6 @@
 //! AVX2 loads, widened to `f32`, and sums.
 
+use super::vector::{Vector, padded};
 use crate::dtype::quantized::{BLOCK, Int4, MIDDLE};
 use crate::dtype::{BF16, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
@@ -94,4 +95,85 @@ pub(crate) fn sum(v: __m256) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+}
+
+/// AVX2 as a [`Vector`].
+pub(crate) struct Avx2;
+
+impl Vector for Avx2 {
+    type V = __m256;
+    const LANES: usize = LANES;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn zero() -> __m256 {
+        _mm256_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn splat(value: f32) -> __m256 {
+        _mm256_set1_ps(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(p: *const f32) -> __m256 {
+        // SAFETY: the caller guarantees a readable vector.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store(p: *mut f32, v: __m256) {
+        // SAFETY: the caller guarantees a writable vector.
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+        _mm256_fmadd_ps(a, b, c)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn sum4([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+        let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+        let (low, high) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+        let halves = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+        let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+        let mut out = [0.0; 4];
+        // SAFETY: the array has four values.
+        unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+        out
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pair<const D: u8>(p: *const u8) -> [__m256; 2] {
+        // SAFETY: the caller guarantees 16 readable elements.
+        unsafe {
+            if D == BF16 {
+                let both = _mm256_loadu_si256(p.cast());
+                let odd = _mm256_and_si256(both, _mm256_set1_epi32(0xffff_0000u32 as i32));
+                [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(odd)]
+            } else if D == I8 {
+                let both = _mm_loadu_si128(p.cast());
+                let high = _mm_unpackhi_epi64(both, both);
+                [both, high].map(|v| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)))
+            } else {
+                [load::<D>(p), load::<D>(p.add(LANES * code_size(D)))]
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pair_part<const D: u8>(p: *const u8, n: usize) -> [__m256; 2] {
+        // SAFETY: the caller guarantees n elements; the copy has a pair of vectors.
+        unsafe { Self::pair::<D>(padded::<D>(p, n).as_ptr()) }
+    }
 }

@@ -1,6 +1,7 @@
 //! AVX-512 loads, widened to `f32`.
 
-use crate::dtype::{BF16, F16, I8};
+use super::vector::{Vector, padded};
+use crate::dtype::{BF16, F16, I8, code_size};
 use std::arch::x86_64::*;
 
 /// Elements of one vector.
@@ -105,4 +106,85 @@ pub(crate) fn transpose16(rows: [__m512i; 16]) -> [__m512i; 16] {
         columns[12 + c] = _mm512_shuffle_i32x4::<0xdd>(low, high);
     }
     columns
+}
+
+/// AVX-512 as a [`Vector`].
+pub(crate) struct Avx512;
+
+impl Vector for Avx512 {
+    type V = __m512;
+    const LANES: usize = LANES;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn zero() -> __m512 {
+        _mm512_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn splat(value: f32) -> __m512 {
+        _mm512_set1_ps(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn load(p: *const f32) -> __m512 {
+        // SAFETY: the caller guarantees a readable vector.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn store(p: *mut f32, v: __m512) {
+        // SAFETY: the caller guarantees a writable vector.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, c)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn sum4([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+        let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+        let quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+        let halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps::<1>(quarters));
+        let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+        let mut out = [0.0; 4];
+        // SAFETY: the array has four values.
+        unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+        out
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn pair<const D: u8>(p: *const u8) -> [__m512; 2] {
+        // SAFETY: the caller guarantees 32 readable elements.
+        unsafe {
+            if D == BF16 {
+                let both = _mm512_loadu_si512(p.cast());
+                let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000u32 as i32));
+                [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(odd)]
+            } else if D == I8 {
+                let (low, high) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(LANES).cast()));
+                [low, high].map(|v| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v)))
+            } else {
+                [load::<D>(p), load::<D>(p.add(LANES * code_size(D)))]
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn pair_part<const D: u8>(p: *const u8, n: usize) -> [__m512; 2] {
+        // SAFETY: the caller guarantees n elements; the copy has a pair of vectors.
+        unsafe { Self::pair::<D>(padded::<D>(p, n).as_ptr()) }
+    }
 }

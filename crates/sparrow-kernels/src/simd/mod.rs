@@ -4,6 +4,8 @@
 //! others wrap intrinsics.
 
 pub(crate) mod lanes;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod vector;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;

@@ -3,7 +3,6 @@
 use super::{Engine, Gemm, Layout, Panel};
 use crate::Compute;
 use crate::dtype::{BF16, F16, F32, code_size};
-use crate::ops::attention_tiled;
 use crate::simd::avx512::{LANES, first, load, load_masked, prefetch, transpose16};
 use std::arch::x86_64::*;
 
@@ -154,25 +153,18 @@ unsafe fn part<const D: u8>(p: *const u8, n: usize) -> __m512 {
 }
 
 macro_rules! kernels {
-    ($($gemm:ident, $attend:ident: $dtype:expr;)*) => {$(
+    ($($gemm:ident: $dtype:expr;)*) => {$(
         /// # Safety
         /// See [`GemmFn`](super::GemmFn); AVX-512.
         pub(crate) unsafe fn $gemm(compute: &Compute, gemm: &Gemm) {
             // SAFETY: the contract is the caller's.
             unsafe { super::driver::drive::<Widened<{ $dtype }>>(compute, gemm) }
         }
-
-        /// # Safety
-        /// See [`AttendFn`](attention_tiled::AttendFn); AVX-512.
-        pub(crate) unsafe fn $attend(compute: &Compute, block: &attention_tiled::Block) {
-            // SAFETY: the contract is the caller's.
-            unsafe { attention_tiled::attend::<Widened<{ $dtype }>>(compute, block) }
-        }
     )*};
 }
 
 kernels! {
-    gemm_f32_avx512, attend_f32_avx512: F32;
-    gemm_f16_avx512, attend_f16_avx512: F16;
-    gemm_bf16_avx512, attend_bf16_avx512: BF16;
+    gemm_f32_avx512: F32;
+    gemm_f16_avx512: F16;
+    gemm_bf16_avx512: BF16;
 }

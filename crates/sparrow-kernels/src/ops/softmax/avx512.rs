@@ -5,7 +5,5 @@ use crate::simd::vectorised;
 
 vectorised! { "avx512f,avx512bw,avx512vl,avx512dq,fma":
     softmax_f32_avx512 = lanes::softmax, (x: &mut [f32]);
-    exp_sum_f32_avx512 = lanes::exp_sum, (x: &mut [f32], shift: f32) -> f32;
-    scale_scores_f32_avx512 = lanes::scale_scores, (scores: &mut [f32], scale: f32, cap: Option<f32>);
     max_ignoring_nan_f32_avx512 = lanes::max_ignoring_nan, (x: &[f32]) -> f32;
 }

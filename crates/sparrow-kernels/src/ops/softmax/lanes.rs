@@ -14,16 +14,18 @@ pub(super) fn softmax(x: &mut [f32]) {
     }
 }
 
+/// xᵢ ← exp(xᵢ − shift); returns their sum.
 #[inline(always)]
-pub(super) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
+pub(crate) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
     for v in x.iter_mut() {
         *v = exp::<true>(*v - shift);
     }
     sum_by(x, |v| v)
 }
 
+/// sᵢ ← sᵢ · scale, then c · tanh(sᵢ / c) with a soft cap c.
 #[inline(always)]
-pub(super) fn scale_scores(scores: &mut [f32], scale: f32, cap: Option<f32>) {
+pub(crate) fn scale_scores(scores: &mut [f32], scale: f32, cap: Option<f32>) {
     if let Some(cap) = cap {
         let scale = scale / cap;
         for s in scores {
@@ -36,8 +38,9 @@ pub(super) fn scale_scores(scores: &mut [f32], scale: f32, cap: Option<f32>) {
     }
 }
 
+/// The largest value that is no NaN; −∞ for none.
 #[inline(always)]
-pub(super) fn max_ignoring_nan(x: &[f32]) -> f32 {
+pub(crate) fn max_ignoring_nan(x: &[f32]) -> f32 {
     let mut best = [f32::NEG_INFINITY; SUMS];
     let (chunks, rest) = x.as_chunks::<SUMS>();
     for chunk in chunks {

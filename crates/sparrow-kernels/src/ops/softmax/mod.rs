@@ -1,11 +1,11 @@
-//! Softmax, the scaling of attention scores, and the index of the largest value.
+//! Softmax, and the index of the largest value.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod lanes;
+pub(crate) mod lanes;
 pub(crate) mod scalar;
 
 use crate::Compute;

@@ -19,32 +19,6 @@ pub(crate) unsafe fn softmax_f32_scalar(x: &mut [f32]) {
     }
 }
 
-/// xᵢ ← exp(xᵢ − shift); returns their sum.
-///
-/// # Safety
-/// None: unsafe only to fit the table.
-pub(crate) unsafe fn exp_sum_f32_scalar(x: &mut [f32], shift: f32) -> f32 {
-    let mut sum = 0.0f64;
-    for v in x {
-        *v = (*v - shift).exp();
-        sum += f64::from(*v);
-    }
-    sum as f32
-}
-
-/// sᵢ ← sᵢ · scale, then c · tanh(sᵢ / c) with a soft cap c.
-///
-/// # Safety
-/// None: unsafe only to fit the table.
-pub(crate) unsafe fn scale_scores_f32_scalar(scores: &mut [f32], scale: f32, cap: Option<f32>) {
-    for s in scores {
-        *s *= scale;
-        if let Some(cap) = cap {
-            *s = cap * (*s / cap).tanh();
-        }
-    }
-}
-
 /// The largest value that is no NaN; −∞ for none.
 ///
 /// # Safety
