@@ -615,6 +615,27 @@ fn transposition() {
 }
 
 #[test]
+fn values_without_their_bit_are_zeroed() {
+    let mut random = Random(15);
+    for compute in tiers_to_test() {
+        for n in EDGES.into_iter().filter(|&n| n > 0).chain([9000]) {
+            let (m, words) = (3, mask_words(n));
+            let mut values = random.values(m * n);
+            values[n / 2] = f32::NAN;
+            values[n - 1] = f32::INFINITY;
+            let masks: Vec<u64> = (0..m * words).map(|_| random.next()).collect();
+            let mut got = values.clone();
+            compute.zero_unset(&mut got, n, &masks);
+            for (i, (got, value)) in got.iter().zip(&values).enumerate() {
+                let set = masks[i / n * words + i % n / 64] >> (i % n % 64) & 1 == 1;
+                let want = if set { *value } else { 0.0 };
+                assert_eq!(got.to_bits(), want.to_bits(), "{i} of {n}, {}", describe(&compute));
+            }
+        }
+    }
+}
+
+#[test]
 fn mean_and_deviation() {
     let mut random = Random(10);
     for compute in tiers_to_test() {

@@ -36,7 +36,7 @@ pub(crate) fn mlp(
     let (neurons, all) = (spec.intermediate_size, spec.intermediate_size as u64);
     if everything {
         activate(spec, cpu, w, s);
-        s.selection.mask(&mut s.neurons, neurons);
+        s.selection.mask(cpu, &mut s.neurons, neurons);
         s.clock.lap(Component::Activation);
         cpu.down(&w.down, &s.neurons, m, &mut s.out);
         s.clock.lap(Component::Down);

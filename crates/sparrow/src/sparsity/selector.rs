@@ -260,16 +260,9 @@ impl Selection {
     }
 
     /// Zeroes the inactive ones of `neurons`, `[m, n]`.
-    pub(crate) fn mask(&self, neurons: &mut [f32], n: usize) {
-        if self.all || self.zeros_only {
-            return;
-        }
-        for (row, mask) in neurons.chunks_exact_mut(n).zip(self.masks.chunks_exact(n.div_ceil(64))) {
-            for (values, &bits) in row.chunks_mut(64).zip(mask) {
-                for (i, value) in values.iter_mut().enumerate() {
-                    *value = if bits >> i & 1 == 1 { *value } else { 0.0 };
-                }
-            }
+    pub(crate) fn mask(&self, cpu: &Cpu, neurons: &mut [f32], n: usize) {
+        if !self.all && !self.zeros_only {
+            cpu.compute.zero_unset(neurons, n, &self.masks);
         }
     }
 

@@ -31,10 +31,18 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
             }
         }
         let rows = rows.map(|row| row.add(a.start * code_size(D)));
+        // The rows of the next call: hardware prefetch starts anew with every row.
+        let next: [*const u8; R] =
+            std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)).add(a.start * code_size(D)));
         let out = a.out.add(t0 * a.out_stride);
         let mut c = 0;
         while c < full {
             let w: [_; R] = load_rows::<D, R>(&rows, c);
+            if (c * code_size(D)).is_multiple_of(64) && t0 == 0 {
+                for row in next {
+                    prefetch(row.wrapping_add(c * code_size(D)), false);
+                }
+            }
             for (t, k) in coefficients[..tile].iter().enumerate() {
                 let at = out.add(t * a.out_stride + c);
                 let mut even = _mm512_loadu_ps(at);

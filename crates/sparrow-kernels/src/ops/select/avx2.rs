@@ -1,8 +1,13 @@
 //! Bitmaps and sums with AVX2.
 
 use super::scalar;
+use crate::simd::vectorised;
 use crate::simd::avx2::LANES;
 use std::arch::x86_64::*;
+
+vectorised! { "avx2,fma,f16c":
+    zero_unset_f32_avx2 = scalar::zero_unset, (values: &mut [f32], mask: &[u64]);
+}
 
 /// The bits of whole words, `test` giving a vector of all-ones lanes; the rest by the scalar tier.
 macro_rules! words {

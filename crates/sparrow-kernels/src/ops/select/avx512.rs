@@ -1,9 +1,14 @@
 //! Bitmaps with AVX-512.
 
 use super::scalar;
+use crate::simd::vectorised;
 use crate::simd::avx512::LANES;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+
+vectorised! { "avx512f,avx512bw,avx512vl,avx512dq,fma":
+    zero_unset_f32_avx512 = scalar::zero_unset, (values: &mut [f32], mask: &[u64]);
+}
 
 /// The bits of whole words, `test` giving those of one vector; the rest by the scalar tier.
 macro_rules! words {

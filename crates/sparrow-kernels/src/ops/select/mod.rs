@@ -41,6 +41,22 @@ impl Compute {
         unsafe { (self.kernels.mask_nonzero)(values, mask) }
     }
 
+    /// valueᵢ ← 0 where bit i of the row's mask is not set, whatever it was. Parallel.
+    ///
+    /// `values` is `[m, n]`, `masks` `[m, ceil(n/64)]`.
+    ///
+    /// # Panics
+    /// If `values.len()` is no multiple of `n`, or `masks` has another length.
+    pub fn zero_unset(&self, values: &mut [f32], n: usize, masks: &[u64]) {
+        let words = mask_words(n);
+        assert!(n > 0 && values.len().is_multiple_of(n), "zero_unset: values.len() is no multiple of n = {n}");
+        assert_eq!(masks.len(), values.len() / n * words, "zero_unset: masks.len() is not m * ceil({n} / 64)");
+        self.split_rows(values, n, n, &|row, values| {
+            // SAFETY: the table holds only kernels that this CPU can run.
+            unsafe { (self.kernels.zero_unset)(values, &masks[row * words..(row + 1) * words]) }
+        });
+    }
+
     /// The mean and the population standard deviation, in one pass with `f64` sums; (0, 0) for none.
     ///
     /// Exact to 2⁻²³ relative unless |mean| exceeds 10⁶ deviations.

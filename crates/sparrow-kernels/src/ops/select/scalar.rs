@@ -70,3 +70,22 @@ pub(crate) unsafe fn mask_to_ids_scalar(mask: &[u64], ids: &mut [MaybeUninit<u32
     }
     count
 }
+
+/// Zeroes the values whose bit is not set, without branches, for the compiler to vectorise.
+#[inline(always)]
+pub(super) fn zero_unset(values: &mut [f32], mask: &[u64]) {
+    const HALF: usize = 32;
+    let halves = mask.iter().flat_map(|&word| [word as u32, (word >> HALF) as u32]);
+    for (values, bits) in values.chunks_mut(HALF).zip(halves) {
+        for (i, value) in values.iter_mut().enumerate() {
+            let keep = 0u32.wrapping_sub(bits >> i & 1);
+            *value = f32::from_bits(value.to_bits() & keep);
+        }
+    }
+}
+
+/// # Safety
+/// None: unsafe only to fit the table.
+pub(crate) unsafe fn zero_unset_f32_scalar(values: &mut [f32], mask: &[u64]) {
+    zero_unset(values, mask);
+}
