@@ -88,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         text: text_path.display().to_string(),
         window,
         selector: spec.to_string(),
-        dtype: model.weights.layers[0].q.weight.dtype().to_string(),
+        dtype: model.weights.dtype().to_string(),
         evaluation,
         selection: recall.map(|r| r.per_layer()),
     };

@@ -118,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     );
     eprintln!(
         "selector {spec}, weights in {}: {} of MLP neurons active; {} threads, {}",
-        session.model().weights.layers[0].q.weight.dtype(),
+        session.model().weights.dtype(),
         percent(session.stats().active_fraction()),
         cpu.compute.threads(),
         cpu.compute.isa()

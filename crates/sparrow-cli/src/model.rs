@@ -61,7 +61,7 @@ pub struct DTypeArg {
 /// Prepares a model for a selector, then quantises it if `dtype` differs from what is stored.
 pub fn prepare(model: &mut Model, selector: SelectorSpec, dtype: Option<DType>, cpu: &Cpu) -> anyhow::Result<Selector> {
     let selector = model.prepare(selector, cpu)?;
-    if let Some(dtype) = dtype.filter(|&dtype| dtype != model.weights.head.dtype()) {
+    if let Some(dtype) = dtype.filter(|&dtype| dtype != model.weights.dtype()) {
         let bar = progress(format!("quantising to {dtype}"), 0, true);
         model.quantize(dtype, cpu, |done, total| {
             bar.set_length(total);

@@ -223,7 +223,7 @@ impl Bench {
             );
         }
         let selector = prepare(&mut model, job.selector, dtype, &cpu)?;
-        let dtype = model.weights.layers[0].q.weight.dtype();
+        let dtype = model.weights.dtype();
         let loaded = Loaded { name, parameters: model.spec.parameters(), dtype: dtype.to_string() };
         let options = SessionOptions { sequences: job.batch, capacity, kv_dtype: None };
         let session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;

@@ -79,7 +79,7 @@ impl Model {
 
     /// The type of cached keys and values unless another is asked for: that of the weights, bf16 if they are quantised.
     pub fn default_kv_dtype(&self) -> DType {
-        let dtype = self.weights.layers[0].k.weight.dtype();
+        let dtype = self.weights.dtype();
         if dtype.is_quantized() { DType::BF16 } else { dtype }
     }
 

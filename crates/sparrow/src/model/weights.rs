@@ -141,6 +141,11 @@ impl Weights {
         Ok(Weights { embedding, positions, layers, norm, head })
     }
 
+    /// The type of the layers' matrices; the head of a quantised model may have another.
+    pub fn dtype(&self) -> DType {
+        self.layers[0].q.weight.dtype()
+    }
+
     /// Turns every down projection neuron-major in memory, if it is not yet; the mapped originals are released.
     ///
     /// # Errors
@@ -167,7 +172,7 @@ impl Weights {
     /// # Errors
     /// If `dtype` is not a quantised type, a matrix is quantised already, or memory runs out.
     pub fn quantize(&mut self, dtype: DType, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
-        let stored = self.head.dtype();
+        let stored = self.dtype();
         if !dtype.is_quantized() || stored.is_quantized() {
             let message = format!("the weights are {stored}: they can be quantised to int8 or int4, not to {dtype}");
             return Err(Error::option("dtype", message));
