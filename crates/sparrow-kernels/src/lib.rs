@@ -11,7 +11,7 @@
 //! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |
 //! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::zero_unset`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`difference_masks`], [`count_ones`] | which neurons are active |
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
-//! | [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
+//! | [`Compute::store_kv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
 //! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
 //! | [`read_bandwidth`], [`peak`] | what the machine can do at best |
 //!
@@ -50,6 +50,7 @@ pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
 pub use dtype::{DType, Matrix, UnknownDType, decode, encode};
 pub use ops::activation::Activation;
 pub use ops::attention::{AttentionShape, KvView};
+pub use ops::encode::KvMut;
 pub use ops::linear::LinearPart;
 pub use ops::quantize::quantize;
 pub use ops::select::{count_ones, difference_masks, mask_words, union_masks};

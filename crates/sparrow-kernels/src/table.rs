@@ -12,10 +12,11 @@ use crate::ops::attention::tiled::BlockFn;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::dot::DotRowsFn;
 use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
+use crate::ops::encode::EncodeFn;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
-use crate::ops::{activation, attention, axpy, dot, dot_int8, norm, rope, select, softmax, sparse_mlp_integer};
+use crate::ops::{activation, attention, axpy, dot, dot_int8, encode, norm, rope, select, softmax, sparse_mlp_integer};
 use crate::probe;
 use std::mem::MaybeUninit;
 
@@ -38,6 +39,7 @@ pub(crate) struct Kernels {
     pub(crate) block: [Option<BlockFn>; TYPES],
     /// For more rows, in bf16; `None`: as `block`.
     pub(crate) block_rounded: [Option<BlockFn>; TYPES],
+    pub(crate) encode: [EncodeFn; TYPES],
     pub(crate) activate: unsafe fn(Activation, &mut [f32]),
     pub(crate) gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, f32, &mut [f32]),
@@ -117,6 +119,16 @@ const SCALAR: Kernels = Kernels {
     ],
     block: [None; TYPES],
     block_rounded: [None; TYPES],
+    encode: [
+        encode::scalar::encode_f32_scalar,
+        encode::scalar::encode_f16_scalar,
+        encode::scalar::encode_bf16_scalar,
+        encode::scalar::encode_i8_scalar,
+        encode::scalar::encode_i4g32_scalar,
+        encode::scalar::encode_i4g32z_scalar,
+        encode::scalar::encode_i4g128_scalar,
+        encode::scalar::encode_i4g128z_scalar,
+    ],
     activate: activation::scalar::activate_f32_scalar,
     gated: activation::scalar::gated_f32_scalar,
     rms_norm: norm::scalar::rms_norm_f32_scalar,
@@ -183,6 +195,16 @@ const AVX2: Kernels = Kernels {
         None,
     ],
     block_rounded: [None; TYPES],
+    encode: [
+        encode::scalar::encode_f32_scalar,
+        encode::avx2::encode_f16_avx2,
+        encode::avx2::encode_bf16_avx2,
+        encode::avx2::encode_i8_avx2,
+        encode::scalar::encode_i4g32_scalar,
+        encode::scalar::encode_i4g32z_scalar,
+        encode::scalar::encode_i4g128_scalar,
+        encode::scalar::encode_i4g128z_scalar,
+    ],
     activate: activation::avx2::activate_f32_avx2,
     gated: activation::avx2::gated_f32_avx2,
     rms_norm: norm::avx2::rms_norm_f32_avx2,
@@ -258,6 +280,16 @@ const AVX512: Kernels = Kernels {
         None,
     ],
     block_rounded: [None; TYPES],
+    encode: [
+        encode::scalar::encode_f32_scalar,
+        encode::avx512::encode_f16_avx512,
+        encode::avx512::encode_bf16_avx512,
+        encode::avx512::encode_i8_avx512,
+        encode::scalar::encode_i4g32_scalar,
+        encode::scalar::encode_i4g32z_scalar,
+        encode::scalar::encode_i4g128_scalar,
+        encode::scalar::encode_i4g128z_scalar,
+    ],
     activate: activation::avx512::activate_f32_avx512,
     gated: activation::avx512::gated_f32_avx512,
     rms_norm: norm::avx512::rms_norm_f32_avx512,

@@ -5,6 +5,7 @@ pub(crate) mod attention;
 pub(crate) mod axpy;
 pub(crate) mod dot;
 pub(crate) mod dot_int8;
+pub(crate) mod encode;
 pub(crate) mod gemm;
 pub(crate) mod linear;
 pub(crate) mod linear_in_out;

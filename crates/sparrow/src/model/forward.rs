@@ -46,9 +46,11 @@ pub(crate) fn forward(
             cpu.compute.rope(&mut s.q, spec.num_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
             cpu.compute.rope(&mut s.k, spec.num_kv_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
         }
-        let keys_values = s.k.chunks_exact(spec.kv_size()).zip(s.v.chunks_exact(spec.kv_size()));
-        for (row, (k, v)) in rows.iter().zip(keys_values) {
-            caches[row.sequence].put(i, row.position, k, v);
+        let mut done = 0;
+        for run in rows.chunk_by(|a, b| a.sequence == b.sequence && a.position + 1 == b.position) {
+            let part = done * spec.kv_size()..(done + run.len()) * spec.kv_size();
+            caches[run[0].sequence].put(&cpu.compute, i, run[0].position, &s.k[part.clone()], &s.v[part]);
+            done += run.len();
         }
         s.clock.lap(Component::Rope);
         cpu.attention(spec, i, rows, caches, &s.q, &mut s.attended); //                   attended [m, heads·d]

@@ -1,6 +1,6 @@
 //! The key and value cache of one sequence.
 
-use sparrow_kernels::{DType, KvView, encode};
+use sparrow_kernels::{Compute, DType, KvMut, KvView};
 
 use super::spec::ModelSpec;
 
@@ -39,6 +39,11 @@ impl KvCache {
         self.capacity
     }
 
+    /// Bytes of all keys and values there is room for.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(|(keys, values)| keys.len() + values.len()).sum()
+    }
+
     /// Keeps the first `len` tokens: 0 starts over.
     ///
     /// # Panics
@@ -54,16 +59,11 @@ impl KvCache {
         debug_assert!(self.len <= self.capacity);
     }
 
-    /// Stores key and value (`[kv_heads, head_dim]` each) of the token at `position`.
-    pub(crate) fn put(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
-        let row = self.dtype.row_bytes(self.head_dim);
-        let (keys, values) = &mut self.layers[layer];
-        for head in 0..self.kv_heads {
-            let at = (head * self.capacity + position) * row;
-            let from = head * self.head_dim..(head + 1) * self.head_dim;
-            encode(self.dtype, &key[from.clone()], &mut keys[at..at + row]);
-            encode(self.dtype, &value[from], &mut values[at..at + row]);
-        }
+    /// Stores keys and values (`[rows, kv_heads, head_dim]` each) of the tokens at `first` and the positions after it.
+    pub(crate) fn put(&mut self, compute: &Compute, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
+        let (key_cache, value_cache) = &mut self.layers[layer];
+        let cache = KvMut { dtype: self.dtype, keys: key_cache, values: value_cache, capacity: self.capacity };
+        compute.store_kv(cache, self.kv_heads, self.head_dim, first, keys, values);
     }
 
     /// What a token at `position` sees: the last `window` positions up to its own.

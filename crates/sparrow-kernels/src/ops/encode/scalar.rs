@@ -1,0 +1,24 @@
+//! Rows narrowed in portable Rust.
+
+use crate::dtype::{DType, encode};
+
+macro_rules! kernels {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// # Safety
+        /// None: unsafe only to fit the table.
+        pub(crate) unsafe fn $name(values: &[f32], out: &mut [u8]) {
+            encode($dtype, values, out);
+        }
+    )*};
+}
+
+kernels! {
+    encode_f32_scalar: DType::F32;
+    encode_f16_scalar: DType::F16;
+    encode_bf16_scalar: DType::BF16;
+    encode_i8_scalar: DType::I8;
+    encode_i4g32_scalar: DType::I4G32;
+    encode_i4g32z_scalar: DType::I4G32Z;
+    encode_i4g128_scalar: DType::I4G128;
+    encode_i4g128z_scalar: DType::I4G128Z;
+}
