@@ -9,10 +9,10 @@ use sparrow::eval::{Evaluation, evaluate};
 use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
 use sparrow::{Model, Session, SessionOptions};
 
-use crate::model::{DTypeArg, ModelArgs, SelectorArg, demo_dir, prepare};
+use crate::model::{DTypeArg, KvArg, ModelArgs, SelectorArg, demo_dir, prepare};
 use crate::output::{Format, json, percent, progress, table};
 
-/// Quality of a selector, or of quantised weights, against the dense model as it is stored.
+/// Quality of a selector, of quantised weights or of a quantised cache, against the dense model as it is stored.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -21,6 +21,8 @@ pub struct Args {
     selector: SelectorArg,
     #[command(flatten)]
     weights: DTypeArg,
+    #[command(flatten)]
+    kv: KvArg,
     /// UTF-8 text to predict [default: the demo model's sample.txt]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -58,7 +60,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (mut model, tokenizer) = args.model.load()?;
     let default = match (model.default_selector(), is_relu_family(model.spec.activation)) {
         // Comparing dense with dense would say nothing.
-        (SelectorSpec::Dense, true) if args.weights.dtype.is_none() => SelectorSpec::Gate(None),
+        (SelectorSpec::Dense, true) if args.weights.dtype.is_none() && args.kv.kv_dtype.is_none() => {
+            SelectorSpec::Gate(None)
+        }
         (other, _) => other,
     };
     let spec = args.selector.selector.unwrap_or(default);
@@ -76,6 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
     let stored = if args.weights.dtype.is_some() { Arc::new(Model::load(&dir)?) } else { model.clone() };
     let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
+    let options = SessionOptions { kv_dtype: args.kv.kv_dtype, ..options };
     let mut sparse = Session::new(model.clone(), cpu.clone(), selector, options)?;
     let mut recall = truth.as_ref().map(|truth| Recall::new(&cpu, &model.weights.layers, model.spec.activation, truth));
     let bar = progress("evaluating", ids.len() as u64, false);

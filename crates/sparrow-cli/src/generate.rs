@@ -9,7 +9,7 @@ use sparrow::generate::{GenerateOptions, StopReason, generate};
 use sparrow::sample::SampleOptions;
 use sparrow::{Error, Session, SessionOptions};
 
-use crate::model::{DTypeArg, ModelArgs, SelectorArg, prepare};
+use crate::model::{DTypeArg, KvArg, ModelArgs, SelectorArg, prepare};
 use crate::output::percent;
 
 /// Continue a prompt.
@@ -22,6 +22,8 @@ pub struct Args {
     selector: SelectorArg,
     #[command(flatten)]
     weights: DTypeArg,
+    #[command(flatten)]
+    kv: KvArg,
     /// Text to continue
     #[arg(long, short, group = "input")]
     prompt: Option<String>,
@@ -71,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(Error::ContextLength { needed: ids.len() + 1, context }).context("the prompt is too long");
     }
     let capacity = ids.len().saturating_add(args.max_new_tokens).min(context);
-    let options = SessionOptions { sequences: 1, capacity, kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity, kv_dtype: args.kv.kv_dtype };
     let mut session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
     let options = GenerateOptions {
         sample: SampleOptions {

@@ -58,6 +58,21 @@ pub struct DTypeArg {
     pub dtype: Option<DType>,
 }
 
+/// `--kv-dtype`.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct KvArg {
+    /// Element type of cached keys and values: f32, f16, bf16 or int8 [default: that of the weights, bf16 for quantised ones]
+    #[arg(long, value_parser = kv_dtype)]
+    pub kv_dtype: Option<DType>,
+}
+
+fn kv_dtype(name: &str) -> Result<DType, String> {
+    match name.parse() {
+        Ok(dtype @ (DType::F32 | DType::F16 | DType::BF16 | DType::I8)) => Ok(dtype),
+        _ => Err("must be f32, f16, bf16 or int8".to_owned()),
+    }
+}
+
 /// Prepares a model for a selector, then quantises it if `dtype` differs from what is stored.
 pub fn prepare(model: &mut Model, selector: SelectorSpec, dtype: Option<DType>, cpu: &Cpu) -> anyhow::Result<Selector> {
     let selector = model.prepare(selector, cpu)?;

@@ -24,17 +24,8 @@ const SAME: f64 = 2e-5;
 
 const WINDOW: usize = 128;
 
-fn demo() -> Model {
-    Model::load(&demo_dir()).unwrap()
-}
-
 fn sample_path() -> PathBuf {
     demo_dir().join("sample.txt")
-}
-
-fn sample_ids() -> Vec<u32> {
-    let text = std::fs::read_to_string(sample_path()).unwrap();
-    Tokenizer::load(&demo_dir()).unwrap().encode(&text, false).unwrap()
 }
 
 /// A small SiLU model beside the ReLU one: its activations have a sign and no zeros.
@@ -100,17 +91,6 @@ fn gate_is_lossless_where_neurons_are_gathered() {
         assert!(max < 1e-6 || kv_dtype == DType::BF16, "{kv_dtype} cache: largest KL {max}");
         assert!(sparse.stats().active_fraction() <= 0.15);
     }
-}
-
-/// KL(softmax p ‖ softmax q), in f64.
-fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
-    let log_sum = |x: &[f32]| x.iter().map(|&v| f64::from(v).exp()).sum::<f64>().ln();
-    let (lp, lq) = (log_sum(p), log_sum(q));
-    let term = |(&p, &q): (&f32, &f32)| {
-        let (p, q) = (f64::from(p) - lp, f64::from(q) - lq);
-        p.exp() * (p - q)
-    };
-    p.iter().zip(q).map(term).sum()
 }
 
 /// Logits of eight texts after each token, decoded side by side in batches of `batch`.

@@ -26,6 +26,8 @@ pub struct Job {
     pub source: Source,
     /// Of the weights; `None`: as they are stored.
     pub dtype: Option<String>,
+    /// Of cached keys and values; `None`: the weights' own, or bf16.
+    pub kv_dtype: Option<String>,
     #[serde(with = "selector_text")]
     pub selector: SelectorSpec,
     pub prompt_tokens: usize,
@@ -192,7 +194,9 @@ impl Bench {
     /// Loads the job's model.
     pub fn load(job: Job) -> anyhow::Result<Self> {
         let cpu = Arc::new(Cpu::new(job.threads.map(usize::from)));
-        let dtype: Option<DType> = job.dtype.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
+        let parse = |name: &Option<String>| name.as_deref().map(str::parse::<DType>).transpose();
+        let dtype = parse(&job.dtype).map_err(anyhow::Error::msg)?;
+        let kv_dtype = parse(&job.kv_dtype).map_err(anyhow::Error::msg)?;
         let (mut model, tokenizer, name) = match &job.source {
             Source::Directory { dir, .. } => {
                 let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::load(dir)).transpose()?;
@@ -225,7 +229,7 @@ impl Bench {
         let selector = prepare(&mut model, job.selector, dtype, &cpu)?;
         let dtype = model.weights.dtype();
         let loaded = Loaded { name, parameters: model.spec.parameters(), dtype: dtype.to_string() };
-        let options = SessionOptions { sequences: job.batch, capacity, kv_dtype: None };
+        let options = SessionOptions { sequences: job.batch, capacity, kv_dtype };
         let session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
         Ok(Bench { job, loaded, cpu, session, ids, tokenizer })
     }
@@ -320,7 +324,8 @@ impl Bench {
     fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
         const WINDOW: usize = 256;
         const TOKENS: usize = 8192;
-        let as_stored = self.job.selector == SelectorSpec::Dense && self.job.dtype.is_none();
+        let Job { selector, dtype, kv_dtype, .. } = &self.job;
+        let as_stored = *selector == SelectorSpec::Dense && dtype.is_none() && kv_dtype.is_none();
         let Source::Directory { dir, .. } = &self.job.source else { return Ok(None) };
         if as_stored || self.tokenizer.is_none() {
             return Ok(None);

@@ -7,7 +7,7 @@ use sparrow::sparsity::is_relu_family;
 use sparrow::{DType, SelectorSpec};
 
 use super::worker::{Job, Source};
-use crate::model::{CpuArgs, demo_dir};
+use crate::model::{CpuArgs, KvArg, demo_dir};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -44,6 +44,8 @@ pub struct WorkloadArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     text: Option<PathBuf>,
     #[command(flatten)]
+    kv: KvArg,
+    #[command(flatten)]
     pub cpu: CpuArgs,
 }
 
@@ -77,6 +79,7 @@ impl WorkloadArgs {
         let job = |dtype: Option<DType>, selector: SelectorSpec| Job {
             source: source.clone(),
             dtype: dtype.map(|dtype| dtype.to_string()),
+            kv_dtype: self.kv.kv_dtype.map(|dtype| dtype.to_string()),
             selector,
             prompt_tokens: self.prompt_tokens as usize,
             gen_tokens: self.gen_tokens.unwrap_or(if self.shape.is_some() { 32 } else { 128 }) as usize,

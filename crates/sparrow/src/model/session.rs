@@ -90,6 +90,11 @@ impl Session {
         self.caches[0].capacity()
     }
 
+    /// Bytes of the caches of all sequences.
+    pub fn kv_bytes(&self) -> usize {
+        self.caches.iter().map(KvCache::bytes).sum()
+    }
+
     /// Forgets all but the first `len` tokens of `sequence`.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ use sparrow::checkpoint::config::GenerationConfig;
 use sparrow::model::spec::{Biases, Fused, Norm, NormKind, Positions, Rope, RopeScaling};
 use sparrow::model::weights::{Source, Weights};
 use sparrow::sparsity::{Observer, Selection, Selector};
-use sparrow::{Cpu, DType, Model, ModelSpec, Result, SelectorSpec, Session, SessionOptions};
+use sparrow::{Cpu, DType, Model, ModelSpec, Result, SelectorSpec, Session, SessionOptions, Tokenizer};
 use sparrow_kernels::{Activation, Compute, Isa, encode};
 
 /// SplitMix64 (Steele et al. 2014): small, seeded, the same everywhere.
@@ -293,6 +293,28 @@ pub fn bit(mask: &[u64], i: usize) -> bool {
 /// The bundled demo model.
 pub fn demo_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo")
+}
+
+/// The bundled demo model.
+pub fn demo() -> Model {
+    Model::load(&demo_dir()).unwrap()
+}
+
+/// Its sample text, tokenised.
+pub fn sample_ids() -> Vec<u32> {
+    let text = std::fs::read_to_string(demo_dir().join("sample.txt")).unwrap();
+    Tokenizer::load(&demo_dir()).unwrap().encode(&text, false).unwrap()
+}
+
+/// KL(softmax p ‖ softmax q), in f64.
+pub fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
+    let log_sum = |x: &[f32]| x.iter().map(|&v| f64::from(v).exp()).sum::<f64>().ln();
+    let (lp, lq) = (log_sum(p), log_sum(q));
+    let term = |(&p, &q): (&f32, &f32)| {
+        let (p, q) = (f64::from(p) - lp, f64::from(q) - lq);
+        p.exp() * (p - q)
+    };
+    p.iter().zip(q).map(term).sum()
 }
 
 /// The committed golden cases.
