@@ -32,6 +32,9 @@ const ENOUGH: usize = 16;
 /// Queries of a block: enough to be worth packing for, few enough for their sums to stay in L2.
 const QUERIES: Range<usize> = 128..768;
 
+/// Scores further below the largest weigh nothing: exp(SMALLEST) is the last normal number.
+const SMALLEST: f32 = -87.0;
+
 /// One value per query of a strip.
 pub(super) type Lanes = [f32; STRIP];
 
@@ -240,7 +243,10 @@ pub(super) fn weigh(softmax: &Softmax, strip: &mut Strip, scores: &mut [Lanes; K
     for key in range.clone() {
         let (row, by) = (&mut scores[key], value_scales[key]);
         for lane in 0..STRIP {
-            let weight = exp::<true>(row[lane] - shift[lane]);
+            // Results that are no normal numbers take a hundred cycles each, and every masked score would be one.
+            let score = row[lane] - shift[lane];
+            let weight = exp::<true>(if score < SMALLEST { SMALLEST } else { score });
+            let weight = if score < SMALLEST { 0.0 } else { weight };
             total[lane] += weight;
             row[lane] = weight * by;
         }
