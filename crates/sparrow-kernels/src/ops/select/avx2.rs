@@ -1,8 +1,8 @@
 //! Bitmaps and sums with AVX2.
 
 use super::scalar;
-use crate::simd::vectorised;
 use crate::simd::avx2::LANES;
+use crate::simd::vectorised;
 use std::arch::x86_64::*;
 
 vectorised! { "avx2,fma,f16c":

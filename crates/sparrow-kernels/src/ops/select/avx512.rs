@@ -1,8 +1,8 @@
 //! Bitmaps with AVX-512.
 
 use super::scalar;
-use crate::simd::vectorised;
 use crate::simd::avx512::LANES;
+use crate::simd::vectorised;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
