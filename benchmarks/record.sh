@@ -26,6 +26,7 @@ record llama-3.2-1b bench --shape llama-3.2-1b --active 0.1
 record llama-3.2-3b bench --shape llama-3.2-3b --active 0.1
 record llama-3.2-3b-prompt-512 bench --shape llama-3.2-3b --prompt-tokens 512 --gen-tokens 2
 record llama-3.2-3b-profile profile --shape llama-3.2-3b --active 0.1 --prompt-tokens 512 --gen-tokens 8
+record kernels bench --kernels
 record demo-quality eval
 record doctor-after doctor
 echo "recorded in $out" >&2

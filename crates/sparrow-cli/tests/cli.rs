@@ -339,6 +339,23 @@ fn bench_runs_a_known_shape_with_forced_masks() {
 }
 
 #[test]
+fn bench_measures_single_kernels() {
+    let report = json(&["bench", "--kernels", "mask_to_ids", "argmax", "scalar", "--format", "json"]);
+    has_keys(&report, &["cpu", "threads", "kernels"]);
+    let rows = report["kernels"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{report}");
+    for row in rows {
+        let figures = ["time_us", "calls", "rate", "floor_rate", "fraction"];
+        has_keys(row, &["kernel", "isa", "shape", "unit", "floor", "in_cache"]);
+        assert!(figures.iter().all(|figure| row[*figure].as_f64().is_some_and(|v| v > 0.0)), "{row}");
+        assert_eq!(row["isa"], "scalar");
+    }
+    fail(1, &["bench", "--kernels", "lineal"], &["--kernels lineal", "linear", "bf16", "avx512"]);
+    fail(1, &["bench", "--kernels", "rope", "int8", "scalar"], &["rope int8 scalar", "nothing"]);
+    fail(2, &["bench", "--kernels", "rope", "--shape", "llama-3.2-3b"], &["cannot be used with"]);
+}
+
+#[test]
 fn profile_names_the_components() {
     let reports = json(&["profile", "--prompt-tokens", "16", "--gen-tokens", "4", "--format", "json"]);
     let names = |i: usize| reports[i]["decode"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();

@@ -13,7 +13,7 @@
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
 //! | [`Compute::store_kv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
 //! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
-//! | [`read_bandwidth`], [`peak`] | what the machine can do at best |
+//! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
 //!
 //! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`]; accumulation
 //! is in `f32`. Each operation states its shapes, its panics and its rounding error, which `tests/conformance.rs` checks for
@@ -58,4 +58,4 @@ pub use ops::sparse_mlp::SparseMlp;
 pub use ops::sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};
 pub use ops::transpose::transpose;
 pub use pool::Pool;
-pub use probe::{Peak, peak, read_bandwidth};
+pub use probe::{BandwidthProbe, Peak, peak, read_bandwidth};

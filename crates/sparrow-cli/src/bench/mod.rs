@@ -1,6 +1,7 @@
 //! `sparrow bench`: each row runs in a process of its own (so that its memory is its own), the rows taking turns run by
 //! run (so that a machine whose speed drifts treats them alike).
 
+mod kernels;
 mod report;
 pub mod worker;
 pub mod workload;
@@ -18,6 +19,11 @@ use crate::output::{self, Format};
 /// Measure speed and memory, dense beside sparse.
 #[derive(clap::Args)]
 pub struct Args {
+    /// Measure single kernels instead of a model, all or those named: kernels, element types, tiers (linear bf16 avx512)
+    #[arg(long, num_args = 0.., value_name = "NAME", conflicts_with_all = [
+        "model", "shape", "dtype", "selector", "active", "overlap", "prompt_tokens", "gen_tokens", "batch", "text", "runs",
+    ])]
+    kernels: Option<Vec<String>>,
     #[command(flatten)]
     workload: WorkloadArgs,
     /// Runs of each row [default: 10; 3 with --shape]
@@ -29,6 +35,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(names) = args.kernels {
+        return kernels::run(names, args.workload.cpu.threads.map(usize::from), args.format);
+    }
     let synthetic = args.workload.shape.is_some();
     let runs = args.runs.unwrap_or(if synthetic { 3 } else { 10 }) as usize;
     let jobs = args.workload.jobs()?;

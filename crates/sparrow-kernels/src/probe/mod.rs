@@ -22,25 +22,42 @@ const PASSES: usize = 5;
 ///
 /// Takes that much memory and about a second.
 pub fn read_bandwidth(compute: &Compute) -> f64 {
-    let mut buffer = vec![0u8; BUFFER];
-    let shared = crate::shared_mut::SharedMut::new(&mut buffer);
-    // Written first, and on all threads: untouched pages would all be the same zero page.
-    compute.pool.run(BUFFER / PIECE, &|task| {
-        // SAFETY: tasks have disjoint pieces.
-        unsafe { shared.part(task * PIECE..(task + 1) * PIECE) }.fill(task as u8 | 1);
-    });
-    let best = (0..PASSES)
-        .map(|_| {
-            let start = Instant::now();
-            compute.pool.run(BUFFER / PIECE, &|task| {
-                let piece = &buffer[task * PIECE..(task + 1) * PIECE];
-                // SAFETY: the table holds only kernels that this CPU can run.
-                std::hint::black_box(unsafe { (compute.kernels.read)(piece) });
-            });
-            start.elapsed().as_secs_f64()
-        })
-        .fold(f64::INFINITY, f64::min);
-    BUFFER as f64 / best / 1e9
+    let mut probe = BandwidthProbe::new(compute);
+    (0..PASSES).map(|_| probe.measure(compute, BUFFER)).fold(0.0, f64::max)
+}
+
+/// A buffer of 1 GiB whose parts can be read one after another, to see what the memory can do between other measurements.
+pub struct BandwidthProbe {
+    buffer: Vec<u8>,
+    next: usize,
+}
+
+impl BandwidthProbe {
+    /// Fills the buffer.
+    pub fn new(compute: &Compute) -> Self {
+        let mut buffer = vec![0u8; BUFFER];
+        let shared = crate::shared_mut::SharedMut::new(&mut buffer);
+        // Written first, and on all threads: untouched pages would all be the same zero page.
+        compute.pool.run(BUFFER / PIECE, &|task| {
+            // SAFETY: tasks have disjoint pieces.
+            unsafe { shared.part(task * PIECE..(task + 1) * PIECE) }.fill(task as u8 | 1);
+        });
+        Self { buffer, next: 0 }
+    }
+
+    /// The rate, in GB/s, of reading the next `bytes` of the buffer, at least 2 MiB and at most all, on all threads with the
+    /// widest loads of the tier.
+    pub fn measure(&mut self, compute: &Compute, bytes: usize) -> f64 {
+        let pieces = (bytes / PIECE).clamp(1, BUFFER / PIECE);
+        let start = Instant::now();
+        compute.pool.run(pieces, &|task| {
+            let piece = &self.buffer[(self.next + task) * PIECE % BUFFER..][..PIECE];
+            // SAFETY: the table holds only kernels that this CPU can run.
+            std::hint::black_box(unsafe { (compute.kernels.read)(piece) });
+        });
+        self.next += pieces;
+        (pieces * PIECE) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }
 }
 
 /// Arithmetic peaks of all threads together, in 10¹² operations per second; a multiply-add counts two.
