@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// How long a worker without work, or a caller whose last tasks run elsewhere, spins before it parks.
 const SPIN: Duration = Duration::from_micros(30);
 
+/// How long such a worker keeps the core to itself.
+const SPIN_ALONE: Duration = Duration::from_micros(3);
+
 thread_local! {
     /// The pool whose task this thread is running, for nested regions.
     static RUNNING: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
@@ -161,6 +164,10 @@ impl Shared {
             } else if idle_since.elapsed() < SPIN {
                 for _ in 0..16 {
                     std::hint::spin_loop();
+                }
+                // Another process that waits for this core gets it; on a free core this costs little.
+                if idle_since.elapsed() > SPIN_ALONE {
+                    std::thread::yield_now();
                 }
             } else {
                 let mut guard = ignore_poison(self.lock.lock());
