@@ -1,10 +1,17 @@
-//! Prefill products against the peaks of the machine: `cargo run --release -p sparrow-kernels --example prefill [TOKENS]`.
+//! Prefill products against the peaks of the machine:
+//! `cargo run --release -p sparrow-kernels --example prefill [TOKENS [f32|f16|bf16]]`.
 //!
 //! Peaks and products are measured in turn, so that a busy machine slows both; several weights are cycled, so that they come
 //! from memory as in a model.
 
 use sparrow_kernels::*;
 use std::time::Instant;
+
+/// Outputs of the parts and inputs: the products of Llama 3.2 3B.
+const SHAPES: [(&[usize], usize); 4] =
+    [(&[3072], 3072), (&[3072, 1024, 1024], 3072), (&[8192, 8192], 3072), (&[3072], 8192)];
+/// Bytes of weights that are cycled.
+const BYTES: usize = 400 << 20;
 
 fn seconds(f: impl FnOnce()) -> f64 {
     let start = Instant::now();
@@ -19,27 +26,43 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let tokens: usize = std::env::args().nth(1).map_or(512, |t| t.parse().expect("TOKENS"));
+    let only: Option<DType> = std::env::args().nth(2).map(|d| d.parse().expect("DTYPE"));
     let compute = Compute::new(None);
     println!("{} on {} threads, {tokens} tokens", compute.isa(), compute.threads());
-    for (n, k) in [(3072, 3072), (8192, 3072), (3072, 8192)] {
-        for dtype in [DType::BF16, DType::F16, DType::F32] {
-            let copies = if dtype == DType::BF16 { 16 } else { 4 };
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        if only.is_some_and(|only| only != dtype) {
+            continue;
+        }
+        for (parts, k) in SHAPES {
+            let n: usize = parts.iter().sum();
             let mut one = [0u8; 4];
             encode(dtype, &[0.5], &mut one[..dtype.row_bytes(1)]);
-            let bytes: Vec<Vec<u8>> = (0..copies).map(|_| one[..dtype.row_bytes(1)].repeat(n * k)).collect();
+            let one = &one[..dtype.row_bytes(1)];
+            let copies = (BYTES / (n * k * one.len())).clamp(3, 16);
+            let bytes: Vec<Vec<u8>> = (0..copies).map(|_| one.repeat(n * k)).collect();
             let x = vec![0.25f32; tokens * k];
-            let mut out = vec![0.0; tokens * n];
+            let mut outs: Vec<Vec<f32>> = parts.iter().map(|n| vec![0.0; tokens * n]).collect();
             let operations = 2.0 * (tokens * n * k) as f64 / 1e12;
             let mut results = [(); 4].map(|()| Vec::new());
             for bytes in &bytes {
                 let peaks = peak(&compute);
                 let peak = if dtype == DType::BF16 { peaks.bf16.unwrap_or(peaks.f32) } else { peaks.f32 };
-                let weights = Matrix::new(dtype, n, k, bytes);
-                let rate = operations
-                    / seconds(|| compute.linear(&x, tokens, &mut [LinearPart { weights, bias: None, out: &mut out }]));
-                let weights = Matrix::new(dtype, k, n, bytes);
-                let in_out = operations / seconds(|| compute.linear_in_out(&x, tokens, weights, None, None, &mut out));
-                assert!(out.iter().all(|&v| v == 0.125 * k as f32));
+                let mut rest = &bytes[..];
+                let mut linear: Vec<LinearPart> = (parts.iter().zip(&mut outs))
+                    .map(|(&n, out)| {
+                        let (here, after) = rest.split_at(n * k * one.len());
+                        rest = after;
+                        LinearPart { weights: Matrix::new(dtype, n, k, here), bias: None, out }
+                    })
+                    .collect();
+                let rate = operations / seconds(|| compute.linear(&x, tokens, &mut linear));
+                assert!(outs.iter().flatten().all(|&v| v == 0.125 * k as f32));
+                let n = parts[0];
+                let weights = Matrix::new(dtype, k, n, &bytes[..k * n * one.len()]);
+                let in_out = operations * n as f64
+                    / parts.iter().sum::<usize>() as f64
+                    / seconds(|| compute.linear_in_out(&x, tokens, weights, None, None, &mut outs[0]));
+                assert!(outs[0].iter().all(|&v| v == 0.125 * k as f32));
                 for (list, value) in results.iter_mut().zip([rate, rate / peak, in_out, in_out / peak]) {
                     list.push(value);
                 }
