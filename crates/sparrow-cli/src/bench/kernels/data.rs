@@ -35,10 +35,15 @@ impl Weights {
         Self { dtype, cols, bytes }
     }
 
+    /// Matrices of `rows` rows that differ in place.
+    pub fn matrices(&self, rows: usize) -> usize {
+        self.bytes.len() / (rows * self.dtype.row_bytes(self.cols))
+    }
+
     /// Matrix number `call` of `rows` rows: each takes the next rows, from the first again after the last.
     pub fn matrix(&self, call: usize, rows: usize) -> Matrix<'_> {
         let size = rows * self.dtype.row_bytes(self.cols);
-        let first = call % (self.bytes.len() / size) * size;
+        let first = call % self.matrices(rows) * size;
         Matrix::new(self.dtype, rows, self.cols, &self.bytes[first..first + size])
     }
 

@@ -80,7 +80,7 @@ fn linear_in_out(weights: &Weights, of: usize) -> Case<'_> {
     let shape = format!("m=1 [{INTERMEDIATE}, {HIDDEN}] {} of inputs", percent(1.0 / of as f64));
     let call = move |compute: &Compute, i: usize, results: &mut Results| {
         results.floats.resize(HIDDEN, 0.0);
-        let inputs = (of > 1).then(|| &sets[i % of][..]);
+        let inputs = (of > 1).then(|| &sets[i / weights.matrices(INTERMEDIATE) % of][..]);
         compute.linear_in_out(&x, 1, weights.matrix(i, INTERMEDIATE), inputs, None, &mut results.floats);
     };
     case("linear_in_out", weights, shape, Work::Bytes(bytes), Box::new(call))
@@ -105,7 +105,15 @@ fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
             activation: Activation::Silu,
         };
         results.floats.resize(HIDDEN, 0.0);
-        compute.sparse_mlp(&mlp, &x, 1, &sets[i % of], None, None, &mut results.floats);
+        compute.sparse_mlp(
+            &mlp,
+            &x,
+            1,
+            &sets[i / weights.matrices(3 * INTERMEDIATE) % of],
+            None,
+            None,
+            &mut results.floats,
+        );
     };
     case("sparse_mlp", weights, shape, Work::Bytes(bytes), Box::new(call))
 }

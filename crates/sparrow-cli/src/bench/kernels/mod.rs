@@ -172,10 +172,10 @@ struct Entrant<'a> {
 impl Entrant<'_> {
     /// Seconds of one call. Data that fits the caches is brought there first, and short calls are repeated, because the read
     /// of memory in between has replaced all that was there.
-    fn time(&mut self, case: &Case, round: usize) -> f64 {
+    fn time(&mut self, case: &Case, call: usize) -> f64 {
         let mut calls = |count: usize| {
             let start = Instant::now();
-            (0..count).for_each(|_| (case.call)(self.compute, round, &mut self.results));
+            (0..count).for_each(|_| (case.call)(self.compute, call, &mut self.results));
             start.elapsed().as_secs_f64() / count as f64
         };
         if !report::in_cache(case) {
@@ -210,7 +210,7 @@ impl Bench {
             let peaks = if case.work.is_operations() { vec![peak(compute)] } else { Vec::new() };
             entrants.push(Entrant { compute, results, peaks, times: Vec::new() });
         }
-        let mut reads = Vec::new();
+        let (mut reads, mut call) = (Vec::new(), 0);
         for round in 1..=*CALLS.end() {
             let mut late = true;
             for entrant in &mut entrants {
@@ -219,7 +219,9 @@ impl Bench {
                     continue;
                 }
                 late = false;
-                let time = entrant.time(case, round);
+                // Each call its own data: what the last tier has just read is in the caches.
+                call += 1;
+                let time = entrant.time(case, call);
                 entrant.times.push(time);
             }
             if late {
