@@ -33,18 +33,27 @@ pub(super) unsafe fn tile<const D: u8, const R: usize, const M: usize>(
                     prefetch(next[r].wrapping_add(span / 2 + line), false);
                 }
             }
-            for c in (span..to.min(span + SPAN)).step_by(32) {
-                let (low, high) = (upto16(to - c), upto16((to - c).saturating_sub(16)));
-                let mut w = [[_mm512_setzero_ps(); 2]; R];
+            let end = to.min(span + SPAN);
+            let full = end / 32 * 32;
+            for c in (span..full).step_by(32) {
                 for r in 0..R {
-                    w[r] = scales[r].block::<D>(rows[r], c);
+                    let w = scales[r].block::<D>(rows[r], c);
+                    for t in 0..M {
+                        let at = x.add(t * x_stride + c);
+                        sums[r][t] = _mm512_fmadd_ps(w[0], _mm512_loadu_ps(at), sums[r][t]);
+                        sums[r][t] = _mm512_fmadd_ps(w[1], _mm512_loadu_ps(at.add(LANES)), sums[r][t]);
+                    }
                 }
-                for t in 0..M {
-                    let at = x.add(t * x_stride + c);
-                    let v = [_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(16))];
-                    for r in 0..R {
-                        sums[r][t] = _mm512_fmadd_ps(w[r][0], v[0], sums[r][t]);
-                        sums[r][t] = _mm512_fmadd_ps(w[r][1], v[1], sums[r][t]);
+            }
+            if full < end {
+                let (low, high) = (upto16(end - full), upto16((end - full).saturating_sub(LANES)));
+                for r in 0..R {
+                    let w = scales[r].block::<D>(rows[r], full);
+                    for t in 0..M {
+                        let at = x.add(t * x_stride + full);
+                        let v = [_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(LANES))];
+                        sums[r][t] = _mm512_fmadd_ps(w[0], v[0], sums[r][t]);
+                        sums[r][t] = _mm512_fmadd_ps(w[1], v[1], sums[r][t]);
                     }
                 }
             }
