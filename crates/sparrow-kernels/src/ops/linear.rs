@@ -27,8 +27,8 @@ impl Compute {
     ///
     /// `x` is `[m, k]`; the shapes of a part are in [`LinearPart`]. Accumulates in `f32`, whatever the weights' type; the
     /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that sum for
-    /// more. For more than 8 activations and bf16 weights, all parts alike, [`Isa::Amx`](crate::Isa::Amx) first rounds x to
-    /// bf16 (subnormal values to 0): 2⁻⁹ · Σᵢ |W·x| more.
+    /// more. For more than 8 activations and bf16 or int4 weights, all parts alike, [`Isa::Amx`](crate::Isa::Amx) first rounds x, and
+    /// int4 weights, to bf16 (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
     ///
     /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums are then
     /// exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
@@ -52,6 +52,7 @@ impl Compute {
             return;
         }
         let k = x.len() / m;
+        let int8 = parts.iter().any(|p| p.weights.dtype() == DType::I8).then(|| self.quantize_activations(x, m));
         if m > FEW
             && k > 0
             && let Some(dtype) = parts.first().map(|p| p.weights.dtype())
@@ -64,10 +65,9 @@ impl Compute {
                 .collect();
             // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
             // borrowed mutably.
-            unsafe { gemm(self, &Gemm { x, m, k, layout: Layout::OutIn, ids: None, parts: &parts }) };
+            unsafe { gemm(self, &Gemm { x, int8: int8.as_ref(), m, k, layout: Layout::OutIn, ids: None, parts: &parts }) };
             return;
         }
-        let int8 = parts.iter().any(|p| p.weights.dtype() == DType::I8).then(|| self.quantize_activations(x, m));
         let block = rows.div_ceil(self.tasks(rows, work)).next_multiple_of(8);
         let block = if m > 8 { block.min(PANEL) } else { block }.max(8);
         if let [part] = parts {

@@ -4,7 +4,8 @@ use super::axpy::{AxpyRows, COLUMN_STEP};
 use super::dot::Rows;
 use super::gemm::{FEW, Gemm, Layout, Part};
 use crate::Compute;
-use crate::dtype::Matrix;
+use crate::dtype::quantized::int8_scale;
+use crate::dtype::{DType, Matrix};
 use crate::scratch::Buffer;
 use crate::shared_mut::SharedMut;
 
@@ -30,7 +31,9 @@ impl Compute {
     /// `x` is `[m, k]`, indexed by the input's number even with `inputs`; `w` is `[k, n]`, one row per **input**; `inputs`
     /// holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`, overwritten. The result
     /// does not depend on the number of threads. Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8
-    /// activations and bf16 weights [`Isa::Amx`](crate::Isa::Amx) first rounds x to bf16: 2⁻⁹ · Σᵢ |x·W| more.
+    /// activations [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of int4 weights, to bf16: 2⁻⁸ · Σᵢ
+    /// |x·W| more for each rounding. For int8 weights it quantises x times the scales of the inputs to int8, a row with its
+    /// largest magnitude as 127: up to half a step per input more.
     ///
     /// # Panics
     /// If a length does not match these shapes, or an input is not below k.
@@ -57,11 +60,14 @@ impl Compute {
             && let Some(gemm) = self.kernels.gemm[w.dtype() as usize]
         {
             let part = Part { weights: w, bias, out: SharedMut::new(out) };
-            let gathered = inputs.map(|ids| self.gather(x, k, ids));
+            let int8 = w.dtype() == DType::I8;
+            let gathered = (int8 || inputs.is_some()).then(|| self.gather(x, k, w, inputs));
             let x = gathered.as_deref().unwrap_or(x);
+            let int8 = int8.then(|| self.quantize_activations(x, m));
+            let gemm_of = |parts| Gemm { x, int8: int8.as_ref(), m, k: count, layout: Layout::InOut, ids: inputs, parts };
             // SAFETY: the table holds only kernels that this CPU can run; the shapes and ids were checked, and out is
             // borrowed mutably.
-            unsafe { gemm(self, &Gemm { x, m, k: count, layout: Layout::InOut, ids: inputs, parts: &[part] }) };
+            unsafe { gemm(self, &gemm_of(&[part])) };
             return;
         }
         let call = |start: usize, inputs: Option<&[u32]>, from: usize, t: usize| AxpyRows {
@@ -143,13 +149,20 @@ impl Compute {
 }
 
 impl Compute {
-    /// Columns `ids` of x `[m, k]`.
-    fn gather(&self, x: &[f32], k: usize, ids: &[u32]) -> Buffer<'_> {
-        let m = x.len() / k;
-        let mut gathered = self.scratch.take(m * ids.len());
-        self.split_rows(&mut gathered, ids.len(), ids.len(), &|t, row| {
-            for (value, &id) in row.iter_mut().zip(ids) {
-                *value = x[t * k + id as usize];
+    /// Columns `ids` of x `[m, k]`, or all, times the scales of their rows of `w` if it is int8.
+    fn gather(&self, x: &[f32], k: usize, w: Matrix, ids: Option<&[u32]>) -> Buffer<'_> {
+        let (m, count) = (x.len() / k, ids.map_or(k, <[u32]>::len));
+        let id = |i: usize| ids.map_or(i, |ids| ids[i] as usize);
+        let mut scales = self.scratch.take(count);
+        for (i, scale) in scales.iter_mut().enumerate() {
+            // SAFETY: the row is one of w.
+            *scale = if w.dtype() == DType::I8 { unsafe { int8_scale(w.row(id(i)).as_ptr(), w.cols()) } } else { 1.0 };
+        }
+        let scales = &*scales;
+        let mut gathered = self.scratch.take(m * count);
+        self.split_rows(&mut gathered, count, count, &|t, row| {
+            for (i, (value, scale)) in row.iter_mut().zip(scales).enumerate() {
+                *value = x[t * k + id(i)] * scale;
             }
         });
         gathered

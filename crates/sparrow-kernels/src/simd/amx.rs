@@ -39,3 +39,47 @@ pub(crate) unsafe fn release_tiles() {
     // SAFETY: the caller guarantees AMX.
     unsafe { asm!("tilerelease", options(nomem, nostack)) };
 }
+
+/// Adds the products of two tiles of `a` with two of `b` per step to 2 × 2 tiles of sums, or sets them: a step is two tiles of
+/// each. `$product` is the instruction that multiplies two tiles.
+macro_rules! multiply_tiles {
+    ($product:literal, $a:expr, $b:expr, $steps:expr, $first:expr, $sums:expr) => {{
+        use std::arch::asm;
+        if $first {
+            asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nomem, nostack));
+        } else {
+            asm!(
+                "tileloadd tmm0, [{c} + {row}]",
+                "tileloadd tmm1, [{c} + {row} + 1024]",
+                "tileloadd tmm2, [{c} + {row} + 2048]",
+                "tileloadd tmm3, [{c} + {row} + 3072]",
+                c = in(reg) $sums, row = in(reg) 64usize, options(nostack, readonly)
+            );
+        }
+        asm!(
+            "2:",
+            "tileloadd tmm6, [{b} + {row}]",
+            "tileloadd tmm4, [{a} + {row}]",
+            "tileloadd tmm7, [{b} + {row} + 1024]",
+            "tileloadd tmm5, [{a} + {row} + 1024]",
+            concat!($product, " tmm0, tmm4, tmm6"),
+            concat!($product, " tmm1, tmm4, tmm7"),
+            concat!($product, " tmm2, tmm5, tmm6"),
+            concat!($product, " tmm3, tmm5, tmm7"),
+            "add {a}, 2048",
+            "add {b}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            a = inout(reg) $a => _, b = inout(reg) $b => _, steps = inout(reg) $steps => _,
+            row = in(reg) 64usize, options(nostack, readonly)
+        );
+        asm!(
+            "tilestored [{c} + {row}], tmm0",
+            "tilestored [{c} + {row} + 1024], tmm1",
+            "tilestored [{c} + {row} + 2048], tmm2",
+            "tilestored [{c} + {row} + 3072], tmm3",
+            c = in(reg) $sums, row = in(reg) 64usize, options(nostack)
+        );
+    }};
+}
+pub(crate) use multiply_tiles;

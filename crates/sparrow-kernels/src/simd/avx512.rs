@@ -1,7 +1,8 @@
 //! AVX-512 loads, widened to `f32`.
 
 use super::vector::{Vector, padded};
-use crate::dtype::{BF16, F16, I8, code_size};
+use crate::dtype::quantized::{BLOCK, Int4, MIDDLE, int8_scale};
+use crate::dtype::{BF16, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
 
 /// Elements of one vector.
@@ -51,6 +52,36 @@ pub(crate) unsafe fn load_masked<const D: u8>(mask: __mmask16, p: *const u8) -> 
     }
 }
 
+/// Elements `c..c + n` of a stored row of `cols` elements, `0 < n <= 16`, `c` a multiple of 16; other lanes hold zeros.
+///
+/// # Safety
+/// The row must be readable and have the elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize, n: usize) -> __m512 {
+    // SAFETY: of floats and int8 only n elements are read; int4 rows are padded to whole blocks, zeros in value, and have a
+    // scale and a zero point for each group.
+    unsafe {
+        match D {
+            F32 | F16 | BF16 if n >= LANES => load::<D>(row.add(c * code_size(D))),
+            F32 | F16 | BF16 => load_masked::<D>(first(n), row.add(c * code_size(D))),
+            I8 => _mm512_mul_ps(load_masked::<I8>(upto16(n), row.add(c)), _mm512_set1_ps(int8_scale(row, cols))),
+            _ => {
+                let int4 = Int4::of(D);
+                let bytes = _mm_loadu_si128(row.add(c / BLOCK * (BLOCK / 2)).cast());
+                let shift = _mm_cvtsi32_si128(if c % BLOCK < BLOCK / 2 { 0 } else { 4 });
+                let nibbles = _mm512_srl_epi32(_mm512_cvtepu8_epi32(bytes), shift);
+                let q = _mm512_cvtepi32_ps(_mm512_and_si512(nibbles, _mm512_set1_epi32(0xf)));
+                let group = c / int4.group;
+                let scale = row.add(int4.scales_at(cols) + 2 * group).cast::<i16>().read_unaligned();
+                let zero = if int4.zero_points { *row.add(int4.zeros_at(cols) + group) } else { MIDDLE };
+                let scale = _mm512_cvtph_ps(_mm256_set1_epi16(scale));
+                _mm512_mul_ps(_mm512_sub_ps(q, _mm512_set1_ps(f32::from(zero))), scale)
+            }
+        }
+    }
+}
+
 /// Asks for the line at `p`, into L2 to be read or into L1 to be written. The address may be any.
 #[inline(always)]
 pub(crate) fn prefetch(p: *const u8, write: bool) {
@@ -74,6 +105,12 @@ pub(crate) fn first(n: usize) -> __mmask16 {
 #[inline(always)]
 pub(crate) fn upto16(n: usize) -> __mmask16 {
     if n >= 16 { __mmask16::MAX } else { first(n) }
+}
+
+/// As [`upto16`] for 32 lanes.
+#[inline(always)]
+pub(crate) fn upto32(n: usize) -> __mmask32 {
+    if n >= 32 { __mmask32::MAX } else { (1u32 << n) - 1 }
 }
 
 /// A 16 × 16 matrix of 32-bit values transposed, one row per vector.

@@ -4,23 +4,24 @@
 //! all columns. Weights `[out, in]` are A as they are stored, the activations B, and C is the transposed result; weights
 //! `[in, out]` are B after interleaving pairs of rows, the activations A, and C is the result. Either way the same loop.
 
-use super::{Engine, Gemm, Layout, Panel};
+use super::{Engine, Gemm, Layout, Panel, StoredRows};
 use crate::Compute;
-use crate::simd::amx::{load_tile_config, release_tiles};
-use crate::simd::avx512::{first, prefetch, transpose16};
-use std::arch::asm;
+use crate::dtype::{BF16, I4G32, I4G32Z, I4G128, I4G128Z};
+use crate::simd::amx::{load_tile_config, multiply_tiles, release_tiles};
+use crate::simd::avx512::{LANES, load_at, prefetch, transpose16, upto16, upto32};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Bytes of a tile.
 const TILE: usize = 1024;
 /// Elements of k in a tile.
 const STEP: usize = 32;
 
-/// bf16 weights on AMX tiles, 2 × 2 tiles of sums.
-struct Bf16;
+/// Weights of the type whose discriminant is `D`, bf16 or rounded to it, on AMX tiles: 2 × 2 tiles of sums.
+struct Bf16<const D: u8>;
 
 // SAFETY: a panel and a strip are two tiles per step, 32 × 32 elements of 2 bytes; sums are four tiles, 32 × 32 of 4.
-unsafe impl Engine for Bf16 {
+unsafe impl<const D: u8> Engine for Bf16<D> {
     const ROWS: usize = 32;
     const TOKENS: usize = 32;
     const BLOCK: usize = 256;
@@ -30,7 +31,8 @@ unsafe impl Engine for Bf16 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    unsafe fn pack_x(layout: Layout, x: *const f32, stride: usize, tokens: usize, len: usize, to: *mut u8) {
+    unsafe fn pack_x(gemm: &Gemm, tokens: Range<usize>, k: usize, len: usize, to: *mut u8) {
+        let x = gemm.x[tokens.start * gemm.k + k..].as_ptr();
         for step in 0..len.div_ceil(STEP) {
             let left = len - step * STEP;
             let (low, high) = (upto16(left), upto16(left.saturating_sub(16)));
@@ -38,16 +40,16 @@ unsafe impl Engine for Bf16 {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (r, row) in rows.iter_mut().enumerate() {
                     let t = tile * 16 + r;
-                    if t < tokens {
+                    if t < tokens.len() {
                         // SAFETY: token t exists, and the masks end at its last element.
                         let (a, b) = unsafe {
-                            let from = x.add(t * stride + step * STEP);
+                            let from = x.add(t * gemm.k + step * STEP);
                             (_mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from.wrapping_add(16)))
                         };
                         *row = bits(_mm512_cvtne2ps_pbh(b, a));
                     }
                 }
-                if layout == Layout::OutIn {
+                if gemm.layout == Layout::OutIn {
                     rows = transpose16(rows);
                 }
                 for (r, row) in rows.into_iter().enumerate() {
@@ -64,27 +66,19 @@ unsafe impl Engine for Bf16 {
         let steps = panel.len.div_ceil(STEP);
         match panel.layout {
             Layout::OutIn => {
-                let (full, tail) = (panel.len / STEP, upto32(panel.len % STEP));
-                let rows = panel.stored_rows();
+                let stored = panel.stored_rows();
                 for r in 0..Self::ROWS {
                     let to = to.wrapping_add(r / 16 * TILE + r % 16 * 64);
-                    // SAFETY: the stored row has `len` elements, which the masked load respects; the panel has two tiles
-                    // per step.
-                    unsafe {
-                        if r < panel.rows {
-                            let from = rows.at(r);
-                            for step in 0..full {
-                                let row = _mm512_loadu_si512(from.add(step * 64).cast());
-                                _mm512_storeu_si512(to.add(step * 2 * TILE).cast(), row);
-                            }
-                            if full < steps {
-                                let row = _mm512_maskz_loadu_epi16(tail, from.add(full * 64).cast());
-                                _mm512_storeu_si512(to.add(full * 2 * TILE).cast(), row);
-                            }
-                        } else {
-                            for step in 0..steps {
-                                _mm512_storeu_si512(to.add(step * 2 * TILE).cast(), _mm512_setzero_si512());
-                            }
+                    for step in 0..steps {
+                        // SAFETY: the stored row has `len` elements from k, which the load respects; the panel has two tiles per
+                        // step.
+                        unsafe {
+                            let row = if r < panel.rows {
+                                elements::<D>(&stored, r, panel, panel.k + step * STEP, panel.len - step * STEP)
+                            } else {
+                                _mm512_setzero_si512()
+                            };
+                            _mm512_storeu_si512(to.add(step * 2 * TILE).cast(), row);
                         }
                     }
                 }
@@ -93,12 +87,11 @@ unsafe impl Engine for Bf16 {
                 // Unpacking interleaves within quarters of a vector; these put the quarters in order.
                 let left = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
                 let right = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-                let mask = upto32(panel.rows);
-                let rows = panel.stored_rows();
+                let stored = panel.stored_rows();
                 let row = |i: usize| {
                     if i < panel.len {
-                        // SAFETY: the stored row has `rows` elements from here, which the mask respects.
-                        unsafe { _mm512_maskz_loadu_epi16(mask, rows.at(i).cast()) }
+                        // SAFETY: the stored row has `rows` elements from here, which the load respects.
+                        unsafe { elements::<D>(&stored, i, panel, panel.row, panel.rows) }
                     } else {
                         _mm512_setzero_si512()
                     }
@@ -134,43 +127,7 @@ unsafe impl Engine for Bf16 {
             Layout::InOut => (x, w),
         };
         // SAFETY: the caller guarantees AMX, configured tiles and the shapes; the compiler never uses tiles.
-        unsafe {
-            if first {
-                asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nomem, nostack));
-            } else {
-                asm!(
-                    "tileloadd tmm0, [{c} + {row}]",
-                    "tileloadd tmm1, [{c} + {row} + 1024]",
-                    "tileloadd tmm2, [{c} + {row} + 2048]",
-                    "tileloadd tmm3, [{c} + {row} + 3072]",
-                    c = in(reg) sums, row = in(reg) 64usize, options(nostack, readonly)
-                );
-            }
-            asm!(
-                "2:",
-                "tileloadd tmm6, [{b} + {row}]",
-                "tileloadd tmm4, [{a} + {row}]",
-                "tileloadd tmm7, [{b} + {row} + 1024]",
-                "tileloadd tmm5, [{a} + {row} + 1024]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a}, 2048",
-                "add {b}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                a = inout(reg) a => _, b = inout(reg) b => _, steps = inout(reg) len / STEP => _,
-                row = in(reg) 64usize, options(nostack, readonly)
-            );
-            asm!(
-                "tilestored [{c} + {row}], tmm0",
-                "tilestored [{c} + {row} + 1024], tmm1",
-                "tilestored [{c} + {row} + 2048], tmm2",
-                "tilestored [{c} + {row} + 3072], tmm3",
-                c = in(reg) sums, row = in(reg) 64usize, options(nostack)
-            );
-        }
+        unsafe { multiply_tiles!("tdpbf16ps", a, b, len / STEP, first, sums) };
     }
 
     #[inline(always)]
@@ -181,18 +138,18 @@ unsafe impl Engine for Bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn finish(
-        layout: Layout,
+        _: &Gemm,
+        panel: &Panel,
+        tokens: Range<usize>,
         sums: *const f32,
-        rows: usize,
-        tokens: usize,
         bias: *const f32,
         out: *mut f32,
         stride: usize,
     ) {
-        for row in (0..rows).step_by(16) {
-            let mask = upto16(rows - row);
-            for token in (0..tokens).step_by(16) {
-                let tile = match layout {
+        for row in (0..panel.rows).step_by(16) {
+            let mask = upto16(panel.rows - row);
+            for token in (0..tokens.len()).step_by(16) {
+                let tile = match panel.layout {
                     Layout::OutIn => row / 16 * 2 + token / 16,
                     Layout::InOut => token / 16 * 2 + row / 16,
                 };
@@ -201,12 +158,12 @@ unsafe impl Engine for Bf16 {
                     let from = sums.add(tile * TILE / 4);
                     let mut values: [__m512i; 16] =
                         std::array::from_fn(|r| _mm512_loadu_si512(from.add(r * 16).cast()));
-                    if layout == Layout::OutIn {
+                    if panel.layout == Layout::OutIn {
                         values = transpose16(values);
                     }
                     let b =
                         if bias.is_null() { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(mask, bias.add(row)) };
-                    for (t, value) in values.into_iter().enumerate().take(tokens - token) {
+                    for (t, value) in values.into_iter().enumerate().take(tokens.len() - token) {
                         let value = _mm512_castsi512_ps(value);
                         let value = if bias.is_null() { value } else { _mm512_add_ps(value, b) };
                         _mm512_mask_storeu_ps(out.add((token + t) * stride + row), mask, value);
@@ -217,6 +174,26 @@ unsafe impl Engine for Bf16 {
     }
 }
 
+/// Up to 32 elements from `c` on of stored row `i` of the panel, zeros after the first `n > 0`, as bf16.
+///
+/// # Safety
+/// The row must have the elements; AVX512-BF16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn elements<const D: u8>(stored: &StoredRows, i: usize, panel: &Panel, c: usize, n: usize) -> __m512i {
+    let (row, cols) = (stored.row(i), panel.weights.cols());
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        if D == BF16 {
+            return _mm512_maskz_loadu_epi16(upto32(n), row.add(2 * c).cast());
+        }
+        let low = load_at::<D>(row, cols, c, n.min(LANES));
+        let high =
+            if n > LANES { load_at::<D>(row, cols, c + LANES, n.min(STEP) - LANES) } else { _mm512_setzero_ps() };
+        bits(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
 /// The bits of 32 bf16 values.
 #[inline(always)]
 fn bits(v: __m512bh) -> __m512i {
@@ -224,22 +201,23 @@ fn bits(v: __m512bh) -> __m512i {
     unsafe { std::mem::transmute(v) }
 }
 
-/// The mask of the first `n` lanes, all if there are fewer.
-#[inline(always)]
-fn upto16(n: usize) -> __mmask16 {
-    if n >= 16 { __mmask16::MAX } else { first(n) }
+macro_rules! kernels {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// Many activations, rounded to bf16, by weights in bf16 or rounded to it.
+        ///
+        /// # Safety
+        /// See [`GemmFn`](super::GemmFn); AMX-TILE, AMX-BF16, AVX512-BF16 and the permission to use tile state.
+        pub(crate) unsafe fn $name(compute: &Compute, gemm: &Gemm) {
+            // SAFETY: the contract is the caller's.
+            unsafe { super::driver::drive::<Bf16<{ $dtype }>>(compute, gemm) }
+        }
+    )*};
 }
 
-#[inline(always)]
-fn upto32(n: usize) -> __mmask32 {
-    if n >= 32 { __mmask32::MAX } else { (1u32 << n) - 1 }
-}
-
-/// Many activations, rounded to bf16, by bf16 weights.
-///
-/// # Safety
-/// See [`GemmFn`](super::GemmFn); AMX-TILE, AMX-BF16, AVX512-BF16 and the permission to use tile state.
-pub(crate) unsafe fn gemm_bf16_amx(compute: &Compute, gemm: &Gemm) {
-    // SAFETY: the contract is the caller's.
-    unsafe { super::driver::drive::<Bf16>(compute, gemm) }
+kernels! {
+    gemm_bf16_amx: BF16;
+    gemm_i4g32_amx: I4G32;
+    gemm_i4g32z_amx: I4G32Z;
+    gemm_i4g128_amx: I4G128;
+    gemm_i4g128z_amx: I4G128Z;
 }

@@ -2,9 +2,10 @@
 
 use super::{Engine, Gemm, Layout, Panel};
 use crate::Compute;
-use crate::dtype::{BF16, F16, F32, code_size};
-use crate::simd::avx512::{LANES, first, load, load_masked, prefetch, transpose16};
+use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z};
+use crate::simd::avx512::{LANES, load_at, prefetch, transpose16};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Vectors of outputs and activations of a tile of sums: 24 registers of sums, three of weights, one of activations.
 const VECTORS: usize = 3;
@@ -23,12 +24,13 @@ unsafe impl<const D: u8> Engine for Widened<D> {
     const W_BYTES: usize = 4;
     const X_BYTES: usize = 4;
 
-    unsafe fn pack_x(_: Layout, x: *const f32, stride: usize, tokens: usize, len: usize, to: *mut u8) {
+    unsafe fn pack_x(gemm: &Gemm, tokens: Range<usize>, k: usize, len: usize, to: *mut u8) {
         let to = to.cast::<f32>();
         for t in 0..TOKENS {
+            let x = if t < tokens.len() { &gemm.x[(tokens.start + t) * gemm.k + k..][..len] } else { &[] };
             for i in 0..len {
-                // SAFETY: token t < tokens has len elements, the strip TOKENS by len.
-                unsafe { *to.add(i * TOKENS + t) = if t < tokens { *x.add(t * stride + i) } else { 0.0 } };
+                // SAFETY: the strip is TOKENS by len.
+                unsafe { *to.add(i * TOKENS + t) = x.get(i).copied().unwrap_or(0.0) };
             }
         }
     }
@@ -39,17 +41,15 @@ unsafe impl<const D: u8> Engine for Widened<D> {
         let to = to.cast::<f32>();
         match panel.layout {
             Layout::OutIn => {
-                let stored = panel.stored_rows();
+                let (stored, cols) = (panel.stored_rows(), panel.weights.cols());
                 for group in (0..ROWS).step_by(LANES) {
-                    let rows: [Option<*const u8>; LANES] =
-                        std::array::from_fn(|r| (group + r < panel.rows).then(|| stored.at(group + r)));
                     for i in (0..panel.len).step_by(LANES) {
                         let here = LANES.min(panel.len - i);
                         let mut values = [_mm512_setzero_si512(); LANES];
-                        for (value, row) in values.iter_mut().zip(rows) {
-                            let Some(row) = row else { continue };
-                            // SAFETY: the stored row has `len` elements; the mask ends at the last.
-                            *value = _mm512_castps_si512(unsafe { part::<D>(row.add(i * code_size(D)), here) });
+                        for (r, value) in values.iter_mut().enumerate().take(panel.rows.saturating_sub(group)) {
+                            // SAFETY: the stored row has `len` elements from k; the load ends at the last.
+                            let v = unsafe { load_at::<D>(stored.row(group + r), cols, panel.k + i, here) };
+                            *value = _mm512_castps_si512(v);
                         }
                         for (j, value) in transpose16(values).into_iter().enumerate().take(here) {
                             // SAFETY: the panel has ROWS values per element.
@@ -59,15 +59,18 @@ unsafe impl<const D: u8> Engine for Widened<D> {
                 }
             }
             Layout::InOut => {
-                let stored = panel.stored_rows();
+                let (stored, cols) = (panel.stored_rows(), panel.weights.cols());
                 for i in 0..panel.len {
-                    let row = stored.at(i);
                     for group in (0..ROWS).step_by(LANES) {
                         let here = panel.rows.saturating_sub(group).min(LANES);
-                        // SAFETY: the stored row has `rows` elements from here, which the mask respects; the panel has
-                        // ROWS values per element.
+                        // SAFETY: the stored row has `rows` elements from here, where the load ends; the panel has ROWS values
+                        // per element.
                         unsafe {
-                            let value = part::<D>(row.wrapping_add(group * code_size(D)), here);
+                            let value = if here == 0 {
+                                _mm512_setzero_ps()
+                            } else {
+                                load_at::<D>(stored.row(i), cols, panel.row + group, here)
+                            };
                             _mm512_storeu_ps(to.add(i * ROWS + group), value);
                         }
                     }
@@ -113,15 +116,16 @@ unsafe impl<const D: u8> Engine for Widened<D> {
     }
 
     unsafe fn finish(
-        _: Layout,
+        _: &Gemm,
+        panel: &Panel,
+        tokens: Range<usize>,
         sums: *const f32,
-        rows: usize,
-        tokens: usize,
         bias: *const f32,
         out: *mut f32,
         stride: usize,
     ) {
-        for t in 0..tokens {
+        let rows = panel.rows;
+        for t in 0..tokens.len() {
             // SAFETY: tokens and rows are within the sums and within out, which only this task writes there.
             let (from, to) = unsafe {
                 (
@@ -141,17 +145,6 @@ unsafe impl<const D: u8> Engine for Widened<D> {
     }
 }
 
-/// `n <= 16` elements, zeros after them.
-///
-/// # Safety
-/// They must be readable; AVX-512.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn part<const D: u8>(p: *const u8, n: usize) -> __m512 {
-    // SAFETY: the caller guarantees n elements.
-    unsafe { if n == LANES { load::<D>(p) } else { load_masked::<D>(first(n), p) } }
-}
-
 macro_rules! kernels {
     ($($gemm:ident: $dtype:expr;)*) => {$(
         /// # Safety
@@ -167,4 +160,8 @@ kernels! {
     gemm_f32_avx512: F32;
     gemm_f16_avx512: F16;
     gemm_bf16_avx512: BF16;
+    gemm_i4g32_avx512: I4G32;
+    gemm_i4g32z_avx512: I4G32Z;
+    gemm_i4g128_avx512: I4G128;
+    gemm_i4g128z_avx512: I4G128Z;
 }

@@ -40,9 +40,7 @@ pub(crate) unsafe fn drive<E: Engine>(compute: &Compute, gemm: &Gemm) {
             // SAFETY: tasks have disjoint pieces; x is [m, k], and the piece has the size of the packed strip.
             unsafe {
                 let to = packed_x.part(at..at + bytes);
-                let x = gemm.x[token * gemm.k + k..].as_ptr();
-                let here = E::TOKENS.min(tokens.end - token);
-                E::pack_x(gemm.layout, x, gemm.k, here, len, to.as_mut_ptr());
+                E::pack_x(gemm, token..tokens.end.min(token + E::TOKENS), k, len, to.as_mut_ptr());
             }
         });
         let packed = &*packed;
@@ -135,11 +133,13 @@ unsafe fn block_of_rows<E: Engine>(
                 unsafe { E::multiply(layout, w, x, padded, first, sums) };
                 if last {
                     let (row, token) = (range.start + p * E::ROWS, tokens.start + s * E::TOKENS);
-                    let (rows, here) = (E::ROWS.min(range.end - row), E::TOKENS.min(tokens.end - token));
+                    let rows = E::ROWS.min(range.end - row);
                     let bias = part.bias.map_or(std::ptr::null(), |b| b[row..row + rows].as_ptr());
                     let out = part.out.pointer(token * n + row);
+                    let panel = Panel { weights: part.weights, layout, ids: gemm.ids, row, rows, k, len };
+                    let here = token..tokens.end.min(token + E::TOKENS);
                     // SAFETY: as above; rows and tokens are inside out, and this task alone writes there.
-                    unsafe { E::finish(layout, sums, rows, here, bias, out, n) };
+                    unsafe { E::finish(gemm, &panel, here, sums, bias, out, n) };
                 }
             }
         }

@@ -24,11 +24,15 @@ pub(crate) mod driver;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx_int8;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 
 use crate::Compute;
-use crate::dtype::Matrix;
+use super::dot_int8::Int8Activations;
+use crate::dtype::{DType, Matrix};
 use crate::shared_mut::SharedMut;
+use std::ops::Range;
 
 /// Up to this many activations an operation reads the weights as they are.
 pub(crate) const FEW: usize = 8;
@@ -54,6 +58,8 @@ pub(crate) struct Part<'a> {
 pub(crate) struct Gemm<'a> {
     /// `[m, k]`.
     pub x: &'a [f32],
+    /// The same in int8, for kernels of int8 weights.
+    pub int8: Option<&'a Int8Activations<'a>>,
     pub m: usize,
     /// Above 0.
     pub k: usize,
@@ -106,11 +112,16 @@ impl<'a> Panel<'a> {
         let ids = self.ids.map(|ids| &ids[first..first + count]);
         let last = ids.map_or((first + count).saturating_sub(1), |ids| ids.iter().copied().max().unwrap_or(0) as usize);
         assert!(count == 0 || last < self.weights.rows() && start + len <= self.weights.cols());
-        let size = self.weights.dtype().row_bytes(1);
+        let bytes = |elements: usize| match self.weights.dtype() {
+            DType::F32 => 4 * elements,
+            DType::F16 | DType::BF16 => 2 * elements,
+            DType::I8 => elements,
+            DType::I4G32 | DType::I4G32Z | DType::I4G128 | DType::I4G128Z => elements / 2,
+        };
         let first = if ids.is_some() { 0 } else { first };
         let stride = self.weights.row_bytes();
-        let base = self.weights.bytes().as_ptr().wrapping_add(first * stride + start * size);
-        StoredRows { base, stride, ids, count, bytes: len * size }
+        let base = self.weights.bytes().as_ptr().wrapping_add(first * stride);
+        StoredRows { base, stride, ids, count, skip: bytes(start), bytes: bytes(len) }
     }
 }
 
@@ -120,6 +131,8 @@ pub(crate) struct StoredRows<'a> {
     stride: usize,
     ids: Option<&'a [u32]>,
     pub count: usize,
+    /// Bytes of a row before the part.
+    skip: usize,
     /// Bytes of each part.
     pub bytes: usize,
 }
@@ -128,6 +141,12 @@ impl StoredRows<'_> {
     /// The address of part `i`, which is readable if `i < count`.
     #[inline(always)]
     pub(crate) fn at(&self, i: usize) -> *const u8 {
+        self.row(i).wrapping_add(self.skip)
+    }
+
+    /// The address of the whole row that part `i` belongs to.
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize) -> *const u8 {
         self.base.wrapping_add(self.stride * self.ids.map_or(i, |ids| ids[i] as usize))
     }
 }
@@ -149,12 +168,12 @@ pub(crate) unsafe trait Engine {
     const W_BYTES: usize;
     const X_BYTES: usize;
 
-    /// Packs `tokens <= TOKENS` rows of x, `len <= BLOCK` elements each, `stride` apart, into a strip of `TOKENS` by `len`
+    /// Packs `tokens.len() <= TOKENS` rows of x, `len <= BLOCK` elements from `k` on each, into a strip of `TOKENS` by `len`
     /// rounded up to `STEP`.
     ///
     /// # Safety
-    /// The CPU must have the features; x and the strip must be valid for these shapes.
-    unsafe fn pack_x(layout: Layout, x: *const f32, stride: usize, tokens: usize, len: usize, to: *mut u8);
+    /// The CPU must have the features; the strip must be writable.
+    unsafe fn pack_x(gemm: &Gemm, tokens: Range<usize>, k: usize, len: usize, to: *mut u8);
 
     /// Packs a panel of `ROWS` outputs by its length rounded up to `STEP`.
     ///
@@ -185,15 +204,15 @@ pub(crate) unsafe trait Engine {
     /// The CPU must have the features.
     unsafe fn prefetch(p: *const u8, write: bool);
 
-    /// Writes `rows` by `tokens` sums, with bias, to out `[tokens, rows]`, rows `stride` apart.
+    /// Writes the sums of the outputs of a panel by `tokens`, with bias, to out `[tokens, rows]`, rows `stride` apart.
     ///
     /// # Safety
     /// The CPU must have the features; sums, bias (null for none) and out must be valid for these shapes.
     unsafe fn finish(
-        layout: Layout,
+        gemm: &Gemm,
+        panel: &Panel,
+        tokens: Range<usize>,
         sums: *const f32,
-        rows: usize,
-        tokens: usize,
         bias: *const f32,
         out: *mut f32,
         stride: usize,
