@@ -1,6 +1,6 @@
 //! Int4 rows widened to `f32` with AVX-512.
 
-use super::avx512::upto16;
+use super::avx512::{prefetch, upto16};
 use crate::dtype::quantized::{BLOCK, Int4, MIDDLE};
 use std::arch::x86_64::*;
 
@@ -41,6 +41,21 @@ impl Scales {
             }
         }
         all
+    }
+
+    /// Asks for the nibbles of one span of a row that comes next, and with the first span for all its scales, which lie at its end.
+    /// The address may be any.
+    #[inline(always)]
+    pub(crate) fn prefetch<const D: u8>(row: *const u8, cols: usize, start: usize) {
+        let int4 = Int4::of(D);
+        for line in (0..SPAN / 2).step_by(64) {
+            prefetch(row.wrapping_add(start / 2 + line), false);
+        }
+        if start == 0 {
+            for at in (int4.scales_at(cols)..int4.row_bytes(cols)).step_by(64) {
+                prefetch(row.wrapping_add(at), false);
+            }
+        }
     }
 
     /// The 32 elements from `c`, a multiple of 32 in this span.

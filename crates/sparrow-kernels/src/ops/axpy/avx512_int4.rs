@@ -23,6 +23,7 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
     // and results are masked to below it.
     unsafe {
         let rows: [*const u8; R] = std::array::from_fn(|r| a.rows.row(j + r));
+        let next: [*const u8; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
         for t in 0..tile {
             for r in 0..R {
                 coefficients[t][r] = a.coefficient(t0 + t, j + r);
@@ -33,6 +34,7 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
             let span = c / SPAN * SPAN;
             for r in 0..R {
                 scales[r] = Scales::load::<D>(rows[r], cols, span);
+                Scales::prefetch::<D>(next[r], cols, span);
             }
             while c < end.min(span + SPAN) {
                 let masks = [upto16(end - c), upto16((end - c).saturating_sub(16))];

@@ -29,9 +29,7 @@ pub(super) unsafe fn tile<const D: u8, const R: usize, const M: usize>(
         for span in (from..to).step_by(SPAN) {
             for r in 0..R {
                 scales[r] = Scales::load::<D>(rows[r], cols, span);
-                for line in (0..SPAN / 2).step_by(64) {
-                    prefetch(next[r].wrapping_add(span / 2 + line), false);
-                }
+                Scales::prefetch::<D>(next[r], cols, span);
             }
             let end = to.min(span + SPAN);
             let full = end / 32 * 32;
