@@ -65,7 +65,9 @@ impl Compute {
                 .collect();
             // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
             // borrowed mutably.
-            unsafe { gemm(self, &Gemm { x, int8: int8.as_ref(), m, k, layout: Layout::OutIn, ids: None, parts: &parts }) };
+            unsafe {
+                gemm(self, &Gemm { x, int8: int8.as_ref(), m, k, layout: Layout::OutIn, ids: None, parts: &parts })
+            };
             return;
         }
         let block = rows.div_ceil(self.tasks(rows, work)).next_multiple_of(8);

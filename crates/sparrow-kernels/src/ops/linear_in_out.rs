@@ -64,7 +64,8 @@ impl Compute {
             let gathered = (int8 || inputs.is_some()).then(|| self.gather(x, k, w, inputs));
             let x = gathered.as_deref().unwrap_or(x);
             let int8 = int8.then(|| self.quantize_activations(x, m));
-            let gemm_of = |parts| Gemm { x, int8: int8.as_ref(), m, k: count, layout: Layout::InOut, ids: inputs, parts };
+            let gemm_of =
+                |parts| Gemm { x, int8: int8.as_ref(), m, k: count, layout: Layout::InOut, ids: inputs, parts };
             // SAFETY: the table holds only kernels that this CPU can run; the shapes and ids were checked, and out is
             // borrowed mutably.
             unsafe { gemm(self, &gemm_of(&[part])) };

@@ -124,6 +124,26 @@ unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &DotRows, t: usi
     }
 }
 
+/// [`strip`] for `m` activations, 3 to [`TILE`].
+///
+/// # Safety
+/// As [`strip`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn strip_of<const D: u8, const R: usize>(a: &DotRows, t: usize, from: usize, to: usize, m: usize) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        match m {
+            3 => strip::<D, R, 3>(a, t, from, to),
+            4 => strip::<D, R, 4>(a, t, from, to),
+            5 => strip::<D, R, 5>(a, t, from, to),
+            6 => strip::<D, R, 6>(a, t, from, to),
+            7 => strip::<D, R, 7>(a, t, from, to),
+            _ => strip::<D, R, TILE>(a, t, from, to),
+        }
+    }
+}
+
 /// # Safety
 /// See [`DotRowsFn`](super::DotRowsFn); AVX-512.
 #[inline]
@@ -143,6 +163,9 @@ unsafe fn dot_rows<const D: u8>(a: &DotRows) {
                 match tile {
                     1 => strip::<D, 8, 1>(a, t, from, to),
                     2 => strip::<D, 8, 2>(a, t, from, to),
+                    // Int4 rows need registers to be widened in.
+                    3 | 4 if D > I8 => strip_of::<D, 4>(a, t, from, to, tile),
+                    5.. if D > I8 => strip_of::<D, 2>(a, t, from, to, tile),
                     3 => strip::<D, 6, 3>(a, t, from, to),
                     4 => strip::<D, 6, 4>(a, t, from, to),
                     5 => strip::<D, 4, 5>(a, t, from, to),

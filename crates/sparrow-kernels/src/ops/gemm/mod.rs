@@ -28,8 +28,8 @@ pub(crate) mod amx_int8;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 
-use crate::Compute;
 use super::dot_int8::Int8Activations;
+use crate::Compute;
 use crate::dtype::{DType, Matrix};
 use crate::shared_mut::SharedMut;
 use std::ops::Range;
