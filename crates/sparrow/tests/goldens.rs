@@ -111,8 +111,9 @@ fn logits_are_those_of_transformers() {
     }
 }
 
-/// transformers in bf16 rounds every activation to 8 bits; the engine rounds cached keys and values only. So it may be as
-/// far from that result as that many roundings can take it, and must be nearer to the exact one.
+/// transformers in bf16 rounds every activation to 8 bits; the engine rounds cached keys and values only, and on AMX the
+/// operands of a prompt's products. So it may be as far from that result as that many roundings can take it, and must be
+/// nearer to the exact one; on AMX, where errors are of the same kind, not much further.
 #[test]
 fn logits_with_the_checkpoints_own_dtype() {
     for case in cases() {
@@ -139,7 +140,12 @@ fn logits_with_the_checkpoints_own_dtype() {
                     case.name
                 );
                 assert!(distance < bound, "{}: {distance:.1e} from the native result, bound {bound:.1e}", case.name);
-                assert!(exact < of_native, "{}: {exact:.1e} off, bf16 throughout is {of_native:.1e}", case.name);
+                let slack = if rounds(&cpu(), case.dtype()) { 1.25 } else { 1.0 };
+                assert!(
+                    exact < slack * of_native,
+                    "{}: {exact:.1e} off, bf16 throughout is {of_native:.1e}",
+                    case.name
+                );
             }
         }
     }

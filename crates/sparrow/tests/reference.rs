@@ -269,7 +269,9 @@ fn quantized_logits() {
                     let mut session = session(cpu, &shared, Selector::dense(), 1, Some(DType::F32));
                     let found = prefill_in(&mut session, 0, &tokens, &CALLS);
                     let what = format!("{name}, {dtype}, neuron-major {neuron_major}, {}", cpu.compute.isa());
-                    compare(&what, 3e-2, &found, &expected);
+                    // Prompts on AMX quantise the inputs of a neuron-major down projection too, which the reference does not.
+                    let more = dtype == DType::I8 && neuron_major && cpu.compute.isa() == sparrow_kernels::Isa::Amx;
+                    compare(&what, if more { 8e-2 } else { 3e-2 }, &found, &expected);
                 }
             }
         }
