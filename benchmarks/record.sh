@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release
-sparrow=target/release/sparrow
+sparrow=${CARGO_TARGET_DIR:-target}/release/sparrow
 name=${1:-$("$sparrow" doctor --format json | sed -n 's/^  "cpu": "\(.*\)",$/\1/p' | tr -cs 'A-Za-z0-9' '-' | sed 's/-*$//')}
 out="benchmarks/$(date +%F)-$name"
 mkdir -p "$out"
