@@ -5,7 +5,7 @@
 //!
 //! | operation | equation |
 //! |---|---|
-//! | [`Compute::linear`] | out = x·Wᵀ + b, weights `[out, in]` |
+//! | [`Compute::linear`], [`Compute::linear_stored`] | out = x·Wᵀ + b, weights `[out, in]`; results in `f32` or any type |
 //! | [`Compute::linear_in_out`] | out = x·W + b, weights `[in, out]`, over some inputs only |
 //! | [`Compute::sparse_mlp`], [`Compute::sparse_mlp_integer`] | the active neurons of an MLP, in floating point or exact integers |
 //! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |

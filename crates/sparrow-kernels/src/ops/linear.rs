@@ -105,6 +105,39 @@ impl Compute {
     }
 }
 
+impl Compute {
+    /// As [`linear`](Self::linear) of one weight, each row of the result stored as `dtype`, rounded as [`encode`](crate::encode)
+    /// rounds it: bf16 halves what the next operation reads.
+    ///
+    /// `out` is `[m, n]` of `dtype`, `m * dtype.row_bytes(n)` bytes.
+    ///
+    /// # Panics
+    /// As [`linear`](Self::linear).
+    pub fn linear_stored(
+        &self,
+        x: &[f32],
+        m: usize,
+        weights: Matrix,
+        bias: Option<&[f32]>,
+        dtype: DType,
+        out: &mut [u8],
+    ) {
+        let n = weights.rows();
+        let row_bytes = dtype.row_bytes(n);
+        assert_eq!(out.len(), m * row_bytes, "linear_stored: out.len() is not m * {dtype}.row_bytes({n})");
+        let mut values = self.scratch.take(m * n);
+        self.linear(x, m, &mut [LinearPart { weights, bias, out: &mut values }]);
+        let (values, encode) = (&*values, self.kernels.encode[dtype as usize]);
+        let rows = SharedMut::new(out);
+        self.parallel(m, 2 * m * n, &|row| {
+            // SAFETY: each task has its own row.
+            let to = unsafe { rows.part(row * row_bytes..(row + 1) * row_bytes) };
+            // SAFETY: the table holds only kernels that this CPU can run.
+            unsafe { encode(&values[row * n..(row + 1) * n], to) };
+        });
+    }
+}
+
 /// Rows `range` of one weight, for all activations, which for int8 weights are also given in int8.
 fn linear_block(
     compute: &Compute,
