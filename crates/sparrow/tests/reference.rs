@@ -263,15 +263,17 @@ fn quantized_logits() {
                 }
                 model.quantize(dtype, &cpu(), |_, _| ()).unwrap();
                 let tokens = Random::new(seed as u64).ids(spec.vocab_size, TOKENS);
-                let expected = reference::logits(&model, &tokens, &CALLS, ALL);
+                // Beyond 8 rows AMX rounds what the reference does not (the kernels' own tests do): int4 weights with their inputs,
+                // and the inputs of a neuron-major int8 projection. So calls of few rows there.
+                let few = dtype != DType::I8 || neuron_major;
+                let calls = if few { &[8, 1, 3, 8, 3, 1, 1, 1, 1][..] } else { &CALLS[..] };
+                let expected = reference::logits(&model, &tokens, calls, ALL);
                 let shared = Arc::new(model);
                 for cpu in tiers() {
                     let mut session = session(cpu, &shared, Selector::dense(), 1, Some(DType::F32));
-                    let found = prefill_in(&mut session, 0, &tokens, &CALLS);
+                    let found = prefill_in(&mut session, 0, &tokens, calls);
                     let what = format!("{name}, {dtype}, neuron-major {neuron_major}, {}", cpu.compute.isa());
-                    // Prompts on AMX quantise the inputs of a neuron-major down projection too, which the reference does not.
-                    let more = dtype == DType::I8 && neuron_major && cpu.compute.isa() == sparrow_kernels::Isa::Amx;
-                    compare(&what, if more { 8e-2 } else { 5e-2 }, &found, &expected);
+                    compare(&what, 3e-2, &found, &expected);
                 }
             }
         }
