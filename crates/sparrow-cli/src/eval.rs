@@ -44,6 +44,7 @@ struct Report {
     window: usize,
     selector: String,
     dtype: String,
+    kv_dtype: String,
     #[serde(flatten)]
     evaluation: Evaluation,
     selection: Option<Vec<PredictorQuality>>,
@@ -78,7 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let model = Arc::new(model);
     let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
-    let stored = if args.weights.dtype.is_some() { Arc::new(Model::load(&dir)?) } else { model.clone() };
+    let stored = if model.weights.dtype().is_quantized() { Arc::new(Model::load(&dir)?) } else { model.clone() };
     let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
     let options = SessionOptions { kv_dtype: args.kv.kv_dtype, ..options };
     let mut sparse = Session::new(model.clone(), cpu.clone(), selector, options)?;
@@ -94,6 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         window,
         selector: spec.to_string(),
         dtype: model.weights.dtype().to_string(),
+        kv_dtype: args.kv.kv_dtype.unwrap_or(model.default_kv_dtype()).to_string(),
         evaluation,
         selection: recall.map(|r| r.per_layer()),
     };
@@ -108,10 +110,13 @@ fn print(report: &Report) -> anyhow::Result<()> {
     outln!("{} on {}, {} tokens predicted in windows of {}", report.model, report.text, e.tokens, report.window);
     let change = e.perplexity / e.dense_perplexity - 1.0;
     let row = |name: &str, values: [String; 5]| std::iter::once(name.to_owned()).chain(values).collect();
-    let dense =
-        row("dense", [format!("{:.4}", e.dense_perplexity), "0".into(), "0".into(), percent(1.0), percent(1.0)]);
+    let dense = row(
+        "dense, as stored",
+        [format!("{:.4}", e.dense_perplexity), "0".into(), "0".into(), percent(1.0), percent(1.0)],
+    );
+    let compared = format!("{}, weights {}, cache {}", report.selector, report.dtype, report.kv_dtype);
     let sparse = row(
-        &report.selector,
+        &compared,
         [
             format!("{:.4} ({:+.2} %)", e.perplexity, change * 100.0),
             format!("{:.2e}", e.kl_mean),

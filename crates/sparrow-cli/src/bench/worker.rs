@@ -324,15 +324,15 @@ impl Bench {
     fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
         const WINDOW: usize = 256;
         const TOKENS: usize = 8192;
-        let Job { selector, dtype, kv_dtype, .. } = &self.job;
-        let as_stored = *selector == SelectorSpec::Dense && dtype.is_none() && kv_dtype.is_none();
+        let quantized = self.session.model().weights.dtype().is_quantized();
+        let as_stored = self.job.selector == SelectorSpec::Dense && !quantized && self.job.kv_dtype.is_none();
         let Source::Directory { dir, .. } = &self.job.source else { return Ok(None) };
         if as_stored || self.tokenizer.is_none() {
             return Ok(None);
         }
         let window = WINDOW.min(self.session.capacity());
         let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
-        let model = if self.job.dtype.is_some() { Arc::new(Model::load(dir)?) } else { self.session.model().clone() };
+        let model = if quantized { Arc::new(Model::load(dir)?) } else { self.session.model().clone() };
         let mut dense = Session::new(model, self.cpu.clone(), Selector::dense(), options)?;
         let ids = &self.ids[..self.ids.len().min(TOKENS)];
         Ok(Some(evaluate(&mut dense, &mut self.session, ids, window, &mut (), |_| ())?))

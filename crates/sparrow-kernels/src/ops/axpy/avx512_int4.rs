@@ -1,13 +1,10 @@
-//! `axpy_rows` of int4 weights with AVX-512.
+//! The group of `axpy_rows` for int4 weights with AVX-512.
 
 use super::AxpyRows;
-use crate::dtype::{I4G32, I4G32Z, I4G128, I4G128Z};
+use super::avx512::TILE;
 use crate::simd::avx512::*;
 use crate::simd::avx512_int4::*;
 use std::arch::x86_64::*;
-
-/// Activations whose coefficients are gathered at once.
-const TILE: usize = 8;
 
 /// Adds `R` rows, from row `j` of the set on, for activations `t0..t0 + tile`.
 ///
@@ -15,7 +12,7 @@ const TILE: usize = 8;
 /// See [`AxpyRowsFn`](super::AxpyRowsFn); `j + R <= count`, `t0 + tile <= m`, `tile <= TILE`; AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, tile: usize) {
+pub(super) unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, tile: usize) {
     let mut coefficients = [[0.0f32; R]; TILE];
     let mut scales = [Scales::default(); R];
     let (cols, end) = (a.rows.cols, a.start + a.cols);
@@ -63,46 +60,4 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
             }
         }
     }
-}
-
-/// # Safety
-/// See [`AxpyRowsFn`](super::AxpyRowsFn); AVX-512.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
-    let mut j = 0;
-    while j < a.rows.count {
-        let rows = if j + 8 <= a.rows.count { 8 } else { 1 };
-        for t in (0..a.m).step_by(TILE) {
-            let tile = TILE.min(a.m - t);
-            // SAFETY: the contract is the caller's; the rows and activations are in range.
-            unsafe {
-                if rows == 8 {
-                    group::<D, 8>(a, j, t, tile);
-                } else {
-                    group::<D, 1>(a, j, t, tile);
-                }
-            }
-        }
-        j += rows;
-    }
-}
-
-macro_rules! kernels {
-    ($($name:ident: $dtype:expr;)*) => {$(
-        /// # Safety
-        /// See [`AxpyRowsFn`](super::AxpyRowsFn); AVX-512.
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        pub(crate) unsafe fn $name(a: &AxpyRows) {
-            // SAFETY: the contract is the caller's.
-            unsafe { axpy_rows::<{ $dtype }>(a) }
-        }
-    )*};
-}
-
-kernels! {
-    axpy_rows_i4g32_avx512: I4G32;
-    axpy_rows_i4g32z_avx512: I4G32Z;
-    axpy_rows_i4g128_avx512: I4G128;
-    axpy_rows_i4g128z_avx512: I4G128Z;
 }

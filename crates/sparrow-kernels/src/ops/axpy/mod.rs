@@ -11,7 +11,7 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod avx512_int4;
+mod avx512_int4;
 
 use super::dot::Rows;
 
