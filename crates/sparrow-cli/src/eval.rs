@@ -67,16 +67,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (other, _) => other,
     };
     let spec = args.selector.selector.unwrap_or(default);
-    let selector = prepare(&mut model, spec, args.weights.dtype, &cpu)?;
+    let selector = prepare(&mut model, &spec, args.weights.dtype, &cpu)?;
     let mut ids = tokenizer.encode(&text, false)?;
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
     let window = (args.window as usize).min(model.spec.context_length());
 
     // Truth for recall: what calibration called active, or exact zeros.
     let truth = match &model.sidecar {
-        Some(sidecar) => Some(sidecar.file.true_active_above.clone()),
-        None => is_relu_family(model.spec.activation).then(|| vec![0.0; model.spec.num_layers]),
+        Some(sidecar) if !sidecar.file.true_active_above.is_empty() => Some(sidecar.file.true_active_above.clone()),
+        _ => is_relu_family(model.spec.activation).then(|| vec![0.0; model.spec.num_layers]),
     };
+    let truth = truth.filter(|_| selector.selects_neurons());
     let model = Arc::new(model);
     let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
     let stored = if model.weights.dtype().is_quantized() { Arc::new(Model::load(&dir)?) } else { model.clone() };

@@ -65,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cpu = args.model.cpu.cpu();
     let (mut model, tokenizer) = args.model.load()?;
     let spec = args.selector.selector.unwrap_or(model.default_selector());
-    let selector = prepare(&mut model, spec, args.weights.dtype, &cpu)?;
+    let selector = prepare(&mut model, &spec, args.weights.dtype, &cpu)?;
     let ids = tokenizer.encode(&prompt, true)?;
     let context = model.spec.context_length();
     if ids.len() >= context {
@@ -119,7 +119,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     );
     eprintln!(
-        "selector {spec}, weights in {}: {} of MLP neurons active; {} threads, {}",
+        "selector {spec}, weights in {}: {} active; {} threads, {}",
         session.model().weights.dtype(),
         percent(session.stats().active_fraction()),
         cpu.compute.threads(),

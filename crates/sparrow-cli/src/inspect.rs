@@ -6,6 +6,7 @@ use std::io::Write;
 use serde_json::json;
 use sparrow::checkpoint::{Checkpoint, TensorInfo};
 use sparrow::model::spec::Positions;
+use sparrow::sparsity::Method;
 
 use crate::model::demo_dir;
 use crate::output::{self, Format, percent};
@@ -89,8 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,
         Some(s) => {
             let e = &s.quality.evaluation;
-            let rank = s.rank.map_or(String::new(), |r| format!(" of rank {r}"));
-            writeln!(out, "{:>14}  selector {}{rank}, neuron-major MLP", "sparsity", s.selector)?;
+            writeln!(out, "{:>14}  selector {}, neuron-major MLP", "sparsity", describe(&s.method))?;
             writeln!(out, "{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens)?;
             writeln!(
                 out,
@@ -109,6 +109,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         vec![g.name.clone(), g.count.to_string(), g.dtype.clone(), shape.join(" × "), output::bytes(g.bytes)]
     });
     output::table(&["tensor", "count", "dtype", "shape", "bytes"], rows)
+}
+
+/// A method in a few words.
+pub fn describe(method: &Method) -> String {
+    match method {
+        Method::Gate { .. } | Method::Sign { .. } | Method::Input { .. } => method.selector().to_string(),
+        Method::LowRank { rank, look_ahead, epochs, .. } => {
+            let from = if *look_ahead { ", looking one block ahead" } else { "" };
+            let trained = if *epochs > 0 { format!(", trained for {epochs} epochs") } else { String::new() };
+            format!("lowrank of rank {rank}{from}{trained}")
+        }
+        Method::Skip(blocks) => format!("skip without {blocks}"),
+    }
 }
 
 /// The tensors of all layers that share role, dtype and shape.

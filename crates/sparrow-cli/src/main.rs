@@ -12,7 +12,9 @@ mod generate;
 mod inspect;
 mod machine;
 mod model;
+mod plot;
 mod profile;
+mod report;
 mod sparsify;
 mod synth;
 

@@ -74,7 +74,12 @@ fn kv_dtype(name: &str) -> Result<DType, String> {
 }
 
 /// Prepares a model for a selector, then quantises it if `dtype` differs from what is stored.
-pub fn prepare(model: &mut Model, selector: SelectorSpec, dtype: Option<DType>, cpu: &Cpu) -> anyhow::Result<Selector> {
+pub fn prepare(
+    model: &mut Model,
+    selector: &SelectorSpec,
+    dtype: Option<DType>,
+    cpu: &Cpu,
+) -> anyhow::Result<Selector> {
     let selector = model.prepare(selector, cpu)?;
     if let Some(dtype) = dtype.filter(|&dtype| dtype != model.weights.dtype()) {
         let bar = progress(format!("quantising to {dtype}"), 0, true);
@@ -90,8 +95,8 @@ pub fn prepare(model: &mut Model, selector: SelectorSpec, dtype: Option<DType>, 
 /// `--selector`.
 #[derive(Debug, clap::Args)]
 pub struct SelectorArg {
-    /// Which neurons to compute: dense, gate[:RULE], lowrank[:RULE]; RULE is fixed=T, mean-std=K, top-k=N or quantile=Q
-    /// [default: what the model was sparsified for, else dense]
+    /// What to compute: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE] or skip[:BLOCKS]; RULE is fixed=T,
+    /// mean-std=K, sparsity=S, top-k=N or quantile=Q, BLOCKS is attention=3-5+9,mlp=7 [default: what the model was sparsified for, else dense]
     #[arg(long, short)]
     pub selector: Option<SelectorSpec>,
 }

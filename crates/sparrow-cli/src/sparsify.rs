@@ -1,13 +1,17 @@
 //! `sparrow sparsify`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use indicatif::ProgressBar;
 use sparrow::SelectorSpec;
-use sparrow::sparsify::{SparsifyOptions, Stage, sparsify};
+use sparrow::sparsify::{Goal, Sparsified, SparsifyOptions, Stage, sparsify};
+use sparrow::sparsity::Trial;
 
+use crate::inspect::describe;
 use crate::model::CpuArgs;
-use crate::output::{Format, json, percent, progress};
+use crate::output::{Format, json, percent, progress, table};
+use crate::report;
 
 /// Calibrate a model on a text and write a directory that runs sparse.
 #[derive(clap::Args)]
@@ -17,22 +21,28 @@ pub struct Args {
     /// Directory to write; must not exist
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
-    /// gate (exact; lossless on ReLU models) or lowrank (predicted); with :RULE instead of calibrated thresholds, one of
-    /// fixed=T, mean-std=K, top-k=N, quantile=Q
+    /// gate (exact; lossless on ReLU models), lowrank (predicted), sign (estimated from sign bits), input (small inputs of
+    /// every projection) or skip (whole blocks); the first three take :RULE instead of calibrated thresholds, one of fixed=T,
+    /// mean-std=K, sparsity=S, top-k=N, quantile=Q
     #[arg(long, short)]
     selector: SelectorSpec,
     /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// lowrank: rank of the predictors [default: 4 % of the intermediate size]
+    #[command(flatten)]
+    goal: GoalArgs,
+    /// lowrank: rank of the predictors, as a count or a fraction of the intermediate size
+    #[arg(long, default_value = "0.04", value_name = "N|FRACTION")]
+    rank: Rank,
+    /// lowrank: predict from the attention's input, one block ahead, so that a slow store can be read in time
     #[arg(long)]
-    rank: Option<usize>,
-    /// lowrank: calibrate thresholds so that this fraction of the truly active neurons is found
-    #[arg(long, default_value_t = 0.99)]
-    recall: f64,
-    /// Models without exact zeros (SiLU, GELU): fraction of neurons that count as active
-    #[arg(long, default_value_t = 0.6)]
-    target_active: f64,
+    look_ahead: bool,
+    /// lowrank: train the predictors for this many passes over the text; an interrupted run goes on when called again
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    epochs: usize,
+    /// Also measure a range of active fractions and write a page with plots
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Tokens per calibration window
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
     window: u32,
@@ -41,48 +51,127 @@ pub struct Args {
     max_tokens: usize,
     #[command(flatten)]
     cpu: CpuArgs,
-    /// Form of the report
+    /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
+/// What thresholds are calibrated for.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct GoalArgs {
+    /// lowrank, sign: find this fraction of the truly active neurons [default on ReLU models: 0.99]
+    #[arg(long, value_name = "FRACTION")]
+    recall: Option<f64>,
+    /// Keep this fraction: of the neurons, or of the layers' weights for input and skip [default: 0.6; skip 0.9; gate on ReLU
+    /// models all that is not zero]
+    #[arg(long, value_name = "FRACTION")]
+    target_active: Option<f64>,
+    /// Keep as little as lets perplexity rise by at most this much, as in +1% (searched on a tenth of the text)
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    target_ppl: Option<f64>,
+    /// Keep as little as leaves the mean KL divergence from dense at most this, in nats (searched likewise)
+    #[arg(long, value_name = "NATS")]
+    target_kl: Option<f64>,
+}
+
+impl GoalArgs {
+    fn goal(&self) -> Option<Goal> {
+        let recall = self.recall.map(Goal::Recall);
+        let active = self.target_active.map(Goal::Active);
+        recall.or(active).or(self.target_ppl.map(Goal::Perplexity)).or(self.target_kl.map(Goal::Divergence))
+    }
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_prefix('+').unwrap_or(text).strip_suffix('%').map(str::trim_end).map(str::parse::<f64>);
+    match number {
+        Some(Ok(percent)) if percent.is_finite() && percent > 0.0 => Ok(percent / 100.0),
+        _ => Err(format!("{text:?} is not a percentage above 0: write +1% or 0.5%")),
+    }
+}
+
+/// A count, or a fraction of the intermediate size.
+#[derive(Debug, Clone, Copy)]
+enum Rank {
+    Count(usize),
+    Fraction(f64),
+}
+
+impl FromStr for Rank {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(count) = text.parse() {
+            return Ok(Rank::Count(count));
+        }
+        match text.parse() {
+            Ok(fraction) if fraction > 0.0 && fraction < 1.0 => Ok(Rank::Fraction(fraction)),
+            _ => Err(format!("{text:?} is neither a whole number nor a fraction between 0 and 1")),
+        }
+    }
+}
+
+impl Rank {
+    fn of(self, intermediate: usize) -> usize {
+        match self {
+            Rank::Count(count) => count,
+            Rank::Fraction(fraction) => (intermediate as f64 * fraction).ceil() as usize,
+        }
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<()> {
     let dir = sparrow::resolve_model(&args.model)?;
-    let rank = match args.rank {
-        Some(rank) => rank,
-        None => {
-            let spec = sparrow::checkpoint::config::read_config(&dir.join("config.json"))?;
-            (spec.intermediate_size as f64 * 0.04).ceil() as usize
-        }
-    };
+    let spec = sparrow::checkpoint::config::read_config(&dir.join("config.json"))?;
     let options = SparsifyOptions {
         selector: args.selector,
-        rank,
-        recall: args.recall,
-        target_active: args.target_active,
+        rank: args.rank.of(spec.intermediate_size),
+        look_ahead: args.look_ahead,
+        epochs: args.epochs,
+        goal: args.goal.goal(),
+        curve: args.report.is_some(),
         window: args.window as usize,
         max_tokens: args.max_tokens,
     };
+    if let Some(path) = &args.report {
+        report::check(path)?;
+    }
     let mut current: Option<(Stage, ProgressBar)> = None;
     let report = |stage: Stage, done: u64, total: u64| {
         if current.as_ref().is_none_or(|(s, _)| *s != stage) {
             if let Some((_, bar)) = current.take() {
                 bar.finish_and_clear();
             }
-            current = Some((stage, progress(describe(stage), total, stage == Stage::Writing)));
+            current = Some((stage, progress(name(stage), total, stage == Stage::Writing)));
         }
         if let Some((_, bar)) = &current {
             bar.set_position(done);
         }
     };
-    let file = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
-    if args.format == Format::Json {
-        return json(&file);
+    let made = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
+    if let Some((_, bar)) = current {
+        bar.finish_and_clear();
     }
+    if let Some(path) = &args.report {
+        report::write(path, &args.model, &made)?;
+        eprintln!("wrote {}", path.display());
+    }
+    match args.format {
+        Format::Json => json(&made.file),
+        Format::Table => print(&args.output, &made),
+    }
+}
+
+fn print(output: &std::path::Path, made: &Sparsified) -> anyhow::Result<()> {
+    let file = &made.file;
     let (e, c) = (&file.quality.evaluation, &file.calibration);
-    outln!("{}: selector {}, calibrated on {} tokens of {}", args.output.display(), file.selector, c.tokens, c.file);
+    outln!("{}: {}, calibrated on {} tokens of {}", output.display(), describe(&file.method), c.tokens, c.file);
+    if !file.search.is_empty() {
+        print_trials(&file.search)?;
+    }
     outln!(
-        "on the {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.2e}; {} of neurons active",
+        "on the {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.2e}; {} active",
         file.quality.text,
         e.perplexity,
         e.dense_perplexity,
@@ -90,23 +179,37 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         e.kl_mean,
         percent(e.active_fraction),
     );
-    for (i, q) in file.quality.selection.iter().enumerate() {
-        outln!(
-            "  layer {i}: {} active, {} truly; recall {}, precision {}",
-            percent(e.active_fraction_per_layer[i]),
-            percent(q.true_active_fraction),
-            percent(q.recall),
-            percent(q.precision)
-        );
-    }
-    Ok(())
+    let layers = e.active_fraction_per_layer.iter().enumerate().map(|(i, &active)| {
+        let mut row = vec![format!("layer {i}"), percent(active)];
+        if let Some(q) = file.quality.selection.get(i) {
+            row.extend([q.true_active_fraction, q.recall, q.precision, file.quality.overlap[i]].map(percent));
+        }
+        row
+    });
+    let header = ["", "active", "truly active", "recall", "precision", "overlap"];
+    table(&header[..if file.quality.selection.is_empty() { 2 } else { 6 }], layers)
 }
 
-fn describe(stage: Stage) -> &'static str {
+fn print_trials(trials: &[Trial]) -> anyhow::Result<()> {
+    let rows = trials.iter().map(|t| {
+        vec![
+            percent(t.target_active),
+            percent(t.active_fraction),
+            format!("{:.4} ({:+.2} %)", t.perplexity, (t.perplexity / t.dense_perplexity - 1.0) * 100.0),
+            format!("{:.2e}", t.kl_mean),
+            if t.accepted { "yes" } else { "no" }.to_owned(),
+        ]
+    });
+    table(&["tried", "active", "perplexity", "KL mean", "accepted"], rows)
+}
+
+fn name(stage: Stage) -> &'static str {
     match stage {
         Stage::Observing => "observing activations",
         Stage::Predicting => "computing predictors",
+        Stage::Training => "training predictors",
         Stage::Thresholding => "calibrating thresholds",
+        Stage::Searching => "searching",
         Stage::Evaluating => "measuring quality",
         Stage::Writing => "writing weights",
     }

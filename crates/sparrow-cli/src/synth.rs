@@ -26,7 +26,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.set_length(total);
         bar.set_position(done);
     };
-    sparrow::sparsify::synthesize(&args.shape, args.dtype, &args.output, report)?;
+    sparrow::synth::synthesize(&args.shape, args.dtype, &args.output, report)?;
     bar.finish_and_clear();
     eprintln!("wrote {}: random {} weights in the shape of {}", args.output.display(), args.dtype, args.shape);
     Ok(())

@@ -391,24 +391,33 @@ fn sparsify_makes_a_directory_that_every_command_loads() {
     let dir = tempfile::tempdir().unwrap();
     let (demo, text) = (demo(), text());
     let (demo, text) = (demo.to_str().unwrap(), text.to_str().unwrap());
-    for selector in ["gate", "lowrank"] {
-        let out = dir.path().join(selector);
+    let report = dir.path().join("report.html");
+    let report = report.to_str().unwrap();
+    let with_options: [(&str, &[&str]); 6] = [
+        ("gate", &[]),
+        ("lowrank", &["--rank", "16", "--recall", "0.9"]),
+        ("lowrank", &["--rank", "0.05", "--epochs", "2", "--look-ahead", "--target-ppl", "+5%"]),
+        ("sign", &["--target-active", "0.5", "--report", report]),
+        ("input", &["--target-active", "0.6"]),
+        ("skip", &["--target-active", "0.85"]),
+    ];
+    for (case, (selector, options)) in with_options.into_iter().enumerate() {
+        let out = dir.path().join(case.to_string());
         let out = out.to_str().unwrap();
-        let mut args = vec!["sparsify", demo, "-o", out, "--selector", selector, "--text", text, "--window", "64"];
-        if selector == "lowrank" {
-            args.extend(["--rank", "16"]);
-        }
+        let args = ["sparsify", demo, "-o", out, "--selector", selector, "--text", text, "--window", "64"];
+        let args = [&args[..], options].concat();
         let file = json(&[&args[..], &["--format", "json"]].concat());
-        assert_eq!(file["selector"], selector);
+        assert!(file["method"].get(selector).is_some(), "{file}");
+        let neurons = !["input", "skip"].contains(&selector);
         fail(1, &args, &["already exists"]);
 
         let value = json(&["inspect", out, "--format", "json"]);
-        assert_eq!(value["sparsity"]["selector"], selector);
+        assert!(value["sparsity"]["method"].get(selector).is_some(), "{value}");
         assert!(succeed(&["inspect", out]).contains(&format!("selector {selector}")));
         let value = json(&["eval", "-m", out, "--max-tokens", "300", "--format", "json"]);
         assert_eq!(value["selector"], selector);
         assert!(value["active_fraction"].as_f64().unwrap() < 0.9, "{value}");
-        assert_eq!(value["selection"].as_array().unwrap().len(), 5);
+        assert_eq!(value["selection"].as_array().map(Vec::len), neurons.then_some(5));
         let output = sparrow(&["generate", "-m", out, "--prompt", PROMPT, "-n", "8"]).output().unwrap();
         assert!(stderr(&output).contains(&format!("selector {selector}")), "{}", stderr(&output));
         if selector == "gate" {
@@ -421,8 +430,11 @@ fn sparsify_makes_a_directory_that_every_command_loads() {
         fail(1, &args, &["already sparsified"]);
         assert!(!Path::new(again).exists());
     }
-    // Nothing but the two directories is left.
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    let page = std::fs::read_to_string(report).unwrap();
+    assert!(page.contains("<svg") && page.contains("Perplexity against active fraction"), "{page}");
+    assert!(!page.contains("http"), "a page of its own loads nothing");
+    // Nothing but the directories and the page is left.
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 7);
     let none = dir.path().join("none");
     let none = none.to_str().unwrap();
     let refused = |selector: &str, text: &str, says: &[&str]| {

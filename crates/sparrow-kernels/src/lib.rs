@@ -10,6 +10,7 @@
 //! | [`Compute::sparse_mlp`], [`Compute::sparse_mlp_integer`] | the active neurons of an MLP, in floating point or exact integers |
 //! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |
 //! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::zero_unset`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`difference_masks`], [`count_ones`] | which neurons are active |
+//! | [`Compute::pack_signs`], [`Compute::weight_signs`], [`Compute::sign_agreement`] | the sign of a dot product, estimated from sign bits |
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
 //! | [`Compute::store_kv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
 //! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |

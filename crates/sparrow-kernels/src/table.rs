@@ -16,7 +16,9 @@ use crate::ops::encode::EncodeFn;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
-use crate::ops::{activation, attention, axpy, dot, dot_int8, encode, norm, rope, select, softmax, sparse_mlp_integer};
+use crate::ops::{
+    activation, attention, axpy, dot, dot_int8, encode, norm, rope, select, sign, softmax, sparse_mlp_integer,
+};
 use crate::probe;
 use std::mem::MaybeUninit;
 
@@ -52,6 +54,7 @@ pub(crate) struct Kernels {
     pub(crate) mask_nonzero: unsafe fn(&[f32], &mut [u64]),
     pub(crate) zero_unset: unsafe fn(&mut [f32], &[u64]),
     pub(crate) mask_to_ids: unsafe fn(&[u64], &mut [MaybeUninit<u32>]) -> usize,
+    pub(crate) sign_agreement: unsafe fn(&[u64], &[u64], usize, &mut [f32]),
     pub(crate) sums: unsafe fn(&[f32]) -> (f64, f64),
     pub(crate) dot_i32: unsafe fn(&[i32], &[i32]) -> i64,
     pub(crate) axpy_i32: unsafe fn(i32, &[i32], &mut [i64]),
@@ -141,6 +144,7 @@ const SCALAR: Kernels = Kernels {
     mask_nonzero: select::scalar::mask_nonzero_f32_scalar,
     zero_unset: select::scalar::zero_unset_f32_scalar,
     mask_to_ids: select::scalar::mask_to_ids_scalar,
+    sign_agreement: sign::scalar::sign_agreement_scalar,
     sums: select::scalar::sums_f32_scalar,
     dot_i32: sparse_mlp_integer::scalar::dot_i32_scalar,
     axpy_i32: sparse_mlp_integer::scalar::axpy_i32_scalar,
@@ -215,6 +219,7 @@ const AVX2: Kernels = Kernels {
     max_ignoring_nan: softmax::avx2::max_ignoring_nan_f32_avx2,
     mask_above: select::avx2::mask_above_f32_avx2,
     mask_nonzero: select::avx2::mask_nonzero_f32_avx2,
+    sign_agreement: sign::avx2::sign_agreement_avx2,
     zero_unset: select::avx2::zero_unset_f32_avx2,
     mask_to_ids: select::scalar::mask_to_ids_scalar,
     sums: select::avx2::sums_f32_avx2,
@@ -300,6 +305,7 @@ const AVX512: Kernels = Kernels {
     max_ignoring_nan: softmax::avx512::max_ignoring_nan_f32_avx512,
     mask_above: select::avx512::mask_above_f32_avx512,
     mask_nonzero: select::avx512::mask_nonzero_f32_avx512,
+    sign_agreement: sign::avx512::sign_agreement_avx512,
     zero_unset: select::avx512::zero_unset_f32_avx512,
     mask_to_ids: select::avx512::mask_to_ids_avx512,
     // 512-bit vectors of f64 are no faster, and sometimes three times slower.

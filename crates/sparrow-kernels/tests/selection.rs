@@ -23,6 +23,10 @@ fn two_masks() -> impl Strategy<Value = (Vec<u64>, Vec<u64>)> {
     (0usize..9).prop_flat_map(|n| (proptest::collection::vec(word(), n), proptest::collection::vec(word(), n)))
 }
 
+fn signed(n: usize) -> impl Strategy<Value = Vec<f32>> {
+    proptest::collection::vec(prop_oneof![-1.0f32..1.0, Just(0.0), Just(-0.0)], n)
+}
+
 fn set(mask: &[u64]) -> BTreeSet<u32> {
     (0..64 * mask.len() as u32).filter(|&i| mask[i as usize / 64] >> (i % 64) & 1 == 1).collect()
 }
@@ -54,6 +58,32 @@ proptest! {
         let mut additions = vec![7; old.len()];
         difference_masks(&new, &old, &mut additions);
         prop_assert_eq!(set(&additions), &new_set - &old_set);
+    }
+
+    /// Against counting products, one by one, whatever the length and with zeros of both signs.
+    #[test]
+    fn sign_agreement_counts_products(
+        (k, x, w) in (1usize..200).prop_flat_map(|k| (Just(k), signed(2 * k), signed(5 * k)))
+    ) {
+        let words = mask_words(k);
+        let negative = |v: f32| v.is_sign_negative();
+        for compute in tiers() {
+            let (mut x_signs, mut w_signs) = (vec![u64::MAX; 2 * words], vec![u64::MAX; 5 * words]);
+            compute.pack_signs(&x, k, &mut x_signs);
+            compute.pack_signs(&w, k, &mut w_signs);
+            let mut bytes = vec![0; 5 * DType::F32.row_bytes(k)];
+            encode(DType::F32, &w, &mut bytes);
+            prop_assert_eq!(&compute.weight_signs(Matrix::new(DType::F32, 5, k, &bytes)), &w_signs);
+            let mut out = vec![9.0; 10];
+            compute.sign_agreement(&x_signs, &w_signs, k, &mut out);
+            for (r, x) in x.chunks(k).enumerate() {
+                for (i, w) in w.chunks(k).enumerate() {
+                    let differing = x.iter().zip(w).filter(|(a, b)| negative(**a) != negative(**b)).count();
+                    let want = (k as f32 - 2.0 * differing as f32) / k as f32;
+                    prop_assert_eq!(out[r * 5 + i], want, "{}", compute.isa());
+                }
+            }
+        }
     }
 
     /// The sums behind it, for every remainder of a block, against sums in the order of the values.

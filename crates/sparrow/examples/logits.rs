@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let cpu = Arc::new(Cpu::new(None));
     let mut model = Model::load(Path::new(&dir))?;
-    let selector = model.prepare(SelectorSpec::Dense, &cpu)?;
+    let selector = model.prepare(&SelectorSpec::Dense, &cpu)?;
     let options = SessionOptions { sequences: 1, capacity: ids.len(), kv_dtype: None };
     let mut session = Session::new(Arc::new(model), cpu, selector, options)?;
     let bytes: Vec<u8> = session.prefill(0, &ids)?.iter().flat_map(|logit| logit.to_le_bytes()).collect();

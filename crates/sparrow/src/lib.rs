@@ -15,6 +15,7 @@ pub mod sample;
 pub mod shapes;
 pub mod sparsify;
 pub mod sparsity;
+pub mod synth;
 pub mod tokenizer;
 
 pub use backend::Cpu;

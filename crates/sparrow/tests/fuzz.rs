@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Map, Value, json};
 use sparrow::SelectorSpec;
-use sparrow::sparsity::Threshold;
+use sparrow::sparsity::{SkippedBlocks, Threshold};
 use tiny::TensorFile;
 
 /// One act of damage to a file.
@@ -307,7 +307,7 @@ fn sparrow_json() {
 #[test]
 fn sparrow_json_thresholds() {
     let dir = good(false, true);
-    let rule = proptest::sample::select(["fixed", "mean-std", "top-k", "quantile"].as_slice());
+    let rule = proptest::sample::select(["fixed", "mean-std", "sparsity", "top-k", "quantile"].as_slice());
     let number = prop_oneof![
         any::<f64>().prop_map(Value::from),
         (-2.0..2.0f64).prop_map(Value::from),
@@ -315,13 +315,16 @@ fn sparrow_json_thresholds() {
         (0..20u64).prop_map(Value::from),
     ];
     let threshold = (rule, number).prop_map(|(rule, number)| json!({ rule: number }));
-    let strategy = (threshold.clone(), threshold, any::<bool>());
-    survive(dir.path(), "sparrow.json", 400, strategy, |original, (first, second, gate)| {
+    let inputs = proptest::collection::vec(-1.0..2.0f64, 7);
+    let strategy = (threshold.clone(), threshold, inputs, 0..4);
+    survive(dir.path(), "sparrow.json", 400, strategy, |original, (first, second, inputs, method)| {
         let mut value: Value = serde_json::from_slice(original).unwrap();
-        value["thresholds"] = json!([first, second]);
-        if gate {
-            value["selector"] = json!("gate");
-            value["rank"] = Value::Null;
+        let thresholds = json!([first, second]);
+        match method {
+            0 => value["method"]["lowrank"]["thresholds"] = thresholds,
+            1 => value["method"] = json!({ "gate": { "thresholds": thresholds } }),
+            2 => value["method"] = json!({ "sign": { "thresholds": thresholds } }),
+            _ => value["method"] = json!({ "input": { "thresholds": [inputs, inputs] } }),
         }
         value.to_string().into_bytes()
     });
@@ -341,9 +344,18 @@ fn threshold() -> impl Strategy<Value = Threshold> {
     prop_oneof![
         finite().prop_map(Threshold::Fixed),
         finite().prop_map(Threshold::MeanStd),
+        (1e-6f32..0.999_999).prop_map(Threshold::Sparsity),
         (1..=usize::MAX).prop_map(Threshold::TopK),
         (0.0..1.0f32).prop_map(Threshold::Quantile),
     ]
+}
+
+fn skipped() -> impl Strategy<Value = SkippedBlocks> {
+    let layers = || proptest::collection::btree_set(0usize..4096, 0..6);
+    let not_empty = |blocks: &SkippedBlocks| !(blocks.attention.is_empty() && blocks.mlp.is_empty());
+    (layers(), layers())
+        .prop_map(|(attention, mlp)| SkippedBlocks { attention, mlp })
+        .prop_filter("something is skipped", not_empty)
 }
 
 fn selector() -> impl Strategy<Value = SelectorSpec> {
@@ -351,6 +363,9 @@ fn selector() -> impl Strategy<Value = SelectorSpec> {
         Just(SelectorSpec::Dense),
         proptest::option::of(threshold()).prop_map(SelectorSpec::Gate),
         proptest::option::of(threshold()).prop_map(SelectorSpec::LowRank),
+        proptest::option::of(threshold()).prop_map(SelectorSpec::Sign),
+        proptest::option::of(threshold()).prop_map(SelectorSpec::Input),
+        proptest::option::of(skipped()).prop_map(SelectorSpec::Skip),
         (0.0..=1.0f32, 0.0..=1.0f32).prop_map(|(active, overlap)| SelectorSpec::Forced { active, overlap }),
     ]
 }

@@ -622,6 +622,13 @@ fn sidecar_field(name: &'static str, value: Value) -> impl Fn(&Path) {
     })
 }
 
+/// A field of the sidecar's `lowrank`.
+fn low_rank_field(name: &'static str, value: Value) -> impl Fn(&Path) {
+    sidecar(move |sidecar| {
+        sidecar["method"]["lowrank"][name] = value.clone();
+    })
+}
+
 fn sidecar(edit: impl Fn(&mut Map<String, Value>) + 'static) -> impl Fn(&Path) {
     move |dir| {
         let mut sidecar = write_sidecar(dir);
@@ -648,18 +655,22 @@ fn sidecars() {
         case(
             "another version",
             sidecar_field("format_version", json!(99)),
-            &[FILE, "format_version", "expected 1", "99"],
+            &[FILE, "format_version", "expected 2", "99"],
         ),
         case("no version", sidecar(|s| drop(s.remove("format_version"))), &[FILE, "format_version", "null"]),
         case("not an object", |d| write(&d.join(FILE), "[1]"), &[FILE, "format_version"]),
         case("not JSON", |d| write(&d.join(FILE), "{"), &[FILE, "not valid JSON"]),
         case("a directory", |d| fs::create_dir(d.join(FILE)).unwrap(), &[FILE, "not a regular file"]),
         case("unknown field", sidecar_field("treshold", json!(1)), &[FILE, "treshold"]),
-        case("missing field", sidecar(|s| drop(s.remove("thresholds"))), &[FILE, "thresholds"]),
+        case(
+            "missing field",
+            sidecar(|s| drop(s["method"]["lowrank"].as_object_mut().unwrap().remove("thresholds"))),
+            &[FILE, "thresholds"],
+        ),
         case("missing quality", sidecar(|s| drop(s.remove("quality"))), &[FILE, "quality"]),
         case(
             "too few thresholds",
-            sidecar_field("thresholds", json!([{ "fixed": 0.0 }])),
+            low_rank_field("thresholds", json!([{ "fixed": 0.0 }])),
             &[FILE, "thresholds", "1 entries", "2 layers"],
         ),
         case(
@@ -678,39 +689,64 @@ fn sidecars() {
             },
             &[FILE, "fingerprint", "not its model"],
         ),
-        case("NaN threshold", sidecar_field("thresholds", json!([{ "fixed": null }, { "fixed": 0 }])), &[FILE, "null"]),
+        case(
+            "NaN threshold",
+            low_rank_field("thresholds", json!([{ "fixed": null }, { "fixed": 0 }])),
+            &[FILE, "null"],
+        ),
         case(
             "threshold beyond f32",
-            sidecar_field("thresholds", json!([{ "fixed": 0 }, { "fixed": 1e300 }])),
+            low_rank_field("thresholds", json!([{ "fixed": 0 }, { "fixed": 1e300 }])),
             &[FILE, "thresholds", "entry 1", "finite"],
         ),
         case(
             "quantile below 0",
-            sidecar_field("thresholds", json!([{ "quantile": -5 }, { "fixed": 0 }])),
+            low_rank_field("thresholds", json!([{ "quantile": -5 }, { "fixed": 0 }])),
             &[FILE, "thresholds", "entry 0", "quantile"],
         ),
         case(
             "top 0",
-            sidecar_field("thresholds", json!([{ "fixed": 0 }, { "top-k": 0 }])),
+            low_rank_field("thresholds", json!([{ "fixed": 0 }, { "top-k": 0 }])),
             &[FILE, "thresholds", "entry 1"],
         ),
-        case("unknown rule", sidecar_field("thresholds", json!([{ "magic": 1 }, { "fixed": 0 }])), &[FILE, "magic"]),
+        case("unknown rule", low_rank_field("thresholds", json!([{ "magic": 1 }, { "fixed": 0 }])), &[FILE, "magic"]),
         case(
             "truth below 0",
             sidecar_field("true_active_above", json!([0, -1])),
             &[FILE, "true_active_above", "entry 1"],
         ),
         case("truth beyond f32", sidecar_field("true_active_above", json!([1e300, 0])), &[FILE, "true_active_above"]),
-        case("unknown selector", sidecar_field("selector", json!("magic")), &[FILE, "selector", "magic", "lowrank"]),
-        case("gate with a rank", sidecar_field("selector", json!("gate")), &[FILE, "rank"]),
-        case("low rank without rank", sidecar_field("rank", Value::Null), &[FILE, "rank", "None"]),
-        case("rank 0", sidecar_field("rank", json!(0)), &[FILE, "rank", "0"]),
-        case("rank above the hidden size", sidecar_field("rank", json!(9)), &[FILE, "rank", "9"]),
-        case("rank huge", sidecar_field("rank", json!(u64::MAX)), &[FILE, "rank"]),
-        case("rank negative", sidecar_field("rank", json!(-1)), &[FILE, "-1"]),
+        case("unknown method", sidecar_field("method", json!({ "magic": {} })), &[FILE, "method", "magic", "lowrank"]),
+        case("two methods", sidecar(|s| s["method"]["gate"] = json!({ "thresholds": [] })), &[FILE, "method"]),
+        case("gate with a rank", sidecar_field("method", json!({ "gate": { "rank": 2 } })), &[FILE, "rank"]),
+        case("low rank without rank", low_rank_field("rank", Value::Null), &[FILE, "rank", "null"]),
+        case(
+            "inputs of too few layers",
+            sidecar_field("method", json!({ "input": { "thresholds": [vec![0.0; 7]] } })),
+            &[FILE, "thresholds", "1 entries", "2 layers"],
+        ),
+        case(
+            "inputs of six projections",
+            sidecar_field("method", json!({ "input": { "thresholds": [vec![0.0; 6], vec![0.0; 7]] } })),
+            &[FILE, "method", "7"],
+        ),
+        case(
+            "negative input threshold",
+            sidecar_field("method", json!({ "input": { "thresholds": [vec![0.0; 7], vec![-1.0; 7]] } })),
+            &[FILE, "thresholds", "entry 1"],
+        ),
+        case(
+            "a layer to skip that is not there",
+            sidecar_field("method", json!({ "skip": { "attention": [], "mlp": [0, 2] } })),
+            &[FILE, "skip", "layer 2", "2 layers"],
+        ),
+        case("rank 0", low_rank_field("rank", json!(0)), &[FILE, "rank", "0"]),
+        case("rank above the hidden size", low_rank_field("rank", json!(9)), &[FILE, "rank", "9"]),
+        case("rank huge", low_rank_field("rank", json!(u64::MAX)), &[FILE, "rank"]),
+        case("rank negative", low_rank_field("rank", json!(-1)), &[FILE, "-1"]),
         case(
             "rank of other predictors",
-            sidecar_field("rank", json!(3)),
+            low_rank_field("rank", json!(3)),
             &[TENSORS, "predictor.a", "[3, 8]", "[2, 8]"],
         ),
         case(
@@ -742,13 +778,13 @@ fn sidecars() {
         ),
         case(
             "a predictor of another shape",
-            predictors(|all| all[3].1 = vec![2, 12]),
+            predictors(|all| all[4].1 = vec![2, 12]),
             &[TENSORS, "sparrow.layers.1.predictor.b", "[12, 2]", "[2, 12]"],
         ),
         case(
             "a predictor missing",
             predictors(|all| drop(all.pop())),
-            &["sparrow.layers.1.predictor.b", "no such tensor"],
+            &["sparrow.layers.1.predictor.bias", "no such tensor"],
         ),
         case(
             "a predictor named like a weight",

@@ -7,8 +7,8 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use sparrow::sparsify::synthesize;
 use sparrow::sparsity::Selector;
+use sparrow::synth::synthesize;
 use sparrow::{DType, Model, SessionOptions};
 
 /// Bytes of `/proc/self/status`: `VmRSS` counts mapped file pages too, `RssAnon` only what was allocated.
@@ -52,7 +52,7 @@ fn loading_maps_and_running_stays_within_the_file() {
     assert!(allocated < 30.0 * MB, "dense: {allocated:.0} bytes were allocated");
 
     // Sparse execution needs down projections in another layout: they replace the mapped ones.
-    let selector = model.prepare(parse("forced:active=0.2,overlap=0.5"), &cpu).unwrap();
+    let selector = model.prepare(&parse("forced:active=0.2,overlap=0.5"), &cpu).unwrap();
     let down = model.weights.mlp_bytes() as f64 / 3.0;
     let (_, (resident, allocated)) = run(model, selector);
     assert!(resident < limit, "sparse: {resident:.0} bytes are resident for a file of {size:.0}");

@@ -47,13 +47,11 @@ static GLOBAL: Counting = Counting;
 const STEPS: usize = 100;
 const AT_MOST: usize = 2000;
 
-fn make(model: &Model, predictors: &[Predictor], selector: &str) -> Selector {
+fn make(model: &mut Model, predictors: &[Predictor], selector: &str) -> Selector {
     let layers = model.spec.num_layers;
     match parse(selector) {
-        SelectorSpec::Dense => Selector::dense(),
-        SelectorSpec::Gate(rule) => Selector::gate(vec![rule.unwrap(); layers]),
-        SelectorSpec::LowRank(rule) => Selector::low_rank(predictors.to_vec(), vec![rule.unwrap(); layers]),
-        SelectorSpec::Forced { active, overlap } => Selector::forced(&model.spec, active, overlap),
+        SelectorSpec::LowRank(rule) => Selector::low_rank(predictors.to_vec(), true, vec![rule.unwrap(); layers]),
+        other => model.prepare(&other, &cpu()).unwrap(),
     }
 }
 
@@ -66,8 +64,8 @@ fn decoding_allocates_nothing() {
         let hidden = model.spec.hidden_size;
         let identity: Vec<f64> = (0..hidden * hidden).map(|i| f64::from(i % (hidden + 1) == 0)).collect();
         let gates = model.weights.layers.iter().map(|l| l.mlp.gate.as_ref().unwrap());
-        let predictors: Vec<_> = gates.map(|gate| Predictor::closed_form(gate, &identity, 16).unwrap()).collect();
-        let model = Arc::new(model);
+        let predictors: Vec<_> =
+            gates.map(|gate| Predictor::closed_form(gate, &moments(&identity), 16).unwrap()).collect();
         for selector in [
             "dense",
             "gate:fixed=0",
@@ -77,13 +75,19 @@ fn decoding_allocates_nothing() {
             "lowrank:fixed=0",
             "lowrank:quantile=0.5",
             "forced:active=0.1,overlap=0.5",
+            "sign:quantile=0.5",
+            "skip:attention=0,mlp=1",
+            // Turns the weights around: last.
+            "input:quantile=0.4",
         ] {
             for batch in [1, 3] {
-                let mut session = session(&cpu(), &model, make(&model, &predictors, selector), batch, None);
+                let selector_ready = make(&mut model, &predictors, selector);
+                let shared = Arc::new(model);
+                let mut session = session(&cpu(), &shared, selector_ready, batch, None);
                 let options =
                     SampleOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.01, ..Default::default() };
-                let mut sampler = Sampler::new(options, model.spec.vocab_size).unwrap();
-                let vocab = model.spec.vocab_size;
+                let mut sampler = Sampler::new(options, shared.spec.vocab_size).unwrap();
+                let vocab = shared.spec.vocab_size;
                 let capacity = session.capacity();
                 let mut tokens: Vec<(usize, u32)> = (0..batch).map(|s| (s, 1 + s as u32)).collect();
                 let (mut before, mut quiet, mut step) = (ALLOCATIONS.load(Relaxed), 0, 0);
@@ -101,6 +105,8 @@ fn decoding_allocates_nothing() {
                     quiet = if now == before { quiet + 1 } else { 0 };
                     (before, step) = (now, step + 1);
                 }
+                drop(session);
+                model = Arc::into_inner(shared).unwrap();
             }
         }
     }

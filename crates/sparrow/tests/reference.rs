@@ -293,13 +293,13 @@ fn lossy_selector(model: &mut Model, which: usize) -> (&'static str, Selector) {
         let rank = 20.min(hidden).min(spec.intermediate_size);
         let predictor = |l: usize| {
             let mlp = &model.weights.layers[l].mlp;
-            Predictor::closed_form(mlp.gate.as_ref().unwrap_or(&mlp.up), &identity, rank).unwrap()
+            Predictor::closed_form(mlp.gate.as_ref().unwrap_or(&mlp.up), &moments(&identity), rank).unwrap()
         };
         let predictors = (0..layers).map(predictor).collect();
         model.weights.make_neuron_major(&cpu().compute).unwrap();
-        Selector::low_rank(predictors, vec![Threshold::MeanStd(0.3); layers])
+        Selector::low_rank(predictors, false, vec![Threshold::MeanStd(0.3); layers])
     } else {
-        model.prepare(parse(name), &cpu()).unwrap()
+        model.prepare(&parse(name), &cpu()).unwrap()
     };
     (name, selector)
 }

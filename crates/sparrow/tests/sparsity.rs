@@ -14,7 +14,7 @@ use sparrow::checkpoint::Tensor;
 use sparrow::eval::{Evaluation, evaluate};
 use sparrow::generate::{GenerateOptions, generate};
 use sparrow::model::weights::Linear;
-use sparrow::sparsify::{SparsifyOptions, sparsify};
+use sparrow::sparsify::{Goal, SparsifyOptions, sparsify};
 use sparrow::sparsity::{Observer, Predictor, Recall, Selection, Selector, SidecarFile, Threshold, is_relu_family};
 use sparrow::{Cpu, DType, Error, Model, SelectorSpec, Session, Tokenizer};
 use sparrow_kernels::{Activation, encode};
@@ -155,7 +155,7 @@ fn keeping_everything_is_dense() {
             // A predicted ReLU gate is compared with its sign: no fixed threshold lets every one through but a very low one.
             let low = if rule == Threshold::Fixed(-1.0) { Threshold::Fixed(-1e9) } else { rule };
             for selector in
-                [Selector::gate(vec![rule; layers]), Selector::low_rank(predictors.clone(), vec![low; layers])]
+                [Selector::gate(vec![rule; layers]), Selector::low_rank(predictors.clone(), false, vec![low; layers])]
             {
                 let mut session = session(&exact(), &model, selector, 1, None);
                 let found = prefill_in(&mut session, 0, &tokens, &calls);
@@ -174,7 +174,7 @@ fn identity(n: usize) -> Vec<f64> {
 
 fn predictors(model: &Model, covariance: &[f64], rank: usize) -> Vec<Predictor> {
     let gates = model.weights.layers.iter().map(|l| l.mlp.gate.as_ref().unwrap());
-    gates.map(|gate| Predictor::closed_form(gate, covariance, rank).unwrap()).collect()
+    gates.map(|gate| Predictor::closed_form(gate, &moments(covariance), rank).unwrap()).collect()
 }
 
 /// The rule on one row of scores, by sorting. Returns which are kept, and how far each is from changing sides.
@@ -188,6 +188,8 @@ fn naive_mask(rule: Threshold, scores: &[f64]) -> (Vec<bool>, Vec<f64>) {
     };
     let (threshold, inclusive) = match rule {
         Threshold::Fixed(t) => (f64::from(t), false),
+        // The only case is 0.9.
+        Threshold::Sparsity(_) => return naive_mask(Threshold::MeanStd(1.281_551_6), scores),
         Threshold::MeanStd(k) => {
             let mean = scores.iter().sum::<f64>() / n as f64;
             let variance = scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / n as f64;
@@ -207,6 +209,7 @@ fn threshold_rules_keep_what_they_say() {
         "fixed=0.07",
         "mean-std=0.5",
         "mean-std=-0.2",
+        "sparsity=0.9",
         "top-k=1",
         "top-k=33",
         "quantile=0.93",
@@ -224,7 +227,7 @@ fn threshold_rules_keep_what_they_say() {
             for low_rank in [false, true] {
                 let selector = match low_rank {
                     false => Selector::gate(vec![rule; layers]),
-                    true => Selector::low_rank(predictors.clone(), vec![rule; layers]),
+                    true => Selector::low_rank(predictors.clone(), false, vec![rule; layers]),
                 };
                 let what = format!("{name}, {rule}, lowrank {low_rank}");
                 let mut seen = Recorder::default();
@@ -306,13 +309,14 @@ fn low_rank_finds_the_active_neurons_as_well_as_its_rank_allows() {
     for rank in [hidden, 32, 4] {
         let predictor = |(l, sums): (usize, &Vec<f64>)| {
             let covariance: Vec<f64> = sums.iter().map(|s| s / covariance.rows as f64).collect();
-            Predictor::closed_form(model.weights.layers[l].mlp.gate.as_ref().unwrap(), &covariance, rank).unwrap()
+            Predictor::closed_form(model.weights.layers[l].mlp.gate.as_ref().unwrap(), &moments(&covariance), rank)
+                .unwrap()
         };
         let predictors: Vec<Predictor> = covariance.sums.iter().enumerate().map(predictor).collect();
         assert!(predictors.iter().all(|p| p.rank() == rank));
         let bytes = (rank * (hidden + model.spec.intermediate_size) * 2) as u64;
         assert!(predictors.iter().all(|p| p.bytes() == bytes));
-        let selector = Selector::low_rank(predictors, vec![Threshold::Fixed(0.0); layers]);
+        let selector = Selector::low_rank(predictors, false, vec![Threshold::Fixed(0.0); layers]);
         let mut sparse = session(&exact(), &model, selector, 1, None);
         let truth = vec![0.0; layers];
         let cpu = exact();
@@ -344,7 +348,7 @@ fn problem(n: usize, hidden: usize, samples: usize) -> (Linear, DMatrix<f64>, DM
     let mix = DMatrix::from_fn(hidden, hidden, |_, j| random.normal() * 0.8f64.powi(j as i32));
     let x = mix * DMatrix::from_fn(hidden, samples, |_, _| random.normal());
     let c = &x * x.transpose() / samples as f64;
-    (Linear { weight, bias: None }, w, c)
+    (Linear { weight, bias: None, input_major: false }, w, c)
 }
 
 /// tr((W − W')·C·(W − W')ᵀ) = E‖W·x − W'·x‖².
@@ -373,7 +377,7 @@ fn closed_form_is_the_best_predictor_of_its_rank() {
         let total: f64 = singular.iter().map(|s| s * s).sum();
         for rank in [1, 3, 10, 20] {
             let tail: f64 = singular[rank..].iter().map(|s| s * s).sum();
-            let predictor = Predictor::closed_form(&gate, &row_major(&c), rank).unwrap();
+            let predictor = Predictor::closed_form(&gate, &moments(&row_major(&c)), rank).unwrap();
             let error = expected_error(&w, &product(&predictor), &c);
             // The factors are stored as f16: each output is off by about 2⁻¹¹ of its size.
             let stored = total * 2f64.powi(-20);
@@ -386,7 +390,7 @@ fn closed_form_is_the_best_predictor_of_its_rank() {
                 assert!(error < worse, "rank {rank}: a random projection has {worse}, the predictor {error}");
             }
             // Ignoring which inputs occur costs something.
-            let blind = Predictor::closed_form(&gate, &identity(hidden), rank).unwrap();
+            let blind = Predictor::closed_form(&gate, &moments(&identity(hidden)), rank).unwrap();
             assert!(error < expected_error(&w, &product(&blind), &c) + stored);
         }
     }
@@ -395,11 +399,11 @@ fn closed_form_is_the_best_predictor_of_its_rank() {
 #[test]
 fn closed_form_of_few_samples_is_exact_on_them() {
     let (gate, w, c) = problem(40, 24, 6);
-    let predictor = Predictor::closed_form(&gate, &row_major(&c), 8).unwrap();
+    let predictor = Predictor::closed_form(&gate, &moments(&row_major(&c)), 8).unwrap();
     let total = expected_error(&w, &DMatrix::zeros(40, 24), &c);
     let error = expected_error(&w, &product(&predictor), &c);
     assert!(error < 1e-6 * total, "{error} of {total}");
-    let nothing = Predictor::closed_form(&gate, &vec![0.0; 24 * 24], 8).unwrap();
+    let nothing = Predictor::closed_form(&gate, &moments(&vec![0.0; 24 * 24]), 8).unwrap();
     assert!(product(&nothing).iter().all(|v| v.is_finite()));
 }
 
@@ -407,13 +411,13 @@ fn closed_form_of_few_samples_is_exact_on_them() {
 fn impossible_predictors_are_refused() {
     let (gate, _, c) = problem(16, 24, 100);
     for rank in [0, 17, 24, usize::MAX] {
-        let message = Predictor::closed_form(&gate, &row_major(&c), rank).unwrap_err().to_string();
+        let message = Predictor::closed_form(&gate, &moments(&row_major(&c)), rank).unwrap_err().to_string();
         assert!(message.contains("rank") && message.contains("1..=16"), "{message}");
     }
     for bad in [f64::NAN, f64::INFINITY] {
         let mut c = row_major(&c);
         c[5] = bad;
-        let message = Predictor::closed_form(&gate, &c, 4).unwrap_err().to_string();
+        let message = Predictor::closed_form(&gate, &moments(&c), 4).unwrap_err().to_string();
         assert!(message.contains("not finite"), "{message}");
     }
 }
@@ -443,7 +447,7 @@ fn forced_masks_are_as_asked() {
         assert_eq!(session.stats().active_fraction(), keep / n as f64);
     }
     for (active, overlap, field) in [(1.1, 0.5, "active"), (-0.1, 0.5, "active"), (0.1, f32::NAN, "overlap")] {
-        let message = demo().prepare(SelectorSpec::Forced { active, overlap }, &cpu()).unwrap_err().to_string();
+        let message = demo().prepare(&SelectorSpec::Forced { active, overlap }, &cpu()).unwrap_err().to_string();
         assert!(message.contains(field), "{message}");
     }
 }
@@ -451,29 +455,23 @@ fn forced_masks_are_as_asked() {
 #[test]
 fn selectors_that_need_calibration_say_so() {
     for (name, mut model) in models() {
-        let message = model.prepare(SelectorSpec::LowRank(None), &cpu()).unwrap_err().to_string();
+        let message = model.prepare(&SelectorSpec::LowRank(None), &cpu()).unwrap_err().to_string();
         assert!(message.contains("sparrow sparsify"), "{name}: {message}");
-        let gate = model.prepare(SelectorSpec::Gate(None), &cpu());
+        let gate = model.prepare(&SelectorSpec::Gate(None), &cpu());
         assert_eq!(gate.is_ok(), name == "demo", "only exact zeros need no calibration");
         assert_eq!(model.default_selector(), SelectorSpec::Dense);
     }
 }
 
 fn options(selector: &str) -> SparsifyOptions {
-    SparsifyOptions {
-        selector: parse(selector),
-        rank: 48,
-        recall: 0.98,
-        target_active: 0.4,
-        window: 64,
-        max_tokens: 1 << 20,
-    }
+    let goal = (selector == "lowrank").then_some(Goal::Recall(0.98));
+    SparsifyOptions { goal, window: 64, max_tokens: 1 << 20, ..SparsifyOptions::new(parse(selector), 48) }
 }
 
 fn sparsified(dir: &Path, selector: &str) -> (PathBuf, SidecarFile) {
     let out = dir.join(selector.replace([':', '='], "-"));
-    let file = sparsify(&demo_dir(), &out, &sample_path(), &options(selector), &cpu(), |_, _, _| ()).unwrap();
-    (out, file)
+    let made = sparsify(&demo_dir(), &out, &sample_path(), &options(selector), &cpu(), |_, _, _| ()).unwrap();
+    (out, made.file)
 }
 
 #[test]
@@ -488,15 +486,16 @@ fn a_sparsified_directory_runs_as_it_was_measured() {
         // Measured figures are compared below: reading decimal digits may move their last bit.
         assert_eq!(SidecarFile { quality: file.quality.clone(), ..read.clone() }, file);
         assert_eq!(model.default_selector(), parse(default));
-        assert!(model.weights.layers.iter().all(|l| l.mlp.down.neuron_major));
-        assert_eq!((file.selector.as_str(), file.rank), (default, (default == "lowrank").then_some(48)));
-        assert_eq!(file.thresholds.len(), model.spec.num_layers);
+        assert!(model.weights.layers.iter().all(|l| l.mlp.down.input_major));
+        assert_eq!(file.method.selector(), parse(default));
+        let thresholds = file.method.neuron_thresholds().unwrap();
+        assert_eq!(thresholds.len(), model.spec.num_layers);
         if selector.contains(':') {
-            assert!(file.thresholds.iter().all(|&t| t == Threshold::MeanStd(1.0)));
+            assert!(thresholds.iter().all(|&t| t == Threshold::MeanStd(1.0)));
         }
 
         // The dense function is the original's, and the written quality is what the loaded model has.
-        let prepared = model.prepare(model.default_selector(), &cpu()).unwrap();
+        let prepared = model.prepare(&model.default_selector(), &cpu()).unwrap();
         let model = Arc::new(model);
         let original = Arc::new(demo());
         let same = |model: &Arc<Model>| {
@@ -585,9 +584,15 @@ fn a_refused_sparsify_leaves_nothing_behind() {
         (&dir.path().join("absent.txt"), with(|_| ()), vec!["absent.txt"]),
         (&sample, with(|o| o.rank = 0), vec!["rank", "1..=", "found 0"]),
         (&sample, with(|o| o.rank = 100_000), vec!["rank", "1..=", "found 100000"]),
-        (&sample, with(|o| o.recall = 0.0), vec!["recall"]),
-        (&sample, with(|o| o.recall = 1.5), vec!["recall"]),
-        (&sample, with(|o| o.target_active = f64::NAN), vec!["target_active"]),
+        (&sample, with(|o| o.goal = Some(Goal::Recall(0.0))), vec!["recall"]),
+        (&sample, with(|o| o.goal = Some(Goal::Recall(1.5))), vec!["recall"]),
+        (&sample, with(|o| o.goal = Some(Goal::Active(f64::NAN))), vec!["target_active"]),
+        (&sample, with(|o| o.goal = Some(Goal::Perplexity(-0.1))), vec!["target_ppl"]),
+        (&sample, with(|o| o.goal = Some(Goal::Divergence(f64::INFINITY))), vec!["target_kl"]),
+        (&sample, with(|o| o.selector = parse("gate")), vec!["recall", "lowrank"]),
+        (&sample, with(|o| o.selector = parse("lowrank:fixed=0")), vec!["lowrank:fixed=0", "goal"]),
+        (&sample, with(|o| o.selector = parse("skip:mlp=1")), vec!["skip:mlp=1", "no calibration"]),
+        (&sample, with(|o| (o.selector, o.goal, o.epochs) = (parse("sign"), None, 1)), vec!["epochs", "lowrank"]),
         (&sample, with(|o| o.selector = SelectorSpec::Dense), vec!["selector", "dense"]),
     ] {
         let message = refused(&demo_dir(), &out, text, &options);
@@ -626,47 +631,55 @@ fn a_sidecar_that_does_not_fit_is_refused_by_field() {
     };
 
     assert!(load_with(&gate, &read(&gate)).is_ok(), "unchanged content loads");
-    let layers = read(&gate)["thresholds"].as_array().unwrap().clone();
+    let layers = read(&gate)["method"]["gate"]["thresholds"].as_array().unwrap().clone();
+    let thresholds = |value: Value| json!({ "gate": { "thresholds": value } });
     let with_first = |threshold: Value| {
         let mut layers = layers.clone();
         layers[0] = threshold;
-        Value::from(layers)
+        thresholds(Value::from(layers))
     };
     for (field, value) in [
-        ("format_version", json!(2)),
-        ("format_version", json!("1")),
+        ("format_version", json!(1)),
+        ("format_version", json!("2")),
         ("format_version", Value::Null),
         ("fingerprint", json!("0123")),
         ("fingerprint", json!(7)),
-        ("selector", json!("best")),
-        ("selector", json!(["gate"])),
-        ("rank", json!(8)),
-        ("rank", json!(-8)),
-        ("thresholds", json!(layers[1..])),
-        ("thresholds", json!([])),
-        ("thresholds", json!("none")),
+        ("method", json!("best")),
+        ("method", json!({ "best": {} })),
+        ("method", json!({ "gate": {} })),
+        ("method", json!({ "gate": { "thresholds": layers, "rank": 8 } })),
+        ("thresholds", thresholds(json!(layers[1..]))),
+        ("thresholds", thresholds(json!([]))),
+        ("thresholds", thresholds(json!("none"))),
         ("thresholds", with_first(json!({ "fixed": "much" }))),
         ("thresholds", with_first(json!({ "fixed": null }))),
         ("thresholds", with_first(json!({ "median": 1 }))),
         ("thresholds", with_first(json!({ "quantile": -3.0 }))),
         ("thresholds", with_first(json!({ "quantile": 1.5 }))),
+        ("thresholds", with_first(json!({ "sparsity": 1.0 }))),
         ("thresholds", with_first(json!({ "top-k": 0 }))),
         ("thresholds", with_first(json!({ "fixed": 1e300 }))),
+        ("thresholds", json!({ "input": { "thresholds": [vec![0.0; 7]] } })),
+        ("thresholds", json!({ "input": { "thresholds": vec![vec![-1.0; 7]; layers.len()] } })),
+        ("method", json!({ "skip": { "attention": [1], "mlp": [4000] } })),
         ("true_active_above", json!([0.0])),
         ("calibration", json!({})),
         ("quality", Value::Null),
         ("colour", json!("red")),
     ] {
-        check(&format!("gate, {field} = {value}"), edited(&gate, field, value.clone()), field);
+        let edit = if field == "thresholds" { "method" } else { field };
+        check(&format!("gate, {field} = {value}"), edited(&gate, edit, value.clone()), field);
     }
-    for (field, value) in
-        [("rank", Value::Null), ("rank", json!(0)), ("rank", json!(1u64 << 40)), ("selector", json!("gate"))]
-    {
-        let result = edited(&low_rank, field, value.clone());
-        check(&format!("lowrank, {field} = {value}"), result, "rank");
+    let with_rank = |rank: Value| {
+        let mut method = read(&low_rank)["method"].clone();
+        method["lowrank"]["rank"] = rank;
+        edited(&low_rank, "method", method)
+    };
+    for rank in [Value::Null, json!(0), json!(1u64 << 40)] {
+        check(&format!("rank {rank}"), with_rank(rank), "rank");
     }
     // Another rank is another shape of tensor.
-    let message = edited(&low_rank, "rank", json!(7)).unwrap_err().to_string();
+    let message = with_rank(json!(7)).unwrap_err().to_string();
     assert!(message.contains("sparrow.safetensors") && message.contains("predictor"), "{message}");
 
     // A sidecar beside another model's weights.

@@ -93,9 +93,9 @@ struct Speedup {
 
 impl Row {
     pub fn new(job: &Job, loaded: &Loaded) -> Self {
-        let name = match job.selector {
+        let name = match &job.selector {
             SelectorSpec::Forced { active, overlap } => {
-                format!("active {}, overlap {}", percent(active.into()), percent(overlap.into()))
+                format!("active {}, overlap {}", percent((*active).into()), percent((*overlap).into()))
             }
             other => other.to_string(),
         };

@@ -226,7 +226,7 @@ impl Bench {
                 ids.len()
             );
         }
-        let selector = prepare(&mut model, job.selector, dtype, &cpu)?;
+        let selector = prepare(&mut model, &job.selector, dtype, &cpu)?;
         let dtype = model.weights.dtype();
         let loaded = Loaded { name, parameters: model.spec.parameters(), dtype: dtype.to_string() };
         let options = SessionOptions { sequences: job.batch, capacity, kv_dtype };
@@ -265,7 +265,7 @@ impl Bench {
         }
         let decode_s = decode.elapsed().as_secs_f64();
         let stats = self.session.stats();
-        let outside = self.session.model().weights.bytes_outside_mlp() * stats.steps;
+        let heads = self.session.model().weights.head.bytes().len() as u64 * stats.steps;
         let decode_tokens = steps * batch;
         Ok(Run {
             ttft_s,
@@ -273,7 +273,7 @@ impl Bench {
             prompt_tokens: batch * self.job.prompt_tokens,
             decode_tokens,
             active_fraction: stats.active_fraction(),
-            weight_bytes_per_token: (outside + stats.mlp_bytes) as f64 / decode_tokens as f64,
+            weight_bytes_per_token: (heads + stats.layer_bytes) as f64 / decode_tokens as f64,
         })
     }
 

@@ -22,7 +22,7 @@ pub struct WorkloadArgs {
     /// f16 or bf16 with --shape [default: as they are stored; bf16 with --shape]
     #[arg(long, value_delimiter = ',')]
     dtype: Vec<DType>,
-    /// One row per selector: dense, gate[:RULE], lowrank[:RULE] [default: dense, and what the model can do sparse]
+    /// One row per selector: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE], skip[:BLOCKS] [default: dense, and what the model can do sparse]
     #[arg(long, short)]
     selector: Vec<SelectorSpec>,
     /// Add a row whose active neurons are chosen at random: this fraction of them
@@ -86,7 +86,7 @@ impl WorkloadArgs {
             batch: self.batch as usize,
             threads: self.cpu.threads,
         };
-        let rows = |dtype| selectors.iter().map(move |&selector| (dtype, selector));
+        let rows = |dtype| selectors.iter().map(move |selector| (dtype, selector.clone()));
         Ok(dtypes.into_iter().flat_map(rows).map(|(dtype, selector)| job(dtype, selector)).collect())
     }
 }

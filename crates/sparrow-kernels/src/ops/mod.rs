@@ -13,6 +13,7 @@ pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod rope;
 pub(crate) mod select;
+pub(crate) mod sign;
 pub(crate) mod softmax;
 pub(crate) mod sparse_mlp;
 pub(crate) mod sparse_mlp_integer;

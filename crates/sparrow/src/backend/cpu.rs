@@ -5,7 +5,7 @@ use sparrow_kernels::{AttentionShape, Compute, LinearPart, decode};
 use crate::checkpoint::Tensor;
 use crate::model::kv::KvCache;
 use crate::model::spec::{ModelSpec, Norm, NormKind};
-use crate::model::weights::{Down, Linear, NormWeights};
+use crate::model::weights::{Linear, NormWeights};
 use crate::model::{Row, Scratch};
 
 /// Runs the coarse operations of the forward pass on this machine's cores.
@@ -49,20 +49,17 @@ impl Cpu {
         self.norm(norm, weights, spare, x);
     }
 
-    /// `out = x·Wᵀ + b` for several layers that share `x`, `[m, in]`, in one parallel region.
+    /// `out = x·Wᵀ + b` for several layers that share `x`, `[m, in]`: in one parallel region, unless they are input-major.
     pub(crate) fn linear<const N: usize>(&self, x: &[f32], m: usize, layers: [(&Linear, &mut [f32]); N]) {
+        if layers.iter().any(|(layer, _)| layer.input_major) {
+            for (layer, out) in layers {
+                self.compute.linear_in_out(x, m, layer.weight.matrix(), None, layer.bias.as_deref(), out);
+            }
+            return;
+        }
         let mut parts =
             layers.map(|(layer, out)| LinearPart { weights: layer.weight.matrix(), bias: layer.bias.as_deref(), out });
         self.compute.linear(x, m, &mut parts);
-    }
-
-    /// The down projection of `m` rows of neurons, in either layout.
-    pub(crate) fn down(&self, down: &Down, neurons: &[f32], m: usize, out: &mut [f32]) {
-        let (weights, bias) = (down.weight.matrix(), down.bias.as_deref());
-        match down.neuron_major {
-            true => self.compute.linear_in_out(neurons, m, weights, None, bias, out),
-            false => self.compute.linear(neurons, m, &mut [LinearPart { weights, bias, out }]),
-        }
     }
 
     /// Logits of `m` normed hidden states, `[m, vocab]`.

@@ -7,12 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{Checkpoint, read_json};
 use crate::error::{Error, Result};
 use crate::model::spec::ModelSpec;
-use crate::sparsity::{Predictor, Sidecar, SidecarFile, Threshold};
-
-/// Name of one predictor tensor: `a` `[rank, hidden]` or `b` `[intermediate, rank]`.
-pub(crate) fn predictor_tensors(layer: usize) -> (String, String) {
-    (format!("sparrow.layers.{layer}.predictor.a"), format!("sparrow.layers.{layer}.predictor.b"))
-}
+use crate::sparsity::{Method, Predictor, Sidecar, SidecarFile, Threshold};
 
 /// SHA-256 over names, shapes and sampled bytes of a checkpoint's tensors: reading all of a large model would cost
 /// every start many seconds.
@@ -59,42 +54,62 @@ pub(crate) fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkp
         true => Ok(()),
         false => Err(wrong(field, format!("has {len} entries for a model of {} layers", spec.num_layers))),
     };
-    per_layer("thresholds", file.thresholds.len())?;
-    per_layer("true_active_above", file.true_active_above.len())?;
-    for (layer, threshold) in file.thresholds.iter().enumerate() {
-        // What the command line accepts is what a file may hold.
-        let checked = threshold.to_string().parse::<Threshold>();
-        checked.map_err(|e| wrong("thresholds", format!("entry {layer}: {e}")))?;
+    match (&file.method, file.method.neuron_thresholds()) {
+        (_, Some(thresholds)) => {
+            per_layer("method.thresholds", thresholds.len())?;
+            per_layer("true_active_above", file.true_active_above.len())?;
+            for (layer, threshold) in thresholds.iter().enumerate() {
+                // What the command line accepts is what a file may hold.
+                let checked = threshold.to_string().parse::<Threshold>();
+                checked.map_err(|e| wrong("method.thresholds", format!("entry {layer}: {e}")))?;
+            }
+        }
+        (Method::Input { thresholds }, _) => {
+            per_layer("method.thresholds", thresholds.len())?;
+            if let Some(layer) = thresholds.iter().position(|t| !t.iter().all(|t| t.is_finite() && *t >= 0.0)) {
+                let message =
+                    format!("entry {layer} must be finite numbers, 0 or above, found {:?}", thresholds[layer]);
+                return Err(wrong("method.thresholds", message));
+            }
+        }
+        (Method::Skip(blocks), _) => {
+            if let Some(layer) = blocks.out_of_range(spec.num_layers) {
+                let message = format!("names layer {layer} of a model of {} layers", spec.num_layers);
+                return Err(wrong("method.skip", message));
+            }
+        }
+        _ => {}
     }
     if let Some(layer) = file.true_active_above.iter().position(|t| !(t.is_finite() && *t >= 0.0)) {
         let message =
             format!("entry {layer} must be a finite number, 0 or above, found {}", file.true_active_above[layer]);
         return Err(wrong("true_active_above", message));
     }
-    let predictors = match (file.selector.as_str(), file.rank) {
-        ("gate", None) => Vec::new(),
-        ("lowrank", Some(rank)) if (1..=spec.hidden_size).contains(&rank) => {
+    let predictors = match file.method {
+        Method::LowRank { rank, epochs, .. } if (1..=spec.hidden_size).contains(&rank) => {
             checkpoint.add_file(&dir.join(SidecarFile::TENSORS))?;
-            read_predictors(spec, checkpoint, rank)?
+            read_predictors(spec, checkpoint, rank, epochs > 0)?
         }
-        ("gate" | "lowrank", rank) => return Err(wrong("rank", format!("does not fit the selector: {rank:?}"))),
-        (other, _) => return Err(wrong("selector", format!("must be gate or lowrank, found {other:?}"))),
+        Method::LowRank { rank, .. } => {
+            let message = format!("must be in 1..={}, found {rank}", spec.hidden_size);
+            return Err(wrong("method.lowrank.rank", message));
+        }
+        _ => Vec::new(),
     };
     Ok(Some(Sidecar { file, predictors }))
 }
 
-fn read_predictors(spec: &ModelSpec, checkpoint: &mut Checkpoint, rank: usize) -> Result<Vec<Predictor>> {
+/// Names of a layer's predictor tensors: `a` `[rank, input]`, `b` `[intermediate, rank]`, `bias` `[intermediate]`.
+pub(crate) fn predictor_tensors(layer: usize) -> [String; 3] {
+    ["a", "b", "bias"].map(|part| format!("sparrow.layers.{layer}.predictor.{part}"))
+}
+
+fn read_predictors(spec: &ModelSpec, checkpoint: &mut Checkpoint, rank: usize, logits: bool) -> Result<Vec<Predictor>> {
     let read = |layer| {
-        let (a, b) = predictor_tensors(layer);
-        let bias = match (spec.biases.mlp, spec.gated) {
-            (false, _) => vec![0.0; spec.intermediate_size],
-            (true, gated) => {
-                let part = if gated { "gate_proj" } else { "up_proj" };
-                checkpoint.vector(&format!("model.layers.{layer}.mlp.{part}.bias"), spec.intermediate_size)?
-            }
-        };
+        let [a, b, bias] = predictor_tensors(layer);
         let a = checkpoint.matrix(&a, rank, spec.hidden_size)?;
-        Ok(Predictor { a, b: checkpoint.matrix(&b, spec.intermediate_size, rank)?, bias })
+        let b = checkpoint.matrix(&b, spec.intermediate_size, rank)?;
+        Ok(Predictor { a, b, bias: checkpoint.vector(&bias, spec.intermediate_size)?, logits })
     };
     (0..spec.num_layers).map(read).collect()
 }

@@ -2,10 +2,11 @@
 
 use super::kv::KvCache;
 use super::mlp::mlp;
+use super::project::project;
 use super::spec::Positions;
 use super::{Component, Model, Row, Scratch};
 use crate::backend::Cpu;
-use crate::sparsity::{Observer, Selector};
+use crate::sparsity::{Observer, Point, Projection, Selector};
 
 /// Runs `rows` (tokens with their sequences and positions, `m` of them) through all layers. On return `s.x` holds the
 /// final hidden states `[m, hidden]`, before the last norm, and the caches hold the rows' keys and values.
@@ -19,7 +20,7 @@ pub(crate) fn forward(
     observer: &mut dyn Observer,
 ) {
     let (spec, weights, m) = (&model.spec, &model.weights, rows.len());
-    s.resize(m);
+    prepare_rows(model, cpu, rows, s);
 
     for (row, x) in rows.iter().zip(s.x.chunks_exact_mut(spec.hidden_size)) {
         cpu.embed(&weights.embedding, row.token as usize, spec.embedding_scale, x);
@@ -30,38 +31,42 @@ pub(crate) fn forward(
         }
         cpu.compute.add_assign(&mut s.x, &s.h);
     }
-    cpu.rope_tables(spec, rows, s);
     s.clock.lap(Component::Embed);
 
-    for (i, layer) in weights.layers.iter().enumerate() {
-        cpu.norm(&spec.norm, &layer.attention_norm, &s.x, &mut s.h); //                   h  [m, hidden]
-        s.clock.lap(Component::Norm);
-        cpu.linear(&s.h, m, [(&layer.q, &mut s.q), (&layer.k, &mut s.k), (&layer.v, &mut s.v)]); // q [m, heads·d], k, v [m, kv_heads·d]
-        s.clock.lap(Component::Qkv);
-        if let Some((q_norm, k_norm)) = &layer.qk_norm {
-            cpu.norm_in_place(&spec.norm, q_norm, &mut s.q, &mut s.attended);
-            cpu.norm_in_place(&spec.norm, k_norm, &mut s.k, &mut s.attended);
-        }
-        if let Positions::Rope(rope) = &spec.positions {
-            cpu.compute.rope(&mut s.q, spec.num_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
-            cpu.compute.rope(&mut s.k, spec.num_kv_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
-        }
-        let mut done = 0;
-        for run in rows.chunk_by(|a, b| a.sequence == b.sequence && a.position + 1 == b.position) {
-            let part = done * spec.kv_size()..(done + run.len()) * spec.kv_size();
-            caches[run[0].sequence].put(&cpu.compute, i, run[0].position, &s.k[part.clone()], &s.v[part]);
-            done += run.len();
-        }
-        s.clock.lap(Component::Rope);
-        cpu.attention(spec, i, rows, caches, &s.q, &mut s.attended); //                   attended [m, heads·d]
-        s.clock.lap(Component::Attention);
-        cpu.linear(&s.attended, m, [(&layer.o, &mut s.h)]); //                            h  [m, hidden]
-        s.clock.lap(Component::Output);
-        if let Some(post_norm) = &layer.attention_post_norm {
-            cpu.norm_in_place(&spec.norm, post_norm, &mut s.h, &mut s.out);
-        }
-        cpu.compute.add_assign(&mut s.x, &s.h);
+    for i in 0..weights.layers.len() {
+        block(model, cpu, selector, caches, i, rows, s, observer);
+    }
+    observer.see(weights.layers.len(), Point::Residual, &s.x, m);
+    for row in rows {
+        caches[row.sequence].advance(1);
+    }
+}
 
+/// Sizes the working memory for `rows`, and computes what all layers share of their positions.
+pub(crate) fn prepare_rows(model: &Model, cpu: &Cpu, rows: &[Row], s: &mut Scratch) {
+    s.resize(rows.len());
+    cpu.rope_tables(&model.spec, rows, s);
+}
+
+/// One decoder layer: `s.x += attention(norm(s.x))`, then `s.x += mlp(norm(s.x))`, less what `selector` leaves out.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn block(
+    model: &Model,
+    cpu: &Cpu,
+    selector: &Selector,
+    caches: &mut [KvCache],
+    i: usize,
+    rows: &[Row],
+    s: &mut Scratch,
+    observer: &mut dyn Observer,
+) {
+    let (spec, layer, m) = (&model.spec, &model.weights.layers[i], rows.len());
+    observer.see(i, Point::Residual, &s.x, m);
+    if !selector.skipped().is_some_and(|blocks| blocks.attention.contains(&i)) {
+        attention(model, cpu, selector, caches, i, rows, s, observer);
+    }
+    observer.see(i, Point::MiddleResidual, &s.x, m);
+    if !selector.skipped().is_some_and(|blocks| blocks.mlp.contains(&i)) {
         cpu.norm(&spec.norm, &layer.mlp_norm, &s.x, &mut s.h); //                         h  [m, hidden]
         s.clock.lap(Component::Norm);
         mlp(spec, cpu, selector, i, &layer.mlp, m, s, observer); //                       out [m, hidden]
@@ -71,9 +76,58 @@ pub(crate) fn forward(
         cpu.compute.add_assign(&mut s.x, &s.out);
         s.clock.lap(Component::Norm);
     }
-    for row in rows {
-        caches[row.sequence].advance(1);
+    if let Some(blocks) = selector.skipped() {
+        s.stats.skip(i, m, layer, blocks);
     }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn attention(
+    model: &Model,
+    cpu: &Cpu,
+    selector: &Selector,
+    caches: &mut [KvCache],
+    i: usize,
+    rows: &[Row],
+    s: &mut Scratch,
+    observer: &mut dyn Observer,
+) {
+    use Projection::{K, O, Q, V};
+    let (spec, layer, m) = (&model.spec, &model.weights.layers[i], rows.len());
+    cpu.norm(&spec.norm, &layer.attention_norm, &s.x, &mut s.h); //                       h  [m, hidden]
+    s.clock.lap(Component::Norm);
+    observer.see(i, Point::AttentionInput, &s.h, m);
+    if selector.looks_ahead() {
+        selector.select(spec, cpu, i, &layer.mlp, &s.h, m, false, &mut s.gate, &mut s.selection, &mut s.clock);
+    }
+    let qkv: [(_, _, &mut [f32]); 3] = [(Q, &layer.q, &mut s.q), (K, &layer.k, &mut s.k), (V, &layer.v, &mut s.v)];
+    project(cpu, selector, i, &s.h, m, qkv, &mut s.inputs, &mut s.stats); //              q [m, heads·d], k, v [m, kv_heads·d]
+    s.clock.lap(Component::Qkv);
+    if let Some((q_norm, k_norm)) = &layer.qk_norm {
+        cpu.norm_in_place(&spec.norm, q_norm, &mut s.q, &mut s.attended);
+        cpu.norm_in_place(&spec.norm, k_norm, &mut s.k, &mut s.attended);
+    }
+    if let Positions::Rope(rope) = &spec.positions {
+        cpu.compute.rope(&mut s.q, spec.num_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
+        cpu.compute.rope(&mut s.k, spec.num_kv_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
+    }
+    let mut done = 0;
+    for run in rows.chunk_by(|a, b| a.sequence == b.sequence && a.position + 1 == b.position) {
+        let part = done * spec.kv_size()..(done + run.len()) * spec.kv_size();
+        caches[run[0].sequence].put(&cpu.compute, i, run[0].position, &s.k[part.clone()], &s.v[part]);
+        done += run.len();
+    }
+    s.clock.lap(Component::Rope);
+    cpu.attention(spec, i, rows, caches, &s.q, &mut s.attended); //                       attended [m, heads·d]
+    s.clock.lap(Component::Attention);
+    let attended = &s.attended[..m * spec.q_size()];
+    observer.see(i, Point::Attended, attended, m);
+    project(cpu, selector, i, attended, m, [(O, &layer.o, &mut s.h)], &mut s.inputs, &mut s.stats); // h [m, hidden]
+    s.clock.lap(Component::Output);
+    if let Some(post_norm) = &layer.attention_post_norm {
+        cpu.norm_in_place(&spec.norm, post_norm, &mut s.h, &mut s.out);
+    }
+    cpu.compute.add_assign(&mut s.x, &s.h);
 }
 
 /// `logits = head(norm(x))` of row `r` of the last [`forward`], `[vocab]`.

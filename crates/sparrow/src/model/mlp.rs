@@ -2,15 +2,21 @@
 
 use sparrow_kernels::SparseMlp;
 
+use super::project::project;
 use super::spec::ModelSpec;
 use super::weights::MlpWeights;
 use super::{Component, Scratch};
 use crate::backend::Cpu;
-use crate::sparsity::{Observer, Selection, Selector};
+use crate::sparsity::{Observer, Point, Projection, Selection, Selector};
 
-/// Rows up to which active neurons are gathered. Above it the union of the rows' active sets is close to everything and
-/// the matrix unit is the bound, so all neurons are computed and inactive ones masked: the same result at prefill speed.
-const GATHER_ROWS: usize = 8;
+/// Rows up to which active neurons (and inputs) are gathered. Above it the union of the rows' active sets is close to
+/// everything and the matrix unit is the bound, so all are computed and inactive ones masked: the same result at prefill
+/// speed.
+pub(crate) const GATHER_ROWS: usize = 8;
+
+/// Active fraction of the union of a few rows from which computing all neurons is faster than gathering, by rows − 1.
+/// Measured on layers of 3072 × 8192 in memory; see `benchmarks/`.
+const DENSE_FROM: [f64; GATHER_ROWS] = [0.9; GATHER_ROWS];
 
 /// `s.out = mlp(s.h)`, both `[m, hidden]`: `down(act(gate·h) ⊙ up·h)` over the neurons that `selector` keeps for each row.
 #[allow(clippy::too_many_arguments)]
@@ -24,33 +30,37 @@ pub(crate) fn mlp(
     s: &mut Scratch,
     observer: &mut dyn Observer,
 ) {
-    let everything = selector.is_dense() || m > GATHER_ROWS;
-    if everything {
-        project(cpu, w, m, s);
+    let n = spec.intermediate_size;
+    if !selector.selects_neurons() {
+        observer.mlp(layer, &s.h, m, None);
+        gate_up(cpu, selector, layer, w, m, false, s);
+        return down(spec, cpu, selector, layer, w, m, s, observer);
     }
-    // Of an ungated MLP the up projection decides.
-    let deciding = if w.gate.is_some() { &mut s.gate } else { &mut s.up };
-    let selected = selector.select(spec, cpu, layer, w, &s.h, m, everything, deciding, &mut s.selection, &mut s.clock);
-    observer.mlp(layer, &s.h, m, selected.then_some(&s.selection));
+    let many = m > GATHER_ROWS;
+    if many {
+        gate_up(cpu, selector, layer, w, m, false, s);
+    }
+    if !selector.looks_ahead() {
+        // Of an ungated MLP the up projection decides.
+        let deciding = if w.gate.is_some() { &mut s.gate } else { &mut s.up };
+        selector.select(spec, cpu, layer, w, &s.h, m, many, deciding, &mut s.selection, &mut s.clock);
+    }
+    observer.mlp(layer, &s.h, m, Some(&s.selection));
 
-    let (neurons, all) = (spec.intermediate_size, spec.intermediate_size as u64);
-    if everything {
-        activate(spec, cpu, w, s);
-        s.selection.mask(cpu, &mut s.neurons, neurons);
-        s.clock.lap(Component::Activation);
-        cpu.down(&w.down, &s.neurons, m, &mut s.out);
-        s.clock.lap(Component::Down);
-        let active = if selected { s.selection.active } else { m as u64 * all };
-        let predicting = if selector.computes_gate() { 0 } else { selector.bytes(layer, w) };
-        s.stats.add(layer, m, active, w.neuron_bytes() * all + predicting);
-    } else {
-        let gate_known = selector.computes_gate() && w.gate.is_some();
-        gather(spec, cpu, w, m, gate_known, s);
-        s.clock.lap(Component::SparseMlp);
-        let gathered = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
-        let bytes = selector.bytes(layer, w) + gathered * s.selection.ids.len() as u64;
-        s.stats.add(layer, m, s.selection.active, bytes);
+    let known = selector.computes_gate();
+    let predicting = if known && many { 0 } else { selector.bytes(layer, w) };
+    s.stats.add(layer, s.selection.active, (m * n) as u64, predicting);
+    if many || s.selection.ids.len() as f64 > DENSE_FROM[m - 1] * n as f64 {
+        if !many {
+            gate_up(cpu, selector, layer, w, m, known, s);
+        }
+        return down(spec, cpu, selector, layer, w, m, s, observer);
     }
+    let gate_known = known && w.gate.is_some();
+    gather(spec, cpu, w, m, gate_known, s);
+    s.clock.lap(Component::SparseMlp);
+    let gathered = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
+    s.stats.layer_bytes += gathered * s.selection.ids.len() as u64;
 }
 
 /// `s.out` from the selected neurons alone.
@@ -71,21 +81,52 @@ fn gather(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, gate_known: boo
     cpu.compute.sparse_mlp(&mlp, &s.h, m, ids, masks, gate, &mut s.out);
 }
 
-/// Gate and up of every neuron.
-fn project(cpu: &Cpu, w: &MlpWeights, m: usize, s: &mut Scratch) {
-    match &w.gate {
-        Some(gate) => cpu.linear(&s.h, m, [(gate, &mut s.gate), (&w.up, &mut s.up)]),
-        None => cpu.linear(&s.h, m, [(&w.up, &mut s.up)]),
+/// Gate and up of every neuron, less what deciding on neurons has computed already if it is `decided`.
+fn gate_up(cpu: &Cpu, selector: &Selector, layer: usize, w: &MlpWeights, m: usize, decided: bool, s: &mut Scratch) {
+    use Projection::{Gate, Up};
+    let (h, inputs, stats) = (&s.h, &mut s.inputs, &mut s.stats);
+    match (&w.gate, decided) {
+        (Some(gate), false) => {
+            project(cpu, selector, layer, h, m, [(Gate, gate, &mut s.gate), (Up, &w.up, &mut s.up)], inputs, stats);
+        }
+        (Some(_), true) | (None, false) => project(cpu, selector, layer, h, m, [(Up, &w.up, &mut s.up)], inputs, stats),
+        (None, true) => {}
     }
     s.clock.lap(Component::GateUp);
 }
 
-/// `s.neurons = act(gate) ⊙ up`, or `act(up)`.
-fn activate(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, s: &mut Scratch) {
+/// `s.out` from gate and up of every neuron: `down(act(gate) ⊙ up)`, or `down(act(up))`, inactive neurons zeroed.
+#[allow(clippy::too_many_arguments)]
+fn down(
+    spec: &ModelSpec,
+    cpu: &Cpu,
+    selector: &Selector,
+    layer: usize,
+    w: &MlpWeights,
+    m: usize,
+    s: &mut Scratch,
+    observer: &mut dyn Observer,
+) {
     if w.gate.is_some() {
         cpu.compute.gated(spec.activation, &s.gate, &s.up, &mut s.neurons);
     } else {
         s.neurons.copy_from_slice(&s.up);
         cpu.compute.activate(spec.activation, &mut s.neurons);
     }
+    if selector.selects_neurons() {
+        s.selection.mask(cpu, &mut s.neurons, spec.intermediate_size);
+    }
+    s.clock.lap(Component::Activation);
+    observer.see(layer, Point::Neurons, &s.neurons, m);
+    project(
+        cpu,
+        selector,
+        layer,
+        &s.neurons,
+        m,
+        [(Projection::Down, &w.down, &mut s.out)],
+        &mut s.inputs,
+        &mut s.stats,
+    );
+    s.clock.lap(Component::Down);
 }

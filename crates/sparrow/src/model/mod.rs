@@ -4,6 +4,8 @@ mod clock;
 pub mod forward;
 pub mod kv;
 mod mlp;
+mod prepare;
+mod project;
 mod session;
 pub mod spec;
 pub mod weights;
@@ -19,10 +21,10 @@ pub use session::{Session, SessionOptions};
 use crate::backend::Cpu;
 use crate::checkpoint::config::{GenerationConfig, read_config, read_generation_config};
 use crate::checkpoint::{Checkpoint, read_sidecar, require_dir};
-use crate::error::{Error, Result};
-use crate::sparsity::{Selection, Selector, SelectorSpec, Sidecar, is_relu_family};
+use crate::error::Result;
+use crate::sparsity::{ActiveInputs, Selection, Selector, SelectorSpec, Sidecar, SkippedBlocks};
 use spec::{ModelSpec, Positions};
-use weights::Weights;
+use weights::{LayerWeights, Weights};
 
 /// Specification, weights and what the directory says about sparsity.
 #[derive(Debug)]
@@ -55,15 +57,19 @@ impl Model {
         Ok(Model { spec, weights, generation, sidecar, dir: Some(dir.to_owned()) })
     }
 
-    /// Makes the selector that `spec` names ready for this model. Any selector but `dense` needs neuron-major weights;
-    /// where the checkpoint is not, the down projections are copied into memory that way (`sparrow sparsify` writes them so).
+    /// Makes the selector that `spec` names ready for this model. Selectors of neurons need neuron-major weights, `input` needs
+    /// all projections input-major; where the checkpoint is not, they are copied into memory that way (`sparrow sparsify`
+    /// writes down projections neuron-major).
     ///
     /// # Errors
     /// If the selector needs calibration that this directory does not carry, or an option is out of range.
-    pub fn prepare(&mut self, selector: SelectorSpec, cpu: &Cpu) -> Result<Selector> {
-        let selector = self.selector(selector)?;
-        if !selector.is_dense() {
+    pub fn prepare(&mut self, selector: &SelectorSpec, cpu: &Cpu) -> Result<Selector> {
+        let selector = prepare::selector(self, selector, cpu)?;
+        if selector.selects_neurons() {
             self.weights.make_neuron_major(&cpu.compute)?;
+        }
+        if selector.inputs().is_some() {
+            self.weights.make_input_major(&cpu.compute)?;
         }
         Ok(selector)
     }
@@ -85,43 +91,7 @@ impl Model {
 
     /// The selector a directory asks for: what it was calibrated for, or `dense`.
     pub fn default_selector(&self) -> SelectorSpec {
-        self.sidecar.as_ref().map_or(SelectorSpec::Dense, Sidecar::selector_spec)
-    }
-
-    fn selector(&self, selector: SelectorSpec) -> Result<Selector> {
-        let layers = self.spec.num_layers;
-        let calibrated = |what: &str| {
-            let message =
-                format!("{selector} needs {what}: run `sparrow sparsify MODEL -o OUT --selector {selector}` first");
-            Error::option("selector", message)
-        };
-        match selector {
-            SelectorSpec::Dense => Ok(Selector::dense()),
-            SelectorSpec::Gate(Some(rule)) => Ok(Selector::gate(vec![rule; layers])),
-            SelectorSpec::Gate(None) => match &self.sidecar {
-                Some(sidecar) if sidecar.is_gate() => Ok(Selector::gate(sidecar.file.thresholds.clone())),
-                // On an exact zero nothing is lost, so nothing needs calibration.
-                _ if is_relu_family(self.spec.activation) => {
-                    Ok(Selector::gate(vec![crate::sparsity::Threshold::Fixed(0.0); layers]))
-                }
-                _ => Err(calibrated("calibrated thresholds or a rule (gate:fixed=0.1)")),
-            },
-            SelectorSpec::LowRank(rule) => match &self.sidecar {
-                Some(sidecar) if !sidecar.is_gate() => {
-                    let thresholds = rule.map_or(sidecar.file.thresholds.clone(), |rule| vec![rule; layers]);
-                    Ok(Selector::low_rank(sidecar.predictors.clone(), thresholds))
-                }
-                _ => Err(calibrated("predictors")),
-            },
-            SelectorSpec::Forced { active, overlap } => {
-                for (option, value) in [("active", active), ("overlap", overlap)] {
-                    if !(0.0..=1.0).contains(&value) {
-                        return Err(Error::option(option, format!("must be in 0..=1, found {value}")));
-                    }
-                }
-                Ok(Selector::forced(&self.spec, active, overlap))
-            }
-        }
+        self.sidecar.as_ref().map_or(SelectorSpec::Dense, |sidecar| sidecar.file.method.selector())
     }
 }
 
@@ -160,6 +130,7 @@ pub(crate) struct Scratch {
     pub sin: Vec<f32>,
     pub frequencies: Vec<f32>,
     pub selection: Selection,
+    pub inputs: ActiveInputs,
     pub clock: Clock,
     pub stats: Stats,
 }
@@ -190,9 +161,16 @@ impl Scratch {
             sin: Vec::new(),
             frequencies: vec![0.0; half_rotary],
             selection: Selection::default(),
+            inputs: ActiveInputs::default(),
             clock: Clock::default(),
             stats: Stats::new(spec),
         }
+    }
+
+    /// Room for what `m` rows may need beyond [`resize`](Self::resize).
+    pub fn reserve(&mut self, m: usize, spec: &ModelSpec) {
+        self.selection.reserve(m, spec);
+        self.inputs.reserve(m, self.intermediate.max(self.q_size).max(self.hidden));
     }
 
     /// Sizes every buffer for `m` rows.
@@ -220,44 +198,48 @@ impl Scratch {
 /// What the steps since the last reset computed and read.
 #[derive(Debug, Clone)]
 pub struct Stats {
-    neurons: u64,
-    rows: Vec<u64>,
-    active: Vec<u64>,
-    /// MLP and predictor bytes read.
-    pub mlp_bytes: u64,
+    /// Per layer: what was computed and what there was, summed over tokens; neurons for a selector of neurons, weights for
+    /// one of inputs or blocks.
+    layers: Vec<(u64, u64)>,
+    /// Bytes read in decoder layers, for selecting included.
+    pub layer_bytes: u64,
     /// Calls of the forward pass.
     pub steps: u64,
 }
 
 impl Stats {
     fn new(spec: &ModelSpec) -> Self {
-        let zeros = vec![0; spec.num_layers];
-        Stats { neurons: spec.intermediate_size as u64, rows: zeros.clone(), active: zeros, mlp_bytes: 0, steps: 0 }
+        Stats { layers: vec![(0, 0); spec.num_layers], layer_bytes: 0, steps: 0 }
     }
 
-    fn add(&mut self, layer: usize, rows: usize, active: u64, bytes: u64) {
-        self.rows[layer] += rows as u64;
-        self.active[layer] += active;
-        self.mlp_bytes += bytes;
+    fn add(&mut self, layer: usize, active: u64, of: u64, bytes: u64) {
+        let counts = &mut self.layers[layer];
+        *counts = (counts.0 + active, counts.1 + of);
+        self.layer_bytes += bytes;
+    }
+
+    /// Counts the weights of the blocks that were left out for `m` tokens, and of those that were not.
+    fn skip(&mut self, layer: usize, m: usize, weights: &LayerWeights, blocks: &SkippedBlocks) {
+        let (attention, mlp) = (weights.attention_bytes() * m as u64, weights.mlp.bytes() * m as u64);
+        let run = |skipped: bool, bytes| if skipped { 0 } else { bytes };
+        let active = run(blocks.attention.contains(&layer), attention) + run(blocks.mlp.contains(&layer), mlp);
+        self.add(layer, active, attention + mlp, 0);
     }
 
     /// Starts counting anew.
     pub fn reset(&mut self) {
-        self.rows.fill(0);
-        self.active.fill(0);
-        (self.mlp_bytes, self.steps) = (0, 0);
+        self.layers.fill((0, 0));
+        (self.layer_bytes, self.steps) = (0, 0);
     }
 
-    /// Active neurons ÷ all, per layer, averaged over tokens; 1 where nothing ran.
+    /// What was active ÷ all, per layer, averaged over tokens: neurons of the MLP, or weights of the layer for a selector
+    /// of inputs or blocks; 1 where nothing was selected.
     pub fn active_fraction_per_layer(&self) -> Vec<f64> {
-        let fraction = |(&rows, &active): (&u64, &u64)| match rows {
-            0 => 1.0,
-            _ => active as f64 / (rows * self.neurons) as f64,
-        };
-        self.rows.iter().zip(&self.active).map(fraction).collect()
+        let fraction = |&(active, of): &(u64, u64)| if of == 0 { 1.0 } else { active as f64 / of as f64 };
+        self.layers.iter().map(fraction).collect()
     }
 
-    /// Active neurons ÷ all, averaged over tokens and layers.
+    /// The same, averaged over layers.
     pub fn active_fraction(&self) -> f64 {
         let per_layer = self.active_fraction_per_layer();
         per_layer.iter().sum::<f64>() / per_layer.len() as f64

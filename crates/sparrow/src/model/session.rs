@@ -58,13 +58,16 @@ impl Session {
         if capacity > spec.context_length() {
             return Err(Error::ContextLength { needed: capacity, context: spec.context_length() });
         }
-        let neuron_major = model.weights.layers.iter().all(|l| l.mlp.down.neuron_major);
-        assert!(selector.is_dense() || neuron_major, "sparse selection needs neuron-major weights: use Model::prepare");
+        let neuron_major = model.weights.layers.iter().all(|l| l.mlp.down.input_major);
+        assert!(
+            neuron_major || !selector.selects_neurons(),
+            "sparse selection needs neuron-major weights: use Model::prepare"
+        );
         let kv_dtype = kv_dtype.unwrap_or(model.default_kv_dtype());
         let caches = (0..sequences).map(|_| KvCache::new(spec, kv_dtype, capacity)).collect();
         let mut scratch = Scratch::new(spec);
         scratch.resize(sequences);
-        scratch.selection.reserve(sequences, spec);
+        scratch.reserve(sequences, spec);
         let logits = Vec::with_capacity(sequences * spec.vocab_size);
         let rows = Vec::with_capacity(sequences.max(PREFILL_ROWS.min(capacity)));
         Ok(Session { caches, rows, scratch, logits, selector, cpu, model })

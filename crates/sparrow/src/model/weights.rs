@@ -84,28 +84,20 @@ pub struct MlpWeights {
     pub gate: Option<Linear>,
     /// `[intermediate, hidden]`.
     pub up: Linear,
-    /// See [`Down`].
-    pub down: Down,
+    /// `[hidden, intermediate]`, or neuron-major, `[intermediate, hidden]`.
+    pub down: Linear,
 }
 
-/// The down projection in one of its two layouts.
-#[derive(Debug)]
-pub struct Down {
-    /// `[hidden, intermediate]` as checkpoints store it, or `[intermediate, hidden]` if neuron-major.
-    pub weight: Tensor,
-    /// `[hidden]`.
-    pub bias: Option<Vec<f32>>,
-    /// A row belongs to a neuron: what sparse execution gathers.
-    pub neuron_major: bool,
-}
-
-/// Weight `[out, in]` and bias `[out]` of a linear layer.
+/// Weight and bias of a linear layer.
 #[derive(Debug)]
 pub struct Linear {
-    /// `[out, in]`.
+    /// `[out, in]` as checkpoints store it, or `[in, out]` if input-major.
     pub weight: Tensor,
     /// `[out]`.
     pub bias: Option<Vec<f32>>,
+    /// A row belongs to an input, so that the rows of inactive inputs need not be read. An input-major down projection is
+    /// called neuron-major: its inputs are the neurons.
+    pub input_major: bool,
 }
 
 /// Weight and bias of a norm.
@@ -151,18 +143,15 @@ impl Weights {
     /// # Errors
     /// If memory runs out, or one is already quantised: its rows cannot be taken apart any more.
     pub fn make_neuron_major(&mut self, compute: &Compute) -> Result<()> {
-        for down in self.layers.iter_mut().map(|l| &mut l.mlp.down).filter(|d| !d.neuron_major) {
-            let stored = down.weight.clone();
-            if stored.dtype().is_quantized() {
-                return Err(Error::option("selector", "prepare it before the weights are quantised"));
-            }
-            down.weight = Tensor::in_memory(stored.dtype(), stored.cols(), stored.rows(), |out| {
-                transpose(compute, stored.matrix(), out);
-            })?;
-            down.neuron_major = true;
-            stored.release();
-        }
-        Ok(())
+        self.layers.iter_mut().try_for_each(|layer| layer.mlp.down.make_input_major(compute))
+    }
+
+    /// Turns every projection of the layers input-major in memory, as [`make_neuron_major`](Self::make_neuron_major).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make_input_major(&mut self, compute: &Compute) -> Result<()> {
+        self.layers.iter_mut().flat_map(LayerWeights::projections_mut).try_for_each(|w| w.make_input_major(compute))
     }
 
     /// Quantises every matrix that tokens are multiplied with, in memory; the mapped originals are released. The head, and with
@@ -186,12 +175,8 @@ impl Weights {
             progress(done, total);
             Ok(())
         };
-        for layer in &mut self.layers {
-            let LayerWeights { q, k, v, o, mlp, .. } = layer;
-            for linear in [q, k, v, o, &mut mlp.up].into_iter().chain(&mut mlp.gate) {
-                replace(&mut linear.weight, dtype)?;
-            }
-            replace(&mut mlp.down.weight, dtype)?;
+        for linear in self.layers.iter_mut().flat_map(LayerWeights::projections_mut) {
+            replace(&mut linear.weight, dtype)?;
         }
         replace(&mut self.head, DType::I8)?;
         if tied {
@@ -202,14 +187,12 @@ impl Weights {
 
     /// Bytes that a token reads whatever the sparsity of the MLPs: attention and head.
     pub fn bytes_outside_mlp(&self) -> u64 {
-        let attention =
-            |l: &LayerWeights| [&l.q, &l.k, &l.v, &l.o].map(|w| w.weight.bytes().len()).iter().sum::<usize>();
-        (self.layers.iter().map(attention).sum::<usize>() + self.head.bytes().len()) as u64
+        self.layers.iter().map(LayerWeights::attention_bytes).sum::<u64>() + self.head.bytes().len() as u64
     }
 
     /// Bytes of all MLP matrices together.
     pub fn mlp_bytes(&self) -> u64 {
-        self.layers.iter().map(|l| l.mlp.neuron_bytes() * l.mlp.up.weight.rows() as u64).sum()
+        self.layers.iter().map(|l| l.mlp.bytes()).sum()
     }
 
     /// Bytes of all matrices, a tied head counted once.
@@ -223,7 +206,24 @@ impl Weights {
     }
 }
 
+impl LayerWeights {
+    fn projections_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let LayerWeights { q, k, v, o, mlp: MlpWeights { gate, up, down }, .. } = self;
+        [q, k, v, o, up, down].into_iter().chain(gate)
+    }
+
+    /// Bytes of the matrices of attention.
+    pub fn attention_bytes(&self) -> u64 {
+        [&self.q, &self.k, &self.v, &self.o].map(|w| w.weight.bytes().len() as u64).iter().sum()
+    }
+}
+
 impl MlpWeights {
+    /// Bytes of all its matrices.
+    pub fn bytes(&self) -> u64 {
+        [&self.up, &self.down].into_iter().chain(&self.gate).map(|w| w.weight.bytes().len() as u64).sum()
+    }
+
     /// Bytes of one neuron: its rows of gate, up and down.
     pub fn neuron_bytes(&self) -> u64 {
         let matrices = if self.gate.is_some() { 3 } else { 2 };
@@ -295,13 +295,13 @@ fn mlp(spec: &ModelSpec, source: &mut dyn Source, prefix: &str) -> Result<MlpWei
         false => source.matrix(&format!("{prefix}.down_proj.weight"), hidden, intermediate)?,
     };
     let bias = if bias { Some(source.vector(&format!("{prefix}.down_proj.bias"), hidden)?) } else { None };
-    Ok(MlpWeights { gate, up, down: Down { weight, bias, neuron_major } })
+    Ok(MlpWeights { gate, up, down: Linear { weight, bias, input_major: neuron_major } })
 }
 
 fn linear(source: &mut dyn Source, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear> {
     let weight = source.matrix(&format!("{name}.weight"), rows, cols)?;
     let bias = if bias { Some(source.vector(&format!("{name}.bias"), rows)?) } else { None };
-    Ok(Linear { weight, bias })
+    Ok(Linear { weight, bias, input_major: false })
 }
 
 fn norm(spec: &ModelSpec, source: &mut dyn Source, name: &str, len: usize) -> Result<NormWeights> {
@@ -316,6 +316,27 @@ fn norm(spec: &ModelSpec, source: &mut dyn Source, name: &str, len: usize) -> Re
 impl Linear {
     fn rows(&self, start: usize, len: usize) -> Linear {
         let bias = self.bias.as_ref().map(|b| b[start..start + len].to_vec());
-        Linear { weight: self.weight.row_range(start..start + len), bias }
+        Linear { weight: self.weight.row_range(start..start + len), bias, input_major: false }
+    }
+
+    fn make_input_major(&mut self, compute: &Compute) -> Result<()> {
+        if self.input_major {
+            return Ok(());
+        }
+        let stored = self.weight.clone();
+        if stored.dtype().is_quantized() {
+            return Err(Error::option("selector", "prepare it before the weights are quantised"));
+        }
+        self.weight = Tensor::in_memory(stored.dtype(), stored.cols(), stored.rows(), |out| {
+            transpose(compute, stored.matrix(), out);
+        })?;
+        self.input_major = true;
+        stored.release();
+        Ok(())
+    }
+
+    /// Outputs, whatever the layout.
+    pub fn outputs(&self) -> usize {
+        if self.input_major { self.weight.cols() } else { self.weight.rows() }
     }
 }

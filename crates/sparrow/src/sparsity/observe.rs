@@ -1,141 +1,35 @@
-//! What is collected from a model as it reads a text: second moments of the MLP inputs, sizes of gate values, and how
-//! well a selector finds the neurons that are truly active.
+//! What can be seen of a selector at work: how well it finds the neurons that are truly active, and how much the active
+//! sets of successive tokens overlap.
 
 use serde::{Deserialize, Serialize};
-use sparrow_kernels::{Activation, DType, LinearPart, Matrix, encode};
+use sparrow_kernels::Activation;
 
-use super::predictor::Predictor;
-use super::selector::{Observer, Selection, is_relu_family};
+use super::observer::Observer;
+use super::selection::Selection;
 use crate::backend::Cpu;
 use crate::model::weights::{LayerWeights, Linear};
-
-/// Values kept per layer to take quantiles of: bounds memory to 4 MiB a layer, with quantiles good to about 0.1 %.
-const SAMPLES: usize = 1 << 20;
 
 /// The layer whose values decide activity: the gate, or the up projection of an ungated MLP.
 pub(crate) fn deciding(layer: &LayerWeights) -> &Linear {
     layer.mlp.gate.as_ref().unwrap_or(&layer.mlp.up)
 }
 
-/// Gate values of observed MLP inputs, activated or not.
-struct Gates<'a> {
+/// Gate values of observed MLP inputs.
+pub(crate) struct Gates<'a> {
     cpu: &'a Cpu,
-    layers: &'a [LayerWeights],
     activation: Activation,
-    values: Vec<f32>,
 }
 
 impl<'a> Gates<'a> {
-    fn new(cpu: &'a Cpu, layers: &'a [LayerWeights], activation: Activation) -> Self {
-        Gates { cpu, layers, activation, values: Vec::new() }
+    pub fn new(cpu: &'a Cpu, activation: Activation) -> Self {
+        Gates { cpu, activation }
     }
 
-    /// `act(gate·h)`, `[m, intermediate]`.
-    fn activated(&mut self, layer: usize, h: &[f32], m: usize) -> &[f32] {
-        let gate = deciding(&self.layers[layer]);
-        self.values.resize(m * gate.weight.rows(), 0.0);
-        self.cpu.linear(h, m, [(gate, &mut self.values)]);
-        self.cpu.compute.activate(self.activation, &mut self.values);
-        &self.values
-    }
-}
-
-/// First pass of calibration: `E[h·hᵀ]` of each layer's MLP input (8·hidden² bytes a layer), and a sample of `|act(gate)|`.
-pub(crate) struct Moments<'a> {
-    gates: Gates<'a>,
-    covariance: Vec<Vec<f64>>,
-    tokens: Vec<usize>,
-    samples: Vec<Vec<f32>>,
-    transposed: Vec<f32>,
-    product: Vec<f32>,
-}
-
-impl<'a> Moments<'a> {
-    pub(crate) fn new(cpu: &'a Cpu, layers: &'a [LayerWeights], activation: Activation, hidden: usize) -> Self {
-        Moments {
-            gates: Gates::new(cpu, layers, activation),
-            covariance: vec![vec![0.0; hidden * hidden]; layers.len()],
-            tokens: vec![0; layers.len()],
-            samples: vec![Vec::new(); layers.len()],
-            transposed: Vec::new(),
-            product: vec![0.0; hidden * hidden],
-        }
-    }
-
-    /// `E[h·hᵀ]` of a layer, `[hidden, hidden]`.
-    pub(crate) fn covariance(&self, layer: usize) -> Vec<f64> {
-        self.covariance[layer].iter().map(|v| v / self.tokens[layer].max(1) as f64).collect()
-    }
-
-    /// The value below which a fraction `quantile` of a layer's `|act(gate)|` lies.
-    pub(crate) fn gate_quantile(&mut self, layer: usize, quantile: f64) -> f32 {
-        sample_quantile(&mut self.samples[layer], quantile)
-    }
-}
-
-impl Observer for Moments<'_> {
-    fn mlp(&mut self, layer: usize, h: &[f32], m: usize, _: Option<&Selection>) {
-        let hidden = h.len() / m;
-        self.transposed.resize(h.len(), 0.0);
-        for (r, row) in h.chunks_exact(hidden).enumerate() {
-            row.iter().enumerate().for_each(|(i, &v)| self.transposed[i * m + r] = v);
-        }
-        // HᵀH as a linear layer whose weights are the transposed activations themselves.
-        let mut bytes = vec![0; h.len() * 4];
-        encode(DType::F32, &self.transposed, &mut bytes);
-        let weights = Matrix::new(DType::F32, hidden, m, &bytes);
-        let part = LinearPart { weights, bias: None, out: &mut self.product };
-        self.gates.cpu.compute.linear(&self.transposed, hidden, &mut [part]);
-        self.covariance[layer].iter_mut().zip(&self.product).for_each(|(c, &p)| *c += f64::from(p));
-        self.tokens[layer] += m;
-        // A stride coprime to most sizes walks over all neurons.
-        let magnitudes = self.gates.activated(layer, h, m).iter().step_by(61).map(|v| v.abs());
-        extend_bounded(&mut self.samples[layer], magnitudes);
-    }
-}
-
-/// Second pass: the predictor's scores of the neurons that are truly active.
-pub(crate) struct ActiveScores<'a> {
-    gates: Gates<'a>,
-    predictors: &'a [Predictor],
-    truth: &'a [f32],
-    scores: Vec<f32>,
-    low_rank: Vec<f32>,
-    samples: Vec<Vec<f32>>,
-}
-
-impl<'a> ActiveScores<'a> {
-    pub(crate) fn new(
-        cpu: &'a Cpu,
-        layers: &'a [LayerWeights],
-        activation: Activation,
-        predictors: &'a [Predictor],
-        truth: &'a [f32],
-    ) -> Self {
-        let gates = Gates::new(cpu, layers, activation);
-        let (scores, low_rank, samples) = (Vec::new(), Vec::new(), vec![Vec::new(); layers.len()]);
-        ActiveScores { gates, predictors, truth, scores, low_rank, samples }
-    }
-
-    /// The score that a fraction `recall` of a layer's truly active neurons exceeds.
-    pub(crate) fn threshold(&mut self, layer: usize, recall: f64) -> f32 {
-        sample_quantile(&mut self.samples[layer], 1.0 - recall).next_down()
-    }
-}
-
-impl Observer for ActiveScores<'_> {
-    fn mlp(&mut self, layer: usize, h: &[f32], m: usize, _: Option<&Selection>) {
-        let (cpu, activation) = (self.gates.cpu, self.gates.activation);
-        let truth = self.truth[layer];
-        let values = self.gates.activated(layer, h, m);
-        self.scores.resize(values.len(), 0.0);
-        self.predictors[layer].scores(cpu, h, m, &mut self.low_rank, &mut self.scores);
-        if !is_relu_family(activation) {
-            cpu.compute.activate(activation, &mut self.scores);
-            self.scores.iter_mut().for_each(|s| *s = s.abs());
-        }
-        let active = values.iter().zip(&self.scores).filter(|(v, _)| v.abs() > truth).map(|(_, &s)| s);
-        extend_bounded(&mut self.samples[layer], active);
+    /// `values = act(gate·h)`, `[m, intermediate]`.
+    pub fn activated(&self, gate: &Linear, h: &[f32], m: usize, values: &mut Vec<f32>) {
+        values.resize(m * gate.outputs(), 0.0);
+        self.cpu.linear(h, m, [(gate, values)]);
+        self.cpu.compute.activate(self.activation, values);
     }
 }
 
@@ -153,8 +47,10 @@ pub struct PredictorQuality {
 /// Counts a selector's hits and misses against the exact gate: `|act(gate)|` above the layer's `truth` is active.
 pub struct Recall<'a> {
     gates: Gates<'a>,
+    layers: &'a [LayerWeights],
     truth: &'a [f32],
     counts: Vec<Counts>,
+    values: Vec<f32>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -168,7 +64,8 @@ struct Counts {
 impl<'a> Recall<'a> {
     /// Counts nothing yet; `truth` has one value per layer.
     pub fn new(cpu: &'a Cpu, layers: &'a [LayerWeights], activation: Activation, truth: &'a [f32]) -> Self {
-        Recall { gates: Gates::new(cpu, layers, activation), truth, counts: vec![Counts::default(); layers.len()] }
+        let (gates, counts) = (Gates::new(cpu, activation), vec![Counts::default(); layers.len()]);
+        Recall { gates, layers, truth, counts, values: Vec::new() }
     }
 
     /// What was counted, per layer; a ratio of nothing to nothing is 1.
@@ -186,9 +83,9 @@ impl<'a> Recall<'a> {
 impl Observer for Recall<'_> {
     fn mlp(&mut self, layer: usize, h: &[f32], m: usize, selection: Option<&Selection>) {
         let (truth, counts) = (self.truth[layer], &mut self.counts[layer]);
-        let values = self.gates.activated(layer, h, m);
-        let n = values.len() / m;
-        for (r, row) in values.chunks_exact(n).enumerate() {
+        self.gates.activated(deciding(&self.layers[layer]), h, m, &mut self.values);
+        let n = self.values.len() / m;
+        for (r, row) in self.values.chunks_exact(n).enumerate() {
             for (i, value) in row.iter().enumerate() {
                 let active = u64::from(value.abs() > truth);
                 let selected = u64::from(selection.is_none_or(|s| s.contains(r, i, n)));
@@ -197,27 +94,41 @@ impl Observer for Recall<'_> {
                 counts.both += active & selected;
             }
         }
-        counts.all += values.len() as u64;
+        counts.all += self.values.len() as u64;
     }
 }
 
-fn extend_bounded(samples: &mut Vec<f32>, values: impl Iterator<Item = f32>) {
-    samples.extend(values.filter(|v| v.is_finite()));
-    // Past the bound every second value goes: still a sample of the whole text.
-    if samples.len() > SAMPLES {
-        let mut keep = false;
-        samples.retain(|_| {
-            keep = !keep;
-            keep
-        });
+/// How many of a token's active neurons were active for the token before it.
+pub struct Overlap {
+    /// Neurons of a layer.
+    neurons: usize,
+    /// Active and, of these, active before; summed over tokens, per layer.
+    counts: Vec<(u64, u64)>,
+}
+
+impl Overlap {
+    /// Counts nothing yet.
+    pub fn new(layers: usize, neurons: usize) -> Self {
+        Overlap { neurons, counts: vec![(0, 0); layers] }
+    }
+
+    /// Per layer; 1 where nothing was active.
+    pub fn per_layer(&self) -> Vec<f64> {
+        let ratio = |&(active, both): &(u64, u64)| if active == 0 { 1.0 } else { both as f64 / active as f64 };
+        self.counts.iter().map(ratio).collect()
     }
 }
 
-/// The value that a fraction `quantile` of the samples is below; 0 without samples.
-fn sample_quantile(samples: &mut [f32], quantile: f64) -> f32 {
-    if samples.is_empty() {
-        return 0.0;
+impl Observer for Overlap {
+    fn mlp(&mut self, layer: usize, _: &[f32], _: usize, selection: Option<&Selection>) {
+        let Some(selection) = selection else { return };
+        let (words, counts) = (self.neurons.div_ceil(64), &mut self.counts[layer]);
+        let rows = selection.masks.chunks_exact(words);
+        for (before, now) in rows.clone().zip(rows.skip(1)) {
+            for (before, now) in before.iter().zip(now) {
+                counts.0 += u64::from(now.count_ones());
+                counts.1 += u64::from((before & now).count_ones());
+            }
+        }
     }
-    let at = ((samples.len() as f64 * quantile) as usize).min(samples.len() - 1);
-    *samples.select_nth_unstable_by(at, f32::total_cmp).1
 }

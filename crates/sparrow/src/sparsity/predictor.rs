@@ -1,67 +1,93 @@
 //! Low-rank predictors of the gate's pre-activations, in closed form.
 //!
 //! The gate `g = W·x + b` is linear, so among all rank-r maps the one with the least expected squared error over the
-//! calibration inputs is known: with `C = E[x·xᵀ] = L·Lᵀ` and the SVD `W·L = U·S·Vᵀ`, it is `Uᵣ·Uᵣᵀ·W`
+//! calibration inputs is known: with `C = E[x·xᵀ]` and the leading left singular vectors `U` of `W·C^½`, it is `U·Uᵀ·W`
 //! (activation-aware SVD, as in ASVD, arXiv 2312.05821, and SVD-LLM, arXiv 2403.07378). It is stored as
-//! `B = Uᵣ` (`[intermediate, r]`) and `A = Uᵣᵀ·W` (`[r, hidden]`), and read with two thin matrix products per token.
+//! `B = U` (`[intermediate, r]`) and `A = Uᵀ·W` (`[r, hidden]`), and read with two thin matrix products per token.
+//!
+//! A predictor that looks ahead sees another input `z`, that of the attention before. The best unrestricted linear map
+//! from it is `V = W·E[x·zᵀ]·E[z·zᵀ]⁻¹`, and the best of rank r is that of `V` for inputs `z` (reduced-rank regression).
 
-use nalgebra::{DMatrix, SymmetricEigen};
+use faer::linalg::solvers::Solve;
+use faer::{Mat, Side};
 use sparrow_kernels::{DType, decode, encode};
 
 use crate::checkpoint::Tensor;
 use crate::error::{Error, Result};
 use crate::model::weights::Linear;
 
-/// `A` `[r, hidden]`, `B` `[intermediate, r]` and the gate's own bias `[intermediate]`.
+/// `A` `[r, hidden]`, `B` `[intermediate, r]` and a bias `[intermediate]`.
 #[derive(Debug, Clone)]
 pub struct Predictor {
     /// `[r, hidden]`.
     pub a: Tensor,
     /// `[intermediate, r]`.
     pub b: Tensor,
-    /// `[intermediate]`, zero for a gate without bias.
+    /// `[intermediate]`.
     pub bias: Vec<f32>,
+    /// Trained to classify: it gives log-odds of being active instead of gate values.
+    pub logits: bool,
+}
+
+/// Second moments of the inputs of a layer's gate, `[hidden, hidden]` each, row-major.
+#[derive(Debug, Clone)]
+pub struct InputMoments {
+    /// `E[z·zᵀ]` of the predictor's inputs `z`.
+    pub predictor: Vec<f64>,
+    /// `E[x·zᵀ]`, where the gate's inputs `x` are others than the predictor's.
+    pub cross: Option<Vec<f64>>,
 }
 
 impl Predictor {
-    /// The best rank-`rank` predictor of `gate` for inputs with second moment `covariance`, `[hidden, hidden]`.
+    /// The best rank-`rank` predictor of `gate` for inputs with these moments.
     ///
     /// # Errors
-    /// If the rank is 0 or above the hidden size, or the covariance has values that are not finite.
-    pub fn closed_form(gate: &Linear, covariance: &[f64], rank: usize) -> Result<Self> {
+    /// If the rank is 0 or above the hidden size, or the moments have values that are not finite.
+    pub fn closed_form(gate: &Linear, moments: &InputMoments, rank: usize) -> Result<Self> {
         let (n, hidden) = (gate.weight.rows(), gate.weight.cols());
         if rank == 0 || rank > hidden.min(n) {
             return Err(Error::option("rank", format!("must be in 1..={}, found {rank}", hidden.min(n))));
         }
-        if covariance.iter().any(|v| !v.is_finite()) {
-            return Err(Error::option("calibration", "the model's activations are not finite on this text"));
+        if moments.predictor.iter().chain(moments.cross.iter().flatten()).any(|v| !v.is_finite()) {
+            return Err(Error::option("text", "the model's activations are not finite on this text"));
         }
-        let mut w = vec![0.0f32; n * hidden];
-        decode(gate.weight.dtype(), gate.weight.bytes(), &mut w);
-        let w = DMatrix::from_row_iterator(n, hidden, w.into_iter().map(f64::from));
+        let mut stored = vec![0.0f32; n * hidden];
+        decode(gate.weight.dtype(), gate.weight.bytes(), &mut stored);
+        let mut w = Mat::from_fn(n, hidden, |i, j| f64::from(stored[i * hidden + j]));
+        let square = |values: &[f64]| Mat::from_fn(hidden, hidden, |i, j| values[i * hidden + j]);
+        let c = square(&moments.predictor);
+        if let Some(cross) = &moments.cross {
+            // Directions that the inputs hardly take would be inverted into noise.
+            let trace: f64 = (0..hidden).map(|i| c[(i, i)]).sum();
+            let ridge = (trace / hidden as f64 * 1e-6).max(f64::MIN_POSITIVE);
+            let damped = Mat::from_fn(hidden, hidden, |i, j| c[(i, j)] + if i == j { ridge } else { 0.0 });
+            let factor =
+                damped.llt(Side::Lower).map_err(|_| failed("the inputs' covariance has no Cholesky factor"))?;
+            // V = W·E[x·zᵀ]·C⁻¹, from C·Vᵀ = (W·E[x·zᵀ])ᵀ.
+            w = factor.solve((w * square(cross)).transpose()).transpose().to_owned();
+        }
 
-        // The left singular vectors of W·L are those of W·C^½ for any factor C = L·Lᵀ; C^½ also exists where C is
-        // singular (fewer calibration tokens than hidden dimensions).
-        let c = SymmetricEigen::new(DMatrix::from_row_slice(hidden, hidden, covariance));
-        let roots = c.eigenvalues.map(|v| v.max(0.0).sqrt());
-        let root = &c.eigenvectors * DMatrix::from_diagonal(&roots) * c.eigenvectors.transpose();
-        let whitened = &w * root;
-        let gram = SymmetricEigen::new(whitened.transpose() * &whitened);
-        let mut order: Vec<usize> = (0..hidden).collect();
-        order.sort_by(|&i, &j| gram.eigenvalues[j].total_cmp(&gram.eigenvalues[i]));
-
-        let mut b = DMatrix::zeros(n, rank);
-        for (column, &i) in order[..rank].iter().enumerate() {
-            let u = &whitened * gram.eigenvectors.column(i);
-            let norm = u.norm();
+        // C^½ exists also where C is singular (fewer calibration tokens than hidden dimensions).
+        let eigen =
+            c.self_adjoint_eigen(Side::Lower).map_err(|_| failed("the inputs' covariance has no eigenvectors"))?;
+        let (vectors, values) = (eigen.U(), eigen.S().column_vector());
+        let scaled = Mat::from_fn(hidden, hidden, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
+        let whitened = &w * (scaled * vectors.transpose());
+        let gram = (whitened.transpose() * &whitened)
+            .self_adjoint_eigen(Side::Lower)
+            .map_err(|_| failed("the whitened gate has no singular vectors"))?;
+        // Eigenvalues ascend: the last are the largest.
+        let leading = Mat::from_fn(hidden, rank, |i, j| gram.U()[(i, hidden - 1 - j)]);
+        let mut b = &whitened * leading;
+        for j in 0..rank {
+            let norm = b.col(j).norm_l2();
             // A direction that the inputs never take has no singular vector, and needs none.
-            if norm > 0.0 {
-                b.set_column(column, &(u / norm));
-            }
+            let scale = if norm > 0.0 { norm.recip() } else { 0.0 };
+            (0..n).for_each(|i| b[(i, j)] *= scale);
         }
         let a = b.transpose() * &w;
         let bias = gate.bias.clone().unwrap_or_else(|| vec![0.0; n]);
-        Ok(Predictor { a: tensor(&a)?, b: tensor(&b)?, bias })
+        Ok(Predictor { a: tensor(&a)?, b: tensor(&b)?, bias, logits: false })
     }
 
     /// Columns of `B`.
@@ -75,11 +101,15 @@ impl Predictor {
     }
 }
 
+fn failed(what: &str) -> Error {
+    Error::option("text", format!("{what}: calibrate on more, or more varied, text"))
+}
+
 /// As f16: three more bits of precision than bf16, and its range is ample for orthonormal columns.
-fn tensor(m: &DMatrix<f64>) -> Result<Tensor> {
-    Tensor::in_memory(DType::F16, m.nrows(), m.ncols(), |out| {
-        // Column-major: the columns of the transpose are the rows.
-        let values: Vec<f32> = m.transpose().iter().map(|&v| v as f32).collect();
+fn tensor(m: &Mat<f64>) -> Result<Tensor> {
+    let (rows, cols) = (m.nrows(), m.ncols());
+    Tensor::in_memory(DType::F16, rows, cols, |out| {
+        let values: Vec<f32> = (0..rows * cols).map(|i| m[(i / cols, i % cols)] as f32).collect();
         encode(DType::F16, &values, out);
     })
 }

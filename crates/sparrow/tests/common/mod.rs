@@ -10,7 +10,7 @@ use sparrow::checkpoint::Tensor;
 use sparrow::checkpoint::config::GenerationConfig;
 use sparrow::model::spec::{Biases, Fused, Norm, NormKind, Positions, Rope, RopeScaling};
 use sparrow::model::weights::{Source, Weights};
-use sparrow::sparsity::{Observer, Selection, Selector};
+use sparrow::sparsity::{InputMoments, Observer, Selection, Selector};
 use sparrow::{Cpu, DType, Model, ModelSpec, Result, SelectorSpec, Session, SessionOptions, Tokenizer};
 use sparrow_kernels::{Activation, Compute, Isa, encode};
 
@@ -160,8 +160,13 @@ pub fn session(
 
 /// The model with a selector ready for it.
 pub fn prepare(mut model: Model, selector: SelectorSpec) -> (Arc<Model>, Selector) {
-    let selector = model.prepare(selector, &cpu()).unwrap();
+    let selector = model.prepare(&selector, &cpu()).unwrap();
     (Arc::new(model), selector)
+}
+
+/// Moments of a predictor that reads the MLP's own input, with this covariance.
+pub fn moments(covariance: &[f64]) -> InputMoments {
+    InputMoments { predictor: covariance.to_vec(), cross: None }
 }
 
 /// Selector by name.

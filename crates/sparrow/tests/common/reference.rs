@@ -4,7 +4,7 @@
 use half::{bf16, f16};
 use sparrow::checkpoint::Tensor;
 use sparrow::model::spec::{ModelSpec, Norm, NormKind, Positions, Rope, RopeScaling};
-use sparrow::model::weights::{Down, Linear, NormWeights};
+use sparrow::model::weights::{Linear, NormWeights};
 use sparrow::{DType, Model};
 use sparrow_kernels::Activation;
 
@@ -94,7 +94,7 @@ pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec
                     *neuron = 0.0;
                 }
             }
-            let mut out = down(&layer.mlp.down, &neurons, spec.hidden_size);
+            let mut out = linear(&layer.mlp.down, &neurons);
             if let Some(post_norm) = &layer.mlp_post_norm {
                 out = norm(&spec.norm, post_norm, &out);
             }
@@ -158,6 +158,9 @@ fn add(x: &mut [f64], y: &[f64]) {
 /// W·x + b. Int8 weights see x quantised to int8.
 pub fn linear(w: &Linear, x: &[f64]) -> Vec<f64> {
     let bias = |i: usize| w.bias.as_ref().map_or(0.0, |b| f64::from(b[i]));
+    if w.input_major {
+        return input_major(w, x);
+    }
     let x = as_seen(&w.weight, x);
     (0..w.weight.rows()).map(|i| dot(&row_of(&w.weight, i), &x) + bias(i)).collect()
 }
@@ -170,15 +173,12 @@ fn as_seen(w: &Tensor, x: &[f64]) -> Vec<f64> {
     x.iter().map(|v| (v * 127.0 / max).round_ties_even() * max / 127.0).collect()
 }
 
-fn down(w: &Down, neurons: &[f64], hidden: usize) -> Vec<f64> {
-    let neurons = if w.neuron_major { neurons.to_vec() } else { as_seen(&w.weight, neurons) };
-    let weights = values(&w.weight);
-    let weight = |h: usize, i: usize| match w.neuron_major {
-        true => weights[i * hidden + h],
-        false => weights[h * neurons.len() + i],
-    };
-    let bias = |h: usize| w.bias.as_ref().map_or(0.0, |b| f64::from(b[h]));
-    (0..hidden).map(|h| bias(h) + neurons.iter().enumerate().map(|(i, v)| weight(h, i) * v).sum::<f64>()).collect()
+/// W·x + b of weights stored `[in, out]`.
+fn input_major(w: &Linear, x: &[f64]) -> Vec<f64> {
+    let (weights, outputs) = (values(&w.weight), w.outputs());
+    let bias = |o: usize| w.bias.as_ref().map_or(0.0, |b| f64::from(b[o]));
+    let term = |o: usize| x.iter().enumerate().map(|(i, v)| weights[i * outputs + o] * v).sum::<f64>();
+    (0..outputs).map(|o| bias(o) + term(o)).collect()
 }
 
 fn norm(norm: &Norm, w: &NormWeights, x: &[f64]) -> Vec<f64> {

@@ -101,6 +101,7 @@ pub fn predictors() -> Vec<(String, Vec<usize>)> {
         [
             (format!("sparrow.layers.{l}.predictor.a"), vec![RANK, HIDDEN]),
             (format!("sparrow.layers.{l}.predictor.b"), vec![INTERMEDIATE, RANK]),
+            (format!("sparrow.layers.{l}.predictor.bias"), vec![INTERMEDIATE]),
         ]
     };
     (0..LAYERS).flat_map(layer).collect()
@@ -110,14 +111,23 @@ pub fn predictors() -> Vec<(String, Vec<usize>)> {
 pub fn sidecar(fingerprint: &str) -> Value {
     let selection = json!({ "recall": 1.0, "precision": 1.0, "true_active_fraction": 0.5 });
     json!({
-        "format_version": SidecarFile::VERSION, "fingerprint": fingerprint, "selector": "lowrank", "rank": RANK,
-        "thresholds": [{ "fixed": 0.0 }, { "top-k": 3 }], "true_active_above": [0.0, 0.0],
+        "format_version": SidecarFile::VERSION, "fingerprint": fingerprint,
+        "method": {
+            "lowrank": {
+                "rank": RANK, "look_ahead": true, "epochs": 2, "thresholds": [{ "fixed": 0.0 }, { "top-k": 3 }],
+            },
+        },
+        "true_active_above": [0.0, 0.0],
         "calibration": { "file": "text.txt", "sha256": "00", "tokens": 100 },
         "quality": {
             "text": "held out", "tokens": 10, "perplexity": 2.0, "dense_perplexity": 2.0, "kl_mean": 0.0, "kl_p99": 0.0,
             "top1_agreement": 1.0, "active_fraction": 0.5, "active_fraction_per_layer": [0.5, 0.5],
-            "selection": [selection, selection],
+            "selection": [selection, selection], "overlap": [0.5, 0.5],
         },
+        "search": [{
+            "target_active": 0.5, "active_fraction": 0.5, "perplexity": 2.0, "dense_perplexity": 2.0, "kl_mean": 0.0,
+            "accepted": true,
+        }],
     })
 }
 
@@ -170,7 +180,7 @@ pub fn load_and_step(dir: &Path) -> Result<()> {
     let cpu = CPU.get_or_init(|| Arc::new(Cpu::new(Some(1))));
     let mut model = Model::load(dir)?;
     let tokenizer = sparrow::Tokenizer::load(dir)?;
-    let selector = model.prepare(model.default_selector(), cpu)?;
+    let selector = model.prepare(&model.default_selector(), cpu)?;
     Checkpoint::open(dir)?.tensors().for_each(drop);
     let ids = tokenizer.encode("w3 w4", true)?;
     let options = SessionOptions { sequences: 1, capacity: model.spec.context_length().min(8), kv_dtype: None };

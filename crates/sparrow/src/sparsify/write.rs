@@ -1,0 +1,83 @@
+//! The tensors of a sparsified directory.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use sparrow_kernels::{DType, encode, transpose};
+
+use super::Stage;
+use crate::backend::Cpu;
+use crate::checkpoint::{Checkpoint, Directory, Pending, file_dtype, predictor_tensors};
+use crate::error::Result;
+use crate::model::weights::NEURON_MAJOR;
+use crate::sparsity::{Predictor, SidecarFile};
+
+/// Every tensor of the model as it is, except the down projections, which become neuron-major.
+pub(super) fn write_weights(
+    directory: &Directory,
+    from: &Path,
+    cpu: &Cpu,
+    progress: &mut impl FnMut(Stage, u64, u64),
+) -> Result<()> {
+    const SHARD_BYTES: usize = 4 << 30;
+    let checkpoint = Checkpoint::open(from)?;
+    let mut tensors = Vec::new();
+    for info in checkpoint.tensors() {
+        let bytes = checkpoint.bytes(&info.name).expect("listed tensors exist");
+        let len = bytes.len();
+        tensors.push(match (info.name.strip_suffix("mlp.down_proj.weight"), info.matrix()) {
+            (Some(prefix), Some(matrix)) => {
+                let (dtype, [rows, cols]) = matrix;
+                let view = sparrow_kernels::Matrix::new(dtype, rows, cols, bytes);
+                let transposed = move || {
+                    let mut out = vec![0; len];
+                    transpose(&cpu.compute, view, &mut out);
+                    Cow::Owned(out)
+                };
+                let name = format!("{prefix}mlp.down_proj.{NEURON_MAJOR}");
+                Pending { name, dtype: info.dtype, shape: vec![cols, rows], len, bytes: Box::new(transposed) }
+            }
+            _ => {
+                let bytes = Box::new(move || Cow::Borrowed(bytes));
+                Pending { name: info.name, dtype: info.dtype, shape: info.shape, len, bytes }
+            }
+        });
+    }
+    let total = tensors.iter().map(|t| t.len as u64).sum();
+    let mut done = 0;
+    progress(Stage::Writing, 0, total);
+    directory.shards(tensors, SHARD_BYTES, |bytes| {
+        done += bytes;
+        progress(Stage::Writing, done, total);
+    })
+}
+
+pub(super) fn write_predictors(directory: &Directory, predictors: &[Predictor]) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (layer, predictor) in predictors.iter().enumerate() {
+        let [a, b, bias] = predictor_tensors(layer);
+        for (name, tensor) in [(a, &predictor.a), (b, &predictor.b)] {
+            tensors.push(Pending {
+                name,
+                dtype: file_dtype(tensor.dtype()),
+                shape: vec![tensor.rows(), tensor.cols()],
+                len: tensor.bytes().len(),
+                bytes: Box::new(move || Cow::Borrowed(tensor.bytes())),
+            });
+        }
+        let values = &predictor.bias;
+        let bytes = move || {
+            let mut out = vec![0; DType::F32.row_bytes(values.len())];
+            encode(DType::F32, values, &mut out);
+            Cow::Owned(out)
+        };
+        tensors.push(Pending {
+            name: bias,
+            dtype: file_dtype(DType::F32),
+            shape: vec![values.len()],
+            len: DType::F32.row_bytes(values.len()),
+            bytes: Box::new(bytes),
+        });
+    }
+    directory.safetensors(SidecarFile::TENSORS, tensors)
+}
