@@ -5,12 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 use sparrow_kernels::{DType, decode, encode};
 
-use crate::checkpoint::Tensor;
 use crate::checkpoint::config::{GenerationConfig, parse_config};
+use crate::checkpoint::{Tensor, predictor_tensors};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::{NEURON_MAJOR, Source, Weights};
+use crate::sparsity::Predictor;
 
 /// One published shape; the figures are those of the model's `config.json`.
 struct Shape {
@@ -116,6 +117,23 @@ impl Source for RandomWeights {
     fn contains(&self, name: &str) -> bool {
         self.neuron_major && name.ends_with(NEURON_MAJOR)
     }
+}
+
+/// Predictors of that rank with random weights: they cost what real ones cost, and with a rule such as `quantile` select as
+/// many neurons.
+///
+/// # Errors
+/// If memory runs out.
+pub fn random_predictors(spec: &ModelSpec, rank: usize) -> Result<Vec<Predictor>> {
+    let tensor = |name: &str, rows, cols| {
+        Tensor::in_memory(DType::F16, rows, cols, |out| fill_random(name, DType::F16, cols, out))
+    };
+    let predictor = |layer| {
+        let [a, b, _] = predictor_tensors(layer);
+        let (a, b) = (tensor(&a, rank, spec.hidden_size)?, tensor(&b, spec.intermediate_size, rank)?);
+        Ok(Predictor { a, b, bias: vec![0.0; spec.intermediate_size], logits: true })
+    };
+    (0..spec.num_layers).map(predictor).collect()
 }
 
 /// Names and shapes of every tensor of `spec`, in checkpoint order; one dimension for vectors.

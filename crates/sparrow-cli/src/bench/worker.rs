@@ -20,6 +20,9 @@ use sparrow::{Cpu, DType, Model, SelectorSpec, Session, SessionOptions, Tokenize
 use crate::machine;
 use crate::model::prepare;
 
+/// Rank of random predictors, as a fraction of the intermediate size.
+const RANK: f64 = 0.04;
+
 /// Everything that defines a row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
@@ -226,7 +229,15 @@ impl Bench {
                 ids.len()
             );
         }
-        let selector = prepare(&mut model, &job.selector, dtype, &cpu)?;
+        let selector = match (&job.source, &job.selector) {
+            // Random weights have no calibration, but a predictor costs the same whatever it predicts.
+            (Source::Shape { .. }, SelectorSpec::LowRank(Some(rule))) => {
+                let rank = (model.spec.intermediate_size as f64 * RANK).ceil() as usize;
+                let predictors = sparrow::shapes::random_predictors(&model.spec, rank)?;
+                Selector::low_rank(predictors, false, vec![*rule; model.spec.num_layers])
+            }
+            _ => prepare(&mut model, &job.selector, dtype, &cpu)?,
+        };
         let dtype = model.weights.dtype();
         let loaded = Loaded { name, parameters: model.spec.parameters(), dtype: dtype.to_string() };
         let options = SessionOptions { sequences: job.batch, capacity, kv_dtype };

@@ -110,7 +110,8 @@ impl InputThresholds {
         s.x.clear();
         s.x.extend_from_slice(x);
         cpu.compute.zero_unset(&mut s.x, n, &s.masks);
-        cpu.compute.linear_in_out(&s.x, m, weights, gather.then_some(s.ids.as_slice()), bias, out);
+        let inputs = (rows < n).then_some(s.ids.as_slice());
+        cpu.compute.linear_in_out(&s.x, m, weights, inputs, bias, out);
         Kept {
             bytes: (rows * weights.row_bytes()) as u64,
             weights: (count_ones(&s.masks) * width) as u64,

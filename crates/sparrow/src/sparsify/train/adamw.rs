@@ -61,8 +61,7 @@ mod tests {
             let gradient: Vec<f32> = (0..3).map(|i| scale[i] * (at[i] - target[i])).collect();
             adamw.step(&gradient, 3000);
         }
-        for i in 0..3 {
-            assert!((adamw.parameters()[i] - target[i]).abs() < 0.01, "{:?}", adamw.parameters());
-        }
+        let near = |(found, want): (&f32, &f32)| (found - want).abs() < 0.01;
+        assert!(adamw.parameters().iter().zip(&target).all(near), "{:?}", adamw.parameters());
     }
 }
