@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde_json::json;
 use sparrow::checkpoint::{Checkpoint, TensorInfo};
-use sparrow::model::spec::Positions;
+use sparrow::model::spec::{Positions, Rope, RopeScaling};
 use sparrow::sparsity::Method;
 
 use crate::model::demo_dir;
@@ -41,6 +41,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "vocab_size": spec.vocab_size, "hidden_size": spec.hidden_size, "intermediate_size": spec.intermediate_size,
             "num_layers": spec.num_layers, "num_heads": spec.num_heads, "num_kv_heads": spec.num_kv_heads,
             "head_dim": spec.head_dim, "context_length": spec.context_length(),
+            "windows": spec.windows,
             "activation": format!("{:?}", spec.activation), "tied": spec.tied,
             "eos_token_ids": model.generation.eos_token_ids,
             "tensors": groups.iter().map(|g| json!({
@@ -50,7 +51,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }));
     }
     let positions = match &spec.positions {
-        Positions::Rope(rope) => format!("rotary, theta {}, scaling {:?}", rope.theta, rope.scaling),
+        Positions::Rope { full, windowed: None } => rotary(full),
+        Positions::Rope { full, windowed: Some(windowed) } => {
+            format!("{}; in layers with a window {}", rotary(full), rotary(windowed))
+        }
         Positions::Learned { .. } => "learned".into(),
     };
     let mut out = std::io::stdout().lock();
@@ -72,6 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 if spec.gated { ", gated" } else { "" }
             ),
         ),
+        ("windows", windows(&spec.windows)),
         ("positions", positions),
         ("context", format!("{} tokens", spec.context_length())),
         (
@@ -122,6 +127,35 @@ pub fn describe(method: &Method) -> String {
         }
         Method::Skip(blocks) => format!("skip without {blocks}"),
     }
+}
+
+fn rotary(rope: &Rope) -> String {
+    let scaling = match &rope.scaling {
+        RopeScaling::None => String::new(),
+        RopeScaling::Linear { factor } => format!(", linear scaling by {factor}"),
+        RopeScaling::Dynamic { factor } => format!(", dynamic scaling by {factor}"),
+        RopeScaling::Llama3 { factor, original_max_position_embeddings: original, .. } => {
+            format!(", llama3 scaling by {factor} from {original} tokens")
+        }
+        RopeScaling::Yarn { factor, original_max_position_embeddings: original, .. } => {
+            format!(", yarn scaling by {factor} from {original} tokens")
+        }
+        RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
+            format!(", longrope scaling beyond {original} tokens")
+        }
+    };
+    format!("rotary, theta {}{scaling}", rope.theta)
+}
+
+/// How many layers see how far back.
+fn windows(windows: &[Option<usize>]) -> String {
+    let mut layers = BTreeMap::new();
+    windows.iter().for_each(|&window| *layers.entry(window).or_insert(0) += 1);
+    let each = layers.iter().map(|(window, count)| match window {
+        None => format!("{count} layers see all tokens"),
+        Some(window) => format!("{count} layers see the last {window}"),
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// The tensors of all layers that share role, dtype and shape.

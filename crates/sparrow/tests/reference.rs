@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use common::reference::{self, ALL};
 use common::*;
-use sparrow::model::spec::{Biases, Fused, Norm, NormKind, Positions, Rope, RopeScaling};
+use sparrow::model::names;
+use sparrow::model::spec::{Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use sparrow::sparsity::{Predictor, Selector, Threshold};
 use sparrow::{Cpu, DType, Model, ModelSpec};
 use sparrow_kernels::Activation;
@@ -20,8 +21,23 @@ fn rms(offset: f32, eps: f32) -> Norm {
     Norm { kind: NormKind::Rms { offset }, eps }
 }
 
-fn rope(theta: f64, rotary_dim: usize, scaling: RopeScaling) -> Positions {
-    Positions::Rope(Rope { theta, rotary_dim, scaling })
+fn sharpened(mut positions: Positions, factor: f32) -> Positions {
+    if let Positions::Rope { full, .. } = &mut positions {
+        full.attention_factor = factor;
+    }
+    positions
+}
+
+fn yarn(truncate: bool) -> RopeScaling {
+    let (beta_fast, beta_slow) = (4.0, 0.3);
+    RopeScaling::Yarn { factor: 4.0, beta_fast, beta_slow, truncate, original_max_position_embeddings: 16 }
+}
+
+/// A rotation of 8 of 12 dimensions that changes beyond `original` tokens.
+fn long_rope(original_max_position_embeddings: usize) -> Positions {
+    let (short_factor, long_factor) = (vec![1.0, 1.1, 1.3, 2.0], vec![1.5, 4.0, 9.0, 20.0]);
+    let scaling = RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings };
+    sharpened(rope(100.0, 8, scaling), 1.2)
 }
 
 /// Every feature at least once, in the company it has in published models where there is one.
@@ -31,6 +47,11 @@ fn specs() -> Vec<(&'static str, ModelSpec)> {
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_position_embeddings: 16,
+    };
+    let of = |theta, scaling| Rope { theta, rotary_dim: 12, scaling, attention_factor: 1.0 };
+    let two_ropes = Positions::Rope {
+        full: of(1e6, RopeScaling::Linear { factor: 8.0 }),
+        windowed: Some(of(100.0, RopeScaling::None)),
     };
     let all_biases = Biases { qkv: true, output: true, mlp: true };
     vec![
@@ -56,7 +77,7 @@ fn specs() -> Vec<(&'static str, ModelSpec)> {
         (
             "qwen 3: norms of queries and keys",
             ModelSpec {
-                qk_norm: true,
+                qk_norm: QkNorm::Head,
                 num_heads: 4,
                 num_kv_heads: 2,
                 head_dim: 22,
@@ -72,7 +93,8 @@ fn specs() -> Vec<(&'static str, ModelSpec)> {
             "gemma 2: offset norms after blocks too, soft caps, windows, scaled embeddings",
             ModelSpec {
                 norm: rms(1.0, 1e-6),
-                post_norms: true,
+                names: names::POST_NORMS,
+                block_norms: BlockNorms::BeforeAndAfter,
                 activation: Activation::GeluTanh,
                 head_dim: 18,
                 positions: rope(1e4, 18, RopeScaling::None),
@@ -90,18 +112,31 @@ fn specs() -> Vec<(&'static str, ModelSpec)> {
             "gemma 3: norms everywhere, windows",
             ModelSpec {
                 norm: rms(1.0, 1e-6),
-                post_norms: true,
-                qk_norm: true,
+                names: names::POST_NORMS,
+                block_norms: BlockNorms::BeforeAndAfter,
+                qk_norm: QkNorm::Head,
                 activation: Activation::GeluTanh,
-                windows: vec![Some(10), Some(100)],
                 embedding_scale: 72f32.sqrt(),
-                positions: rope(1e4, 12, RopeScaling::Linear { factor: 8.0 }),
+                num_layers: 3,
+                windows: vec![Some(10), None, Some(100)],
+                positions: two_ropes,
+                ..odd_spec()
+            },
+        ),
+        (
+            "olmo 2: norms after blocks only, and over queries and keys whole",
+            ModelSpec {
+                names: names::POST_NORMS,
+                block_norms: BlockNorms::After,
+                qk_norm: QkNorm::Projection,
+                positions: rope(5e5, 12, yarn(true)),
                 ..odd_spec()
             },
         ),
         (
             "opt: layer norms, learned positions, no gate, biases",
             ModelSpec {
+                names: names::OPT,
                 norm: Norm { kind: NormKind::Layer, eps: 1e-5 },
                 positions: Positions::Learned { offset: 2 },
                 gated: false,
@@ -122,6 +157,19 @@ fn specs() -> Vec<(&'static str, ModelSpec)> {
                 activation: Activation::Gelu,
                 ..odd_spec()
             },
+        ),
+        (
+            "phi 3: long rope, beyond its original length from the start",
+            ModelSpec {
+                fused: Fused { qkv: true, gate_up: true },
+                positions: long_rope(8),
+                windows: vec![Some(20); 2],
+                ..odd_spec()
+            },
+        ),
+        (
+            "yarn between whole dimensions, sharpened",
+            ModelSpec { positions: sharpened(rope(1e3, 12, yarn(false)), 1.3), ..odd_spec() },
         ),
         (
             "dynamic rope, passed on the way",
@@ -145,7 +193,7 @@ fn specs() -> Vec<(&'static str, ModelSpec)> {
             "layer norms of heads, no gate, no activation, fused",
             ModelSpec {
                 norm: Norm { kind: NormKind::Layer, eps: 1e-3 },
-                qk_norm: true,
+                qk_norm: QkNorm::Head,
                 gated: false,
                 activation: Activation::Identity,
                 fused: Fused { qkv: true, gate_up: false },
@@ -248,6 +296,33 @@ fn dense_logits() {
             }
         }
     }
+}
+
+/// LongRoPE crosses its original length forth and, after a truncation, back: by prefilling and by decoding, and alone
+/// of its batch.
+#[test]
+fn long_rope_crossed_on_the_way() {
+    let spec = ModelSpec { positions: long_rope(12), ..odd_spec() };
+    let model = Arc::new(random_model(&spec, DType::F32, 7));
+    let tokens = Random::new(7).ids(spec.vocab_size, TOKENS);
+    let bound = tolerance(&cpu(), DType::F32, &spec);
+    let check = |what: &str, found: &[Vec<f32>], calls: &[usize], from: usize| {
+        let expected = reference::logits(&model, &tokens[..calls.iter().sum()], calls, ALL);
+        compare(what, bound, found, &expected[from..]);
+    };
+    let mut session = session(&cpu(), &model, Selector::dense(), 2, Some(DType::F32));
+    check("in calls", &prefill_in(&mut session, 0, &tokens, &CALLS), &CALLS, 0);
+    session.truncate(0, 4);
+    check("back", &prefill_in(&mut session, 0, &tokens[4..10], &[6]), &[4, 6], 4);
+    check("decoded", &decode_each(&mut session, 0, &tokens[10..16]), &[10, 1, 1, 1, 1, 1, 1], 10);
+
+    session.truncate(0, 0);
+    prefill_in(&mut session, 0, &tokens[..12], &[12]);
+    prefill_in(&mut session, 1, &tokens[..3], &[3]);
+    let both = session.decode(&[(1, tokens[3]), (0, tokens[12])]).unwrap();
+    let both: Vec<Vec<f32>> = both.chunks_exact(spec.vocab_size).map(<[f32]>::to_vec).collect();
+    check("beside one that does not cross", &both[..1], &[3, 1], 3);
+    check("beside one that does not cross", &both[1..], &[12, 1], 12);
 }
 
 /// Quantised weights against the same quantised weights. Int8 activations are rounded to 127 steps: where the engine's `f32`

@@ -6,7 +6,7 @@ use crate::checkpoint::Tensor;
 use crate::model::kv::KvCache;
 use crate::model::spec::{ModelSpec, Norm, NormKind};
 use crate::model::weights::{Linear, NormWeights};
-use crate::model::{Row, Scratch};
+use crate::model::{RopeTable, Row, Scratch};
 
 /// Runs the coarse operations of the forward pass on this machine's cores.
 pub struct Cpu {
@@ -39,6 +39,14 @@ impl Cpu {
         match norm.kind {
             NormKind::Rms { offset } => self.compute.rms_norm(x, &weights.weight, offset, norm.eps, out),
             NormKind::Layer => self.compute.layer_norm(x, &weights.weight, weights.bias.as_deref(), norm.eps, out),
+        }
+    }
+
+    /// `out = norm(x)`, or `x` itself where there is no norm.
+    pub(crate) fn norm_or_copy(&self, norm: &Norm, weights: Option<&NormWeights>, x: &[f32], out: &mut [f32]) {
+        match weights {
+            Some(weights) => self.norm(norm, weights, x, out),
+            None => out.copy_from_slice(x),
         }
     }
 
@@ -88,18 +96,20 @@ impl Cpu {
         self.compute.attention(&shape, q, rows.len(), &view, out);
     }
 
-    /// Cosines and sines of every row's position, `[rows, rotary_dim / 2]`, shared by all layers.
+    /// Cosines and sines of every row's position, `[rows, rotary_dim / 2]`, for each of the model's ropes.
     pub(crate) fn rope_tables(&self, spec: &ModelSpec, rows: &[Row], s: &mut Scratch) {
-        let crate::model::spec::Positions::Rope(rope) = &spec.positions else { return };
-        let half = rope.rotary_dim / 2;
-        for (r, row) in rows.iter().enumerate() {
-            if rope.is_dynamic() || r == 0 {
-                rope.frequencies(row.sequence_len, spec.max_position_embeddings, &mut s.frequencies);
-            }
-            for (i, f) in s.frequencies.iter().enumerate() {
-                // The angle is rounded to f32 before the cosine, as in the reference implementation.
-                let angle = row.position as f32 * f;
-                (s.sin[r * half + i], s.cos[r * half + i]) = angle.sin_cos();
+        for (rope, RopeTable { cos, sin, frequencies }) in spec.ropes().zip(&mut s.ropes) {
+            let half = frequencies.len();
+            for (r, row) in rows.iter().enumerate() {
+                if rope.is_dynamic() || r == 0 {
+                    rope.frequencies(row.sequence_len, spec.max_position_embeddings, frequencies);
+                }
+                for (i, f) in frequencies.iter().enumerate() {
+                    // The angle is rounded to f32 before the cosine, as in the reference implementation.
+                    let (sine, cosine) = (row.position as f32 * f).sin_cos();
+                    (sin[r * half + i], cos[r * half + i]) =
+                        (sine * rope.attention_factor, cosine * rope.attention_factor);
+                }
             }
         }
     }

@@ -9,23 +9,26 @@ use crate::error::{Error, Result};
 /// One JSON object of a configuration file.
 pub(crate) struct Fields<'a> {
     path: &'a Path,
-    prefix: &'static str,
+    /// Where it is inside the file's object, a dot after each name.
+    prefix: String,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
     pub(crate) fn new(path: &'a Path, value: &'a Value) -> Result<Self> {
         match value {
-            Value::Object(map) => Ok(Fields { path, prefix: "", map }),
+            Value::Object(map) => Ok(Fields { path, prefix: String::new(), map }),
             other => Err(Error::config(path, format!("expected a JSON object, found {}", kind(other)))),
         }
     }
 
     /// The object under `name`, if it is there and not null.
-    pub(crate) fn object(&self, name: &'static str) -> Result<Option<Fields<'a>>> {
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Fields<'a>>> {
         match self.present(name) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Fields { path: self.path, prefix: name, map })),
+            Some(Value::Object(map)) => {
+                Ok(Some(Fields { path: self.path, prefix: format!("{}{name}.", self.prefix), map }))
+            }
             Some(other) => Err(self.wrong(name, "an object", other)),
         }
     }
@@ -39,14 +42,29 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whether the field is there, be it null.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
     /// A finite number greater than zero.
     pub(crate) fn positive(&self, name: &str) -> Result<Option<f64>> {
         let Some(value) = self.present(name) else { return Ok(None) };
-        match value.as_f64() {
-            // A value that overflows or vanishes in f32 would turn into infinity or zero in the forward pass.
-            Some(v) if v.is_finite() && v > 0.0 && (v as f32).is_finite() && v as f32 > 0.0 => Ok(Some(v)),
-            _ => Err(self.wrong(name, "a finite number above 0", value)),
-        }
+        positive(value).map(Some).ok_or_else(|| self.wrong(name, "a finite number above 0", value))
+    }
+
+    /// A list of finite numbers greater than zero.
+    pub(crate) fn positives(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        let list = value.as_array().and_then(|list| list.iter().map(positive).collect());
+        list.map(Some).ok_or_else(|| self.wrong(name, "a list of finite numbers above 0", value))
+    }
+
+    /// A list of strings.
+    pub(crate) fn strings(&self, name: &str) -> Result<Option<Vec<&'a str>>> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        list.map(Some).ok_or_else(|| self.wrong(name, "a list of strings", value))
     }
 
     pub(crate) fn bool(&self, name: &str) -> Result<Option<bool>> {
@@ -75,8 +93,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn error(&self, name: &str, message: &str) -> Error {
-        let dot = if self.prefix.is_empty() { "" } else { "." };
-        Error::config(self.path, format!("field {}{dot}{name} {message}", self.prefix))
+        Error::config(self.path, format!("field {}{name} {message}", self.prefix))
     }
 
     fn present(&self, name: &str) -> Option<&'a Value> {
@@ -90,6 +107,11 @@ impl<'a> Fields<'a> {
         }
         self.error(name, &format!("must be {expected}, found {found}"))
     }
+}
+
+/// A value that overflows or vanishes in f32 would turn into infinity or zero in the forward pass.
+fn positive(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|&v| v.is_finite() && v > 0.0 && (v as f32).is_finite() && v as f32 > 0.0)
 }
 
 /// Reads a JSON file of at most 64 MiB.

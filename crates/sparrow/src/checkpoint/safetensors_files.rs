@@ -13,6 +13,7 @@ use sparrow_kernels::DType;
 use super::fields::{Fields, read_json};
 use super::storage::{MappedFile, Tensor};
 use crate::error::{Error, Result};
+use crate::model::names::TensorNames;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -201,8 +202,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Names the first such tensor.
-    pub(crate) fn refuse_unused(&self) -> Result<()> {
-        let of_layer = |name: &&String| name.starts_with("model.layers.") && !name.contains("rotary_emb");
+    pub(crate) fn refuse_unused(&self, names: &TensorNames) -> Result<()> {
+        let of_layer = |name: &&String| names.is_of_layer(name) && !name.contains("rotary_emb");
         match self.entries.keys().filter(of_layer).find(|name| !self.taken.contains(*name)) {
             None => Ok(()),
             Some(name) => Err(Error::Tensor {

@@ -4,7 +4,7 @@ use super::kv::KvCache;
 use super::mlp::mlp;
 use super::project::project;
 use super::spec::Positions;
-use super::{Component, Model, Row, Scratch};
+use super::{Component, Model, RopeTable, Row, Scratch};
 use crate::backend::Cpu;
 use crate::sparsity::{Observer, Point, Projection, Selector};
 
@@ -38,7 +38,7 @@ pub(crate) fn forward(
     }
     observer.see(weights.layers.len(), Point::Residual, &s.x, m);
     for row in rows {
-        caches[row.sequence].advance(1);
+        caches[row.sequence].advance(row);
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn block(
     }
     observer.see(i, Point::MiddleResidual, &s.x, m);
     if !selector.skipped().is_some_and(|blocks| blocks.mlp.contains(&i)) {
-        cpu.norm(&spec.norm, &layer.mlp_norm, &s.x, &mut s.h); //                         h  [m, hidden]
+        cpu.norm_or_copy(&spec.norm, layer.mlp_norm.as_ref(), &s.x, &mut s.h); //         h  [m, hidden]
         s.clock.lap(Component::Norm);
         mlp(spec, cpu, selector, i, &layer.mlp, m, s, observer); //                       out [m, hidden]
         if let Some(post_norm) = &layer.mlp_post_norm {
@@ -94,7 +94,7 @@ fn attention(
 ) {
     use Projection::{K, O, Q, V};
     let (spec, layer, m) = (&model.spec, &model.weights.layers[i], rows.len());
-    cpu.norm(&spec.norm, &layer.attention_norm, &s.x, &mut s.h); //                       h  [m, hidden]
+    cpu.norm_or_copy(&spec.norm, layer.attention_norm.as_ref(), &s.x, &mut s.h); //       h  [m, hidden]
     s.clock.lap(Component::Norm);
     observer.see(i, Point::AttentionInput, &s.h, m);
     if selector.looks_ahead() {
@@ -107,9 +107,10 @@ fn attention(
         cpu.norm_in_place(&spec.norm, q_norm, &mut s.q, &mut s.attended);
         cpu.norm_in_place(&spec.norm, k_norm, &mut s.k, &mut s.attended);
     }
-    if let Positions::Rope(rope) = &spec.positions {
-        cpu.compute.rope(&mut s.q, spec.num_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
-        cpu.compute.rope(&mut s.k, spec.num_kv_heads, spec.head_dim, &s.cos, &s.sin, rope.rotary_dim);
+    if let Some(rope) = spec.rope_of(i) {
+        let RopeTable { cos, sin, frequencies } = &s.ropes[rope];
+        cpu.compute.rope(&mut s.q, spec.num_heads, spec.head_dim, cos, sin, 2 * frequencies.len());
+        cpu.compute.rope(&mut s.k, spec.num_kv_heads, spec.head_dim, cos, sin, 2 * frequencies.len());
     }
     let mut done = 0;
     for run in rows.chunk_by(|a, b| a.sequence == b.sequence && a.position + 1 == b.position) {

@@ -2,6 +2,7 @@
 
 use sparrow_kernels::{Compute, DType, KvMut, KvView};
 
+use super::Row;
 use super::spec::ModelSpec;
 
 /// Keys (after RoPE) and values of one sequence, for every layer `[kv_heads, capacity, head_dim]`.
@@ -11,7 +12,10 @@ pub struct KvCache {
     kv_heads: usize,
     head_dim: usize,
     capacity: usize,
-    len: usize,
+    /// What is cached.
+    tokens: Vec<u32>,
+    /// Tokens of the sequence that the keys are rotated for: what some kinds of RoPE depend on.
+    rotated_for: usize,
     /// Zeroed on allocation, so memory is taken only as positions are written.
     layers: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -21,17 +25,25 @@ impl KvCache {
     pub fn new(spec: &ModelSpec, dtype: DType, capacity: usize) -> Self {
         let bytes = spec.num_kv_heads * capacity * dtype.row_bytes(spec.head_dim);
         let layers = (0..spec.num_layers).map(|_| (vec![0; bytes], vec![0; bytes])).collect();
-        KvCache { dtype, kv_heads: spec.num_kv_heads, head_dim: spec.head_dim, capacity, len: 0, layers }
+        KvCache {
+            dtype,
+            kv_heads: spec.num_kv_heads,
+            head_dim: spec.head_dim,
+            capacity,
+            tokens: Vec::with_capacity(capacity),
+            rotated_for: 0,
+            layers,
+        }
     }
 
     /// Tokens cached.
     pub fn len(&self) -> usize {
-        self.len
+        self.tokens.len()
     }
 
     /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.tokens.is_empty()
     }
 
     /// Tokens there is room for.
@@ -49,14 +61,25 @@ impl KvCache {
     /// # Panics
     /// If fewer are cached.
     pub fn truncate(&mut self, len: usize) {
-        assert!(len <= self.len, "cannot truncate {} tokens to {len}", self.len);
-        self.len = len;
+        assert!(len <= self.len(), "cannot truncate {} tokens to {len}", self.len());
+        self.tokens.truncate(len);
     }
 
-    /// Counts `tokens` more as cached: called once per step, after every layer has [`put`](Self::put) them.
-    pub(crate) fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
-        debug_assert!(self.len <= self.capacity);
+    /// The tokens cached.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens of the sequence that the cached keys are rotated for.
+    pub(crate) fn rotated_for(&self) -> usize {
+        self.rotated_for
+    }
+
+    /// Counts a token as cached: called once every layer has [`put`](Self::put) it.
+    pub(crate) fn advance(&mut self, row: &Row) {
+        self.tokens.push(row.token);
+        self.rotated_for = row.sequence_len;
+        debug_assert!(self.len() <= self.capacity);
     }
 
     /// Stores keys and values (`[rows, kv_heads, head_dim]` each) of the tokens at `first` and the positions after it.

@@ -4,6 +4,7 @@ mod clock;
 pub mod forward;
 pub mod kv;
 mod mlp;
+pub mod names;
 mod prepare;
 mod project;
 mod session;
@@ -23,7 +24,7 @@ use crate::checkpoint::config::{GenerationConfig, read_config, read_generation_c
 use crate::checkpoint::{Checkpoint, read_sidecar, require_dir};
 use crate::error::Result;
 use crate::sparsity::{ActiveInputs, Selection, Selector, SelectorSpec, Sidecar, SkippedBlocks};
-use spec::{ModelSpec, Positions};
+use spec::{ModelSpec, Rope};
 use weights::{LayerWeights, Weights};
 
 /// Specification, weights and what the directory says about sparsity.
@@ -53,7 +54,7 @@ impl Model {
         let mut checkpoint = Checkpoint::open(dir)?;
         let weights = Weights::load(&spec, &mut checkpoint)?;
         let sidecar = read_sidecar(dir, &spec, &mut checkpoint)?;
-        checkpoint.refuse_unused()?;
+        checkpoint.refuse_unused(&spec.names)?;
         Ok(Model { spec, weights, generation, sidecar, dir: Some(dir.to_owned()) })
     }
 
@@ -115,7 +116,6 @@ pub(crate) struct Scratch {
     q_size: usize,
     kv_size: usize,
     intermediate: usize,
-    half_rotary: usize,
     pub x: Vec<f32>,
     pub h: Vec<f32>,
     pub q: Vec<f32>,
@@ -126,9 +126,8 @@ pub(crate) struct Scratch {
     pub up: Vec<f32>,
     pub neurons: Vec<f32>,
     pub out: Vec<f32>,
-    pub cos: Vec<f32>,
-    pub sin: Vec<f32>,
-    pub frequencies: Vec<f32>,
+    /// One for each of the model's ropes.
+    pub ropes: Vec<RopeTable>,
     pub selection: Selection,
     pub inputs: ActiveInputs,
     pub clock: Clock,
@@ -137,16 +136,11 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub fn new(spec: &ModelSpec) -> Self {
-        let half_rotary = match &spec.positions {
-            Positions::Rope(rope) => rope.rotary_dim / 2,
-            Positions::Learned { .. } => 0,
-        };
         Scratch {
             hidden: spec.hidden_size,
             q_size: spec.q_size(),
             kv_size: spec.kv_size(),
             intermediate: spec.intermediate_size,
-            half_rotary,
             x: Vec::new(),
             h: Vec::new(),
             q: Vec::new(),
@@ -157,9 +151,7 @@ impl Scratch {
             up: Vec::new(),
             neurons: Vec::new(),
             out: Vec::new(),
-            cos: Vec::new(),
-            sin: Vec::new(),
-            frequencies: vec![0.0; half_rotary],
+            ropes: spec.ropes().map(RopeTable::new).collect(),
             selection: Selection::default(),
             inputs: ActiveInputs::default(),
             clock: Clock::default(),
@@ -175,7 +167,7 @@ impl Scratch {
 
     /// Sizes every buffer for `m` rows.
     pub fn resize(&mut self, m: usize) {
-        let Scratch { hidden, q_size, kv_size, intermediate, half_rotary, .. } = *self;
+        let Scratch { hidden, q_size, kv_size, intermediate, .. } = *self;
         for (buffer, width) in [
             (&mut self.x, hidden),
             (&mut self.h, hidden),
@@ -187,11 +179,30 @@ impl Scratch {
             (&mut self.up, intermediate),
             (&mut self.neurons, intermediate),
             (&mut self.out, hidden),
-            (&mut self.cos, half_rotary),
-            (&mut self.sin, half_rotary),
         ] {
             buffer.resize(m * width, 0.0);
         }
+        for RopeTable { cos, sin, frequencies } in &mut self.ropes {
+            cos.resize(m * frequencies.len(), 0.0);
+            sin.resize(m * frequencies.len(), 0.0);
+        }
+    }
+}
+
+/// The rotations of a step's rows by one of the model's ropes.
+#[derive(Debug)]
+pub(crate) struct RopeTable {
+    /// `[m, rotary_dim / 2]`.
+    pub cos: Vec<f32>,
+    /// `[m, rotary_dim / 2]`.
+    pub sin: Vec<f32>,
+    /// `[rotary_dim / 2]`.
+    pub frequencies: Vec<f32>,
+}
+
+impl RopeTable {
+    fn new(rope: &Rope) -> Self {
+        RopeTable { cos: Vec::new(), sin: Vec::new(), frequencies: vec![0.0; rope.rotary_dim / 2] }
     }
 }
 

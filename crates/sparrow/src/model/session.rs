@@ -180,10 +180,16 @@ impl Session {
     /// # Panics
     /// If a sequence is named twice.
     pub fn decode(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32]> {
-        self.rows.clear();
         for (i, &(sequence, token)) in tokens.iter().enumerate() {
             assert!(tokens[..i].iter().all(|t| t.0 != sequence), "decode: sequence {sequence} is named twice");
-            let position = self.check(sequence, &[token])?;
+            self.check(sequence, &[token])?;
+        }
+        for &(sequence, _) in tokens {
+            self.rotate_anew(sequence, self.len(sequence) + 1)?;
+        }
+        self.rows.clear();
+        for &(sequence, token) in tokens {
+            let position = self.len(sequence);
             self.rows.push(Row { token, sequence, position, sequence_len: position + 1 });
         }
         if tokens.is_empty() {
@@ -199,14 +205,40 @@ impl Session {
         &mut self,
         sequence: usize,
         tokens: &[u32],
-        mut after_chunk: impl FnMut(&mut Session, usize) -> Result<()>,
+        after_chunk: impl FnMut(&mut Session, usize) -> Result<()>,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::option("prompt", "has no tokens"));
         }
-        let start = self.check(sequence, tokens)?;
-        let sequence_len = start + tokens.len();
+        self.check(sequence, tokens)?;
+        let sequence_len = self.len(sequence) + tokens.len();
+        self.rotate_anew(sequence, sequence_len)?;
+        self.append(sequence, tokens, sequence_len, after_chunk, observer)
+    }
+
+    /// Computes the cached tokens of `sequence` again where a sequence of `sequence_len` tokens has all its keys rotated in
+    /// another way (LongRoPE, when it crosses its original length), as transformers does.
+    fn rotate_anew(&mut self, sequence: usize, sequence_len: usize) -> Result<()> {
+        let cache = &mut self.caches[sequence];
+        if cache.is_empty() || !self.model.spec.rotates_anew(cache.rotated_for(), sequence_len) {
+            return Ok(());
+        }
+        let tokens = cache.tokens().to_vec();
+        cache.truncate(0);
+        self.append(sequence, &tokens, sequence_len, |_, _| Ok(()), &mut ())
+    }
+
+    /// Runs `tokens`, which fit, chunk by chunk; the sequence will have `sequence_len` when all that was asked for is done.
+    fn append(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        sequence_len: usize,
+        mut after_chunk: impl FnMut(&mut Session, usize) -> Result<()>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let start = self.len(sequence);
         for (c, chunk) in tokens.chunks(PREFILL_ROWS).enumerate() {
             let done = c * PREFILL_ROWS;
             let row = |(i, &token)| Row { token, sequence, position: start + done + i, sequence_len };
@@ -218,8 +250,8 @@ impl Session {
         Ok(())
     }
 
-    /// Position of the next token of `sequence`, if `tokens` are valid and fit.
-    fn check(&self, sequence: usize, tokens: &[u32]) -> Result<usize> {
+    /// Refuses `tokens` that are not valid or do not fit.
+    fn check(&self, sequence: usize, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.spec.vocab_size;
         if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocab) {
             let message =
@@ -231,7 +263,7 @@ impl Session {
         if needed > cache.capacity() {
             return Err(Error::ContextLength { needed, context: cache.capacity() });
         }
-        Ok(cache.len())
+        Ok(())
     }
 
     fn step(&mut self, observer: &mut dyn Observer) {

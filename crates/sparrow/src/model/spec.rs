@@ -2,11 +2,15 @@
 
 use sparrow_kernels::Activation;
 
+use super::names::TensorNames;
+
 /// Everything the forward pass needs to know about a decoder-only language model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// The name in `config.json`'s `architectures`.
     pub architecture: String,
+    /// What its checkpoints call their tensors.
+    pub names: TensorNames,
     /// Tokens in the vocabulary: rows of the embedding and of the head.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -23,12 +27,12 @@ pub struct ModelSpec {
     pub head_dim: usize,
     /// Positions the model was trained for.
     pub max_position_embeddings: usize,
-    /// The norm before attention, before the MLP and before the head.
+    /// The formula of every norm; there is always one before the head.
     pub norm: Norm,
-    /// A second norm on each block's output before the residual add (Gemma 2).
-    pub post_norms: bool,
-    /// A norm over each head of the queries and of the keys before RoPE (Qwen 3, Gemma 3).
-    pub qk_norm: bool,
+    /// Which ends of an attention or MLP block have a norm.
+    pub block_norms: BlockNorms,
+    /// Norms of queries and keys before RoPE.
+    pub qk_norm: QkNorm,
     /// The MLP's nonlinearity.
     pub activation: Activation,
     /// Gated MLP, `down(act(gate·x) ⊙ up·x)`; otherwise `down(act(up·x))`.
@@ -74,6 +78,40 @@ pub enum NormKind {
     Layer,
 }
 
+/// Which ends of an attention or MLP block have a norm; the residual stream is added after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockNorms {
+    /// On what enters: most models.
+    Before,
+    /// On what enters and what leaves (Gemma 2 and 3).
+    BeforeAndAfter,
+    /// On what leaves (OLMo 2).
+    After,
+}
+
+impl BlockNorms {
+    /// Whether what enters a block is normed.
+    pub fn before(self) -> bool {
+        self != BlockNorms::After
+    }
+
+    /// Whether what leaves a block is normed.
+    pub fn after(self) -> bool {
+        self != BlockNorms::Before
+    }
+}
+
+/// Norms of queries and keys before RoPE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Over each head by itself (Qwen 3, Gemma 3).
+    Head,
+    /// Over all heads of a token together (OLMo 2).
+    Projection,
+}
+
 /// Which linear layers have a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Biases {
@@ -98,7 +136,12 @@ pub struct Fused {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Positions {
     /// Rotary embeddings (arXiv 2104.09864) on queries and keys.
-    Rope(Rope),
+    Rope {
+        /// Of every layer, unless layers with a window have their own.
+        full: Rope,
+        /// Of the layers with a window (Gemma 3).
+        windowed: Option<Rope>,
+    },
     /// A learned vector per position, added to the embedding; row `position + offset` of the table (OPT: offset 2).
     Learned {
         /// Rows of the table before position 0.
@@ -115,6 +158,8 @@ pub struct Rope {
     pub rotary_dim: usize,
     /// Long-context rule.
     pub scaling: RopeScaling,
+    /// Cosines and sines are multiplied by this, so that attention stays as sharp over a stretched context; 1 changes nothing.
+    pub attention_factor: f32,
 }
 
 /// `rope_scaling` of `config.json`, with the meaning transformers gives it.
@@ -143,17 +188,74 @@ pub enum RopeScaling {
         /// Positions before the stretch.
         original_max_position_embeddings: usize,
     },
+    /// YaRN (arXiv 2309.00071): as llama3, with the band between given in dimensions.
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Dimensions that turn more often than this within the original length are kept.
+        beta_fast: f64,
+        /// Dimensions that turn less often than this are divided by `factor`.
+        beta_slow: f64,
+        /// The ends of the band are rounded outwards to whole dimensions.
+        truncate: bool,
+        /// Positions before the stretch.
+        original_max_position_embeddings: usize,
+    },
+    /// LongRoPE (arXiv 2402.13753, Phi-3): each frequency divided by its own factor, from one list up to the original
+    /// length and from another beyond it.
+    LongRope {
+        /// Up to the original length; `rotary_dim / 2` values.
+        short_factor: Vec<f64>,
+        /// Beyond it.
+        long_factor: Vec<f64>,
+        /// Positions before the stretch.
+        original_max_position_embeddings: usize,
+    },
 }
 
 impl ModelSpec {
     /// Tokens a sequence may have: the trained positions, stretched where the scaling rule stretches them.
     pub fn context_length(&self) -> usize {
+        let trained = self.max_position_embeddings;
         match &self.positions {
-            Positions::Rope(Rope {
-                scaling: RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor }, ..
-            }) => (self.max_position_embeddings as f64 * factor) as usize,
-            _ => self.max_position_embeddings,
+            Positions::Rope { full, windowed: None } => match full.scaling {
+                RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => (trained as f64 * factor) as usize,
+                RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+                    trained.max((original_max_position_embeddings as f64 * factor) as usize)
+                }
+                _ => trained,
+            },
+            // The windowed layers' own rotation is not stretched: what is trained already is the whole context.
+            _ => trained,
         }
+    }
+
+    /// The rotary embeddings in use: at most two, the one of layers with a window last.
+    pub fn ropes(&self) -> impl Iterator<Item = &Rope> {
+        let ropes = match &self.positions {
+            Positions::Rope { full, windowed } => [Some(full), windowed.as_ref()],
+            Positions::Learned { .. } => [None, None],
+        };
+        ropes.into_iter().flatten()
+    }
+
+    /// Which of [`ropes`](Self::ropes) `layer` has.
+    pub fn rope_of(&self, layer: usize) -> Option<usize> {
+        match &self.positions {
+            Positions::Rope { windowed, .. } => Some(usize::from(windowed.is_some() && self.windows[layer].is_some())),
+            Positions::Learned { .. } => None,
+        }
+    }
+
+    /// Whether a sequence of `now` tokens rotates all its keys in another way than one of `before` does: cached ones are then
+    /// of no use.
+    pub fn rotates_anew(&self, before: usize, now: usize) -> bool {
+        self.ropes().any(|rope| match rope.scaling {
+            RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
+                (before > original) != (now > original)
+            }
+            _ => false,
+        })
     }
 
     /// Width of all query heads together.
@@ -179,11 +281,15 @@ impl ModelSpec {
             + bias(self.biases.qkv, self.q_size() + 2 * self.kv_size())
             + self.q_size() * h
             + bias(self.biases.output, h)
-            + bias(self.qk_norm, 2 * self.head_dim);
+            + match self.qk_norm {
+                QkNorm::None => 0,
+                QkNorm::Head => 2 * self.head_dim,
+                QkNorm::Projection => self.q_size() + self.kv_size(),
+            };
         let mlp = (ups + 1) * h * i + bias(self.biases.mlp, ups * i + h);
-        let norms = if self.post_norms { 4 } else { 2 } * norm;
+        let norms = if self.block_norms == BlockNorms::BeforeAndAfter { 4 } else { 2 } * norm;
         let positions = match self.positions {
-            Positions::Rope(_) => 0,
+            Positions::Rope { .. } => 0,
             Positions::Learned { offset } => (self.max_position_embeddings + offset) * h,
         };
         let heads = if self.tied { 1 } else { 2 };
@@ -209,11 +315,11 @@ impl Rope {
         }
         for (i, f) in out.iter_mut().enumerate() {
             let frequency = theta.powf(-2.0 * i as f64 / dim);
-            *f = match self.scaling {
+            *f = match &self.scaling {
                 RopeScaling::None | RopeScaling::Dynamic { .. } => frequency,
                 RopeScaling::Linear { factor } => frequency / factor,
                 RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                    let original = original_max_position_embeddings as f64;
+                    let original = *original_max_position_embeddings as f64;
                     let wavelength = 2.0 * std::f64::consts::PI / frequency;
                     if wavelength > original / low_freq_factor {
                         frequency / factor
@@ -224,12 +330,33 @@ impl Rope {
                         (1.0 - smooth) * frequency / factor + smooth * frequency
                     }
                 }
+                RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_max_position_embeddings } => {
+                    // The dimension that turns so often within the original length.
+                    let dimension = |turns: f64| {
+                        let positions = *original_max_position_embeddings as f64;
+                        dim * (positions / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
+                    };
+                    let (mut low, mut high) = (dimension(*beta_fast), dimension(*beta_slow));
+                    if *truncate {
+                        (low, high) = (low.floor(), high.ceil());
+                    }
+                    let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+                    if low == high {
+                        high += 0.001;
+                    }
+                    let stretched = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    frequency / factor * stretched + frequency * (1.0 - stretched)
+                }
+                RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings } => {
+                    let long = seq_len > *original_max_position_embeddings;
+                    frequency / if long { long_factor[i] } else { short_factor[i] }
+                }
             } as f32;
         }
     }
 
     /// Whether frequencies change with the sequence's length.
     pub fn is_dynamic(&self) -> bool {
-        matches!(self.scaling, RopeScaling::Dynamic { .. })
+        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
     }
 }

@@ -1,8 +1,8 @@
-//! The weights of a model, by role; every tensor's name is written once, here.
+//! The weights of a model, by role.
 
 use sparrow_kernels::{Compute, DType, transpose};
 
-use super::spec::{ModelSpec, NormKind, Positions};
+use super::spec::{ModelSpec, NormKind, Positions, QkNorm};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::{Error, Result};
 
@@ -55,22 +55,22 @@ pub struct Weights {
 /// The weights of one decoder layer.
 #[derive(Debug)]
 pub struct LayerWeights {
-    /// Before attention.
-    pub attention_norm: NormWeights,
+    /// Before attention, where there is one.
+    pub attention_norm: Option<NormWeights>,
     /// `[heads · head_dim, hidden]`.
     pub q: Linear,
     /// `[kv_heads · head_dim, hidden]`.
     pub k: Linear,
     /// `[kv_heads · head_dim, hidden]`.
     pub v: Linear,
-    /// `[head_dim]` each, where queries and keys are normed.
+    /// Where queries and keys are normed: `[head_dim]` each, or as wide as their projection.
     pub qk_norm: Option<(NormWeights, NormWeights)>,
     /// `[hidden, heads · head_dim]`.
     pub o: Linear,
     /// On the attention block's output, where there is one.
     pub attention_post_norm: Option<NormWeights>,
-    /// Before the MLP.
-    pub mlp_norm: NormWeights,
+    /// Before the MLP, where there is one.
+    pub mlp_norm: Option<NormWeights>,
     /// The MLP.
     pub mlp: MlpWeights,
     /// On the MLP block's output, where there is one.
@@ -115,21 +115,19 @@ impl Weights {
     /// # Errors
     /// The source's: a tensor that is missing or has another shape or dtype.
     pub fn load(spec: &ModelSpec, source: &mut dyn Source) -> Result<Self> {
-        let hidden = spec.hidden_size;
-        let embedding = source.matrix("model.embed_tokens.weight", spec.vocab_size, hidden)?;
+        let (hidden, names) = (spec.hidden_size, &spec.names);
+        let mut table = |name: &str, rows| source.matrix(&format!("{name}.weight"), rows, hidden);
+        let embedding = table(names.embedding, spec.vocab_size)?;
         let positions = match spec.positions {
-            Positions::Rope(_) => None,
-            Positions::Learned { offset } => {
-                let rows = spec.max_position_embeddings + offset;
-                Some(source.matrix("model.embed_positions.weight", rows, hidden)?)
-            }
+            Positions::Rope { .. } => None,
+            Positions::Learned { offset } => Some(table(names.positions, spec.max_position_embeddings + offset)?),
         };
         let layers = (0..spec.num_layers).map(|i| layer(spec, source, i)).collect::<Result<_>>()?;
         let head = match spec.tied {
             true => embedding.clone(),
-            false => source.matrix("lm_head.weight", spec.vocab_size, hidden)?,
+            false => source.matrix(&format!("{}.weight", names.head), spec.vocab_size, hidden)?,
         };
-        let norm = norm(spec, source, "model.norm", hidden)?;
+        let norm = norm(spec, source, names.norm, hidden)?;
         Ok(Weights { embedding, positions, layers, norm, head })
     }
 
@@ -238,63 +236,65 @@ impl MlpWeights {
 
 fn layer(spec: &ModelSpec, source: &mut dyn Source, index: usize) -> Result<LayerWeights> {
     let (hidden, q_size, kv_size) = (spec.hidden_size, spec.q_size(), spec.kv_size());
-    let name = |part: &str| format!("model.layers.{index}.{part}");
+    let (names, norms) = (&spec.names, spec.block_norms);
+    let name = |part: &str| names.layer(index, part);
     let [q, k, v] = if spec.fused.qkv {
-        let all = linear(source, &name("self_attn.qkv_proj"), q_size + 2 * kv_size, hidden, spec.biases.qkv)?;
+        let all = linear(source, &name(names.fused_qkv), q_size + 2 * kv_size, hidden, spec.biases.qkv)?;
         [all.rows(0, q_size), all.rows(q_size, kv_size), all.rows(q_size + kv_size, kv_size)]
     } else {
+        let [q, k, v] = names.qkv.map(name);
         [
-            linear(source, &name("self_attn.q_proj"), q_size, hidden, spec.biases.qkv)?,
-            linear(source, &name("self_attn.k_proj"), kv_size, hidden, spec.biases.qkv)?,
-            linear(source, &name("self_attn.v_proj"), kv_size, hidden, spec.biases.qkv)?,
+            linear(source, &q, q_size, hidden, spec.biases.qkv)?,
+            linear(source, &k, kv_size, hidden, spec.biases.qkv)?,
+            linear(source, &v, kv_size, hidden, spec.biases.qkv)?,
         ]
     };
-    let qk_norm = match spec.qk_norm {
-        false => None,
-        true => Some((
-            norm(spec, source, &name("self_attn.q_norm"), spec.head_dim)?,
-            norm(spec, source, &name("self_attn.k_norm"), spec.head_dim)?,
-        )),
+    let [q_norm, k_norm] = names.qk_norm.map(name);
+    let mut qk_norm = |q_len, k_len| -> Result<_> {
+        Ok(Some((norm(spec, source, &q_norm, q_len)?, norm(spec, source, &k_norm, k_len)?)))
     };
-    // Gemma 2 calls the norm before the MLP `pre_feedforward_layernorm` and keeps the Llama name for the one after attention.
-    let (mlp_norm, attention_post_norm, mlp_post_norm) = if spec.post_norms {
-        let mut post = |part| norm(spec, source, &name(part), hidden);
-        let mlp_norm = post("pre_feedforward_layernorm")?;
-        (mlp_norm, Some(post("post_attention_layernorm")?), Some(post("post_feedforward_layernorm")?))
-    } else {
-        (norm(spec, source, &name("post_attention_layernorm"), hidden)?, None, None)
+    let qk_norm = match spec.qk_norm {
+        QkNorm::None => None,
+        QkNorm::Head => qk_norm(spec.head_dim, spec.head_dim)?,
+        QkNorm::Projection => qk_norm(q_size, kv_size)?,
+    };
+    let mut block_norm = |there: bool, part: &str| match there {
+        true => norm(spec, source, &name(part), hidden).map(Some),
+        false => Ok(None),
     };
     Ok(LayerWeights {
-        attention_norm: norm(spec, source, &name("input_layernorm"), hidden)?,
+        attention_norm: block_norm(norms.before(), names.attention_norm)?,
+        attention_post_norm: block_norm(norms.after(), names.attention_post_norm)?,
+        mlp_norm: block_norm(norms.before(), names.mlp_norm)?,
+        mlp_post_norm: block_norm(norms.after(), names.mlp_post_norm)?,
         q,
         k,
         v,
         qk_norm,
-        o: linear(source, &name("self_attn.o_proj"), hidden, q_size, spec.biases.output)?,
-        attention_post_norm,
-        mlp_norm,
-        mlp: mlp(spec, source, &name("mlp"))?,
-        mlp_post_norm,
+        o: linear(source, &name(names.output), hidden, q_size, spec.biases.output)?,
+        mlp: mlp(spec, source, index)?,
     })
 }
 
-fn mlp(spec: &ModelSpec, source: &mut dyn Source, prefix: &str) -> Result<MlpWeights> {
+fn mlp(spec: &ModelSpec, source: &mut dyn Source, index: usize) -> Result<MlpWeights> {
     let (hidden, intermediate, bias) = (spec.hidden_size, spec.intermediate_size, spec.biases.mlp);
-    let mut part = |name: &str, rows| linear(source, &format!("{prefix}.{name}"), rows, hidden, bias);
+    let names = &spec.names;
+    let mut part = |part: &str, rows| linear(source, &names.layer(index, part), rows, hidden, bias);
     let (gate, up) = if spec.fused.gate_up {
-        let both = part("gate_up_proj", 2 * intermediate)?;
+        let both = part(names.fused_gate_up, 2 * intermediate)?;
         (Some(both.rows(0, intermediate)), both.rows(intermediate, intermediate))
     } else {
-        let gate = if spec.gated { Some(part("gate_proj", intermediate)?) } else { None };
-        (gate, part("up_proj", intermediate)?)
+        let gate = if spec.gated { Some(part(names.gate, intermediate)?) } else { None };
+        (gate, part(names.up, intermediate)?)
     };
-    let transposed = format!("{prefix}.down_proj.{NEURON_MAJOR}");
+    let down = names.layer(index, names.down);
+    let transposed = format!("{down}.{NEURON_MAJOR}");
     let neuron_major = source.contains(&transposed);
     let weight = match neuron_major {
         true => source.matrix(&transposed, intermediate, hidden)?,
-        false => source.matrix(&format!("{prefix}.down_proj.weight"), hidden, intermediate)?,
+        false => source.matrix(&format!("{down}.weight"), hidden, intermediate)?,
     };
-    let bias = if bias { Some(source.vector(&format!("{prefix}.down_proj.bias"), hidden)?) } else { None };
+    let bias = if bias { Some(source.vector(&format!("{down}.bias"), hidden)?) } else { None };
     Ok(MlpWeights { gate, up, down: Linear { weight, bias, input_major: neuron_major } })
 }
 

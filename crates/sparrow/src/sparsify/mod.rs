@@ -160,7 +160,7 @@ pub fn sparsify(
     })?;
 
     directory.copy_companions(dir)?;
-    write::write_weights(&directory, dir, cpu, &mut progress)?;
+    write::write_weights(&directory, dir, &model.spec.names, cpu, &mut progress)?;
     if let Some(predictors) = calibration.predictors() {
         write::write_predictors(&directory, predictors)?;
     }

@@ -9,6 +9,7 @@ use super::Stage;
 use crate::backend::Cpu;
 use crate::checkpoint::{Checkpoint, Directory, Pending, file_dtype, predictor_tensors};
 use crate::error::Result;
+use crate::model::names::TensorNames;
 use crate::model::weights::NEURON_MAJOR;
 use crate::sparsity::{Predictor, SidecarFile};
 
@@ -16,6 +17,7 @@ use crate::sparsity::{Predictor, SidecarFile};
 pub(super) fn write_weights(
     directory: &Directory,
     from: &Path,
+    names: &TensorNames,
     cpu: &Cpu,
     progress: &mut impl FnMut(Stage, u64, u64),
 ) -> Result<()> {
@@ -25,16 +27,15 @@ pub(super) fn write_weights(
     for info in checkpoint.tensors() {
         let bytes = checkpoint.bytes(&info.name).expect("listed tensors exist");
         let len = bytes.len();
-        tensors.push(match (info.name.strip_suffix("mlp.down_proj.weight"), info.matrix()) {
-            (Some(prefix), Some(matrix)) => {
-                let (dtype, [rows, cols]) = matrix;
+        tensors.push(match (names.down_of(&info.name), info.matrix()) {
+            (Some(down), Some((dtype, [rows, cols]))) => {
                 let view = sparrow_kernels::Matrix::new(dtype, rows, cols, bytes);
                 let transposed = move || {
                     let mut out = vec![0; len];
                     transpose(&cpu.compute, view, &mut out);
                     Cow::Owned(out)
                 };
-                let name = format!("{prefix}mlp.down_proj.{NEURON_MAJOR}");
+                let name = format!("{down}.{NEURON_MAJOR}");
                 Pending { name, dtype: info.dtype, shape: vec![cols, rows], len, bytes: Box::new(transposed) }
             }
             _ => {

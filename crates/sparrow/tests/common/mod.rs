@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use sparrow::checkpoint::Tensor;
 use sparrow::checkpoint::config::GenerationConfig;
-use sparrow::model::spec::{Biases, Fused, Norm, NormKind, Positions, Rope, RopeScaling};
+use sparrow::model::names;
+use sparrow::model::spec::{Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use sparrow::model::weights::{Source, Weights};
 use sparrow::sparsity::{InputMoments, Observer, Selection, Selector};
 use sparrow::{Cpu, DType, Model, ModelSpec, Result, SelectorSpec, Session, SessionOptions, Tokenizer};
@@ -84,11 +85,17 @@ pub fn random_model(spec: &ModelSpec, dtype: DType, seed: u64) -> Model {
     Model { spec: spec.clone(), weights, generation: GenerationConfig::default(), sidecar: None, dir: None }
 }
 
+/// Rotary embeddings, the same in every layer.
+pub fn rope(theta: f64, rotary_dim: usize, scaling: RopeScaling) -> Positions {
+    Positions::Rope { full: Rope { theta, rotary_dim, scaling, attention_factor: 1.0 }, windowed: None }
+}
+
 /// A Llama with no round size: the others are variations of it.
 pub fn odd_spec() -> ModelSpec {
     let (num_layers, head_dim) = (2, 12);
     ModelSpec {
         architecture: "LlamaForCausalLM".into(),
+        names: names::LLAMA,
         vocab_size: 101,
         hidden_size: 72,
         intermediate_size: 172,
@@ -98,13 +105,13 @@ pub fn odd_spec() -> ModelSpec {
         head_dim,
         max_position_embeddings: 64,
         norm: Norm { kind: NormKind::Rms { offset: 0.0 }, eps: 1e-5 },
-        post_norms: false,
-        qk_norm: false,
+        block_norms: BlockNorms::Before,
+        qk_norm: QkNorm::None,
         activation: Activation::Silu,
         gated: true,
         biases: Biases::default(),
         fused: Fused::default(),
-        positions: Positions::Rope(Rope { theta: 10_000.0, rotary_dim: head_dim, scaling: RopeScaling::None }),
+        positions: rope(10_000.0, head_dim, RopeScaling::None),
         attention_scale: (head_dim as f32).powf(-0.5),
         attention_soft_cap: None,
         logits_soft_cap: None,

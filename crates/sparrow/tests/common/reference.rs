@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use sparrow::checkpoint::Tensor;
-use sparrow::model::spec::{ModelSpec, Norm, NormKind, Positions, Rope, RopeScaling};
+use sparrow::model::spec::{ModelSpec, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use sparrow::model::weights::{Linear, NormWeights};
 use sparrow::{DType, Model};
 use sparrow_kernels::Activation;
@@ -15,16 +15,30 @@ pub type Mask<'a> = &'a dyn Fn(usize, usize, usize) -> bool;
 pub const ALL: Mask<'static> = &|_, _, _| true;
 
 /// Logits after each of `tokens`, a sequence from position 0 that is appended in calls of these sizes. (The sizes matter
-/// to dynamic RoPE alone: its frequencies are those of the length that the sequence has after the call.)
+/// where frequencies are those of the length that the sequence has after the call. With dynamic RoPE keys stay as they
+/// are; LongRoPE computes the whole sequence anew when it crosses the original length.)
 pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec<Vec<f64>> {
-    let (spec, w) = (&model.spec, &model.weights);
-    let heads_per_kv = spec.num_heads / spec.num_kv_heads;
-    let d = spec.head_dim;
     let mut ends = Vec::new();
     for &call in calls {
         let end = ends.len() + call;
         ends.extend(vec![end; call]);
     }
+    let original = model.spec.ropes().find_map(|rope| match rope.scaling {
+        RopeScaling::LongRope { original_max_position_embeddings, .. } => Some(original_max_position_embeddings),
+        _ => None,
+    });
+    let Some(original) = original else { return logits_at(model, tokens, &ends, mask) };
+    let all_of = |len: usize| logits_at(model, tokens, &vec![len; tokens.len()], mask);
+    let (short, long) = (all_of(original), all_of(original + 1));
+    let chosen = ends.iter().map(|&end| if end > original { &long } else { &short });
+    chosen.enumerate().map(|(position, logits)| logits[position].clone()).collect()
+}
+
+/// Logits where each position's frequencies are those of a sequence of `ends[position]` tokens.
+fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<Vec<f64>> {
+    let (spec, w) = (&model.spec, &model.weights);
+    let heads_per_kv = spec.num_heads / spec.num_kv_heads;
+    let d = spec.head_dim;
 
     let mut x: Vec<Vec<f64>> = Vec::new();
     for (position, &token) in tokens.iter().enumerate() {
@@ -38,15 +52,18 @@ pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec
     for (l, layer) in w.layers.iter().enumerate() {
         let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for (position, x) in x.iter().enumerate() {
-            let h = norm(&spec.norm, &layer.attention_norm, x);
+            let h = layer.attention_norm.as_ref().map_or(x.clone(), |w| norm(&spec.norm, w, x));
             let (mut q, mut k) = (linear(&layer.q, &h), linear(&layer.k, &h));
             for (part, which) in [(&mut q, 0), (&mut k, 1)] {
-                for head in part.chunks_exact_mut(d) {
-                    if let Some((q_norm, k_norm)) = &layer.qk_norm {
-                        let normed = norm(&spec.norm, [q_norm, k_norm][which], head);
-                        head.copy_from_slice(&normed);
+                if let Some((q_norm, k_norm)) = &layer.qk_norm {
+                    let width = if spec.qk_norm == QkNorm::Head { d } else { part.len() };
+                    for normed in part.chunks_exact_mut(width) {
+                        normed.copy_from_slice(&norm(&spec.norm, [q_norm, k_norm][which], normed));
                     }
-                    if let Positions::Rope(rope) = &spec.positions {
+                }
+                if let Positions::Rope { full, windowed } = &spec.positions {
+                    let rope = windowed.as_ref().filter(|_| spec.windows[l].is_some()).unwrap_or(full);
+                    for head in part.chunks_exact_mut(d) {
                         rotate(spec, rope, position, ends[position], head);
                     }
                 }
@@ -81,7 +98,7 @@ pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec
             add(&mut x[position], &out);
         }
         for (position, x) in x.iter_mut().enumerate() {
-            let h = norm(&spec.norm, &layer.mlp_norm, x);
+            let h = layer.mlp_norm.as_ref().map_or(x.clone(), |w| norm(&spec.norm, w, x));
             let up = linear(&layer.mlp.up, &h);
             let mut neurons: Vec<f64> = match &layer.mlp.gate {
                 Some(gate) => {
@@ -205,8 +222,9 @@ fn rotate(spec: &ModelSpec, rope: &Rope, position: usize, sequence_len: usize, h
     for i in 0..half {
         let angle = position as f64 * frequency(spec, rope, i, sequence_len);
         let (a, b) = (head[i], head[i + half]);
-        head[i] = a * angle.cos() - b * angle.sin();
-        head[i + half] = a * angle.sin() + b * angle.cos();
+        let factor = f64::from(rope.attention_factor);
+        head[i] = factor * (a * angle.cos() - b * angle.sin());
+        head[i + half] = factor * (a * angle.sin() + b * angle.cos());
     }
 }
 
@@ -214,7 +232,7 @@ fn rotate(spec: &ModelSpec, rope: &Rope, position: usize, sequence_len: usize, h
 fn frequency(spec: &ModelSpec, rope: &Rope, i: usize, sequence_len: usize) -> f64 {
     let dim = rope.rotary_dim as f64;
     let plain = |theta: f64| 1.0 / theta.powf(2.0 * i as f64 / dim);
-    match rope.scaling {
+    match &rope.scaling {
         RopeScaling::None => plain(rope.theta),
         RopeScaling::Linear { factor } => plain(rope.theta) / factor,
         RopeScaling::Dynamic { factor } => {
@@ -224,9 +242,23 @@ fn frequency(spec: &ModelSpec, rope: &Rope, i: usize, sequence_len: usize) -> f6
         }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             // How many times the wave turns within the trained length: few turns stretch, many stay.
-            let turns = original_max_position_embeddings as f64 * plain(rope.theta) / (2.0 * std::f64::consts::PI);
+            let turns = *original_max_position_embeddings as f64 * plain(rope.theta) / (2.0 * std::f64::consts::PI);
             let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
             plain(rope.theta) * (kept + (1.0 - kept) / factor)
+        }
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_max_position_embeddings } => {
+            // The pair whose wave turns so many times within the trained length: theta^(−2·pair/dim)·length/2π = turns.
+            let length = *original_max_position_embeddings as f64 / (2.0 * std::f64::consts::PI);
+            let pair = |turns: f64| (length / turns).log(rope.theta) * dim / 2.0;
+            let round = |x: f64, rounded: f64| if *truncate { rounded } else { x };
+            let first = round(pair(*beta_fast), pair(*beta_fast).floor()).max(0.0);
+            let last = round(pair(*beta_slow), pair(*beta_slow).ceil()).min(dim - 1.0);
+            let kept = 1.0 - ((i as f64 - first) / (last - first)).clamp(0.0, 1.0);
+            plain(rope.theta) * (kept + (1.0 - kept) / factor)
+        }
+        RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings } => {
+            let factors = if sequence_len > *original_max_position_embeddings { long_factor } else { short_factor };
+            plain(rope.theta) / factors[i]
         }
     }
 }
