@@ -15,7 +15,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use sparrow::eval::evaluate;
 use sparrow::generate::{GenerateOptions, StopReason, generate};
-use sparrow::model::spec::Positions;
+use sparrow::model::spec::{Rope, RopeScaling};
 use sparrow::sparsity::Selector;
 use sparrow::{DType, Model, Session, Tokenizer};
 
@@ -41,16 +41,18 @@ impl Case {
         self.model.weights.embedding.dtype()
     }
 
-    fn is_dynamic(&self) -> bool {
-        matches!(&self.model.spec.positions, Positions::Rope(rope) if rope.is_dynamic())
-    }
-
     /// The length up to which logits are the same however the tokens are divided into calls. Dynamic RoPE takes its
     /// frequencies from the length that a call reaches, and cached keys keep the rotation they got (transformers does the
-    /// same), so beyond the trained length the division into calls is part of the result.
+    /// same), so beyond the trained length the division into calls is part of the result. LongRoPE has one set of frequencies
+    /// up to its original length and another beyond.
     fn comparable(&self) -> usize {
-        let all = self.ids[0].len();
-        if self.is_dynamic() { all.min(self.model.spec.max_position_embeddings) } else { all }
+        let spec = &self.model.spec;
+        let limit = |rope: &Rope| match rope.scaling {
+            RopeScaling::Dynamic { .. } => spec.max_position_embeddings,
+            RopeScaling::LongRope { original_max_position_embeddings, .. } => original_max_position_embeddings,
+            _ => usize::MAX,
+        };
+        spec.ropes().map(limit).fold(self.ids[0].len(), usize::min)
     }
 }
 
@@ -59,7 +61,7 @@ fn cases() -> Vec<Case> {
     dirs.retain(|path| path.is_dir());
     dirs.sort();
     let cases: Vec<Case> = dirs.iter().map(|dir| read_case(dir)).collect();
-    assert!(cases.len() >= 12, "found {} golden cases", cases.len());
+    assert_eq!(cases.len(), 30, "golden cases");
     cases
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the golden cases: tiny random Llama checkpoints with reference outputs.
+"""Write the golden cases: tiny random checkpoints with reference outputs.
 
 Each case is a folder beside this script that holds a checkpoint as
 transformers saves it (config.json, model.safetensors or shards with an index)
@@ -24,19 +24,39 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
 GREEDY = 16
 MARGIN = 0.02  # least lead of the best logit over the next in a greedy continuation
 
-# Settings of LlamaConfig, and for the script itself: "dtype", "std" (of the
-# weights), "seq", "shard" (largest shard) and "old" (rewrite config.json in
-# the older spelling, with these keys left out).
-BASE = dict(vocab_size=96, hidden_size=48, intermediate_size=112, num_hidden_layers=2,
+# Settings of the model's config class, and for the script itself: "arch" (its
+# model_type), "dtype", "std" (of the weights), "seq", "shard" (largest shard)
+# and "old" (rewrite config.json in the older spelling, these keys left out).
+OWN = ("arch", "dtype", "std", "seq", "shard", "old")
+BASE = dict(arch="llama", vocab_size=96, hidden_size=48, intermediate_size=112, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=2, hidden_act="silu",
             max_position_embeddings=128, rms_norm_eps=1e-5, tie_word_embeddings=False,
             bos_token_id=1, eos_token_id=2, dtype="float32", std=0.2, seq=24)
+
+
+# The other architectures: smaller, as there are many.
+SMALL = dict(vocab_size=64, hidden_size=28, num_hidden_layers=3, num_attention_heads=4,
+             max_position_embeddings=64, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+             pad_token_id=0, dtype="float16", std=0.25, seq=24)
+
+
+def small(arch, **settings):
+    if arch == "opt":
+        return {**SMALL, "arch": arch, "ffn_dim": 52, **settings}
+    return {**SMALL, "arch": arch, "intermediate_size": 44, "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5, **settings}
+
+
+def long_factors(n):
+    """Short and long factors as published ones grow: from 1 to 2 and to 20."""
+    return dict(short_factor=[round(1 + i / n, 3) for i in range(n)],
+                long_factor=[round(1 + 19 * (i / n) ** 2, 3) for i in range(n)])
 
 
 def rope(kind="default", theta=10000.0, **more):
@@ -97,42 +117,129 @@ CASES = {
                                old=["head_dim", "num_key_value_heads", "rope_theta", "rope_scaling",
                                     "attention_bias", "attention_dropout", "mlp_bias",
                                     "tie_word_embeddings", "pretraining_tp", "torch_dtype"]),
+    # A window in every layer, shorter than the sequence.
+    "mistral-window": small("mistral", head_dim=10, sliding_window=7),
+    # Older config.json, no window, one key head, tied.
+    "mistral-old": small("mistral", hidden_size=40, num_key_value_heads=1, sliding_window=None,
+                         num_hidden_layers=2, tie_word_embeddings=True, dtype="bfloat16",
+                         rope_parameters=rope(theta=1000000.0), old=["head_dim"]),
+    # Biases on queries, keys and values alone; windows from layer 1 on; tied.
+    "qwen2-windows": small("qwen2", hidden_size=40, use_sliding_window=True, sliding_window=6,
+                           max_window_layers=1, tie_word_embeddings=True),
+    # YaRN, and the windows as older configurations say it: no layer_types.
+    "qwen2-yarn-old": small("qwen2", hidden_size=40, use_sliding_window=True, sliding_window=9,
+                            max_window_layers=2, dtype="bfloat16", max_position_embeddings=32,
+                            rope_parameters=rope("yarn", factor=4.0, beta_fast=6.0, beta_slow=0.5,
+                                                 original_max_position_embeddings=16),
+                            old=["layer_types"]),
+    # Norms of each head, wider heads, windows where layer_types says.
+    "qwen3-windows": small("qwen3", head_dim=14, use_sliding_window=True, sliding_window=5,
+                           layer_types=["sliding_attention", "full_attention",
+                                        "sliding_attention"]),
+    # Biases, tied; a window that is switched off.
+    "qwen3-old": small("qwen3", head_dim=10, attention_bias=True, tie_word_embeddings=True,
+                       num_key_value_heads=1, use_sliding_window=False, sliding_window=4,
+                       dtype="bfloat16", rope_parameters=rope(theta=1000000.0),
+                       old=["layer_types"]),
+    # Fused projections, part of a head rotated, a window; the prompt is beyond
+    # the original length: long factors from the start.
+    "phi3-long": small("phi3", hidden_size=48, sliding_window=11,
+                       original_max_position_embeddings=16,
+                       rope_parameters=rope("longrope", partial_rotary_factor=0.5,
+                                            **long_factors(3))),
+    # The original length is crossed during generation: short factors, then long.
+    "phi3-crossing-old": small("phi3", hidden_size=40, num_key_value_heads=4, seq=20,
+                               num_hidden_layers=2, tie_word_embeddings=True, dtype="bfloat16",
+                               original_max_position_embeddings=26, sliding_window=None,
+                               rope_parameters=rope("longrope", **long_factors(5)),
+                               old=["rope_type"]),
+    # Norms with an offset, scaled embeddings, one key head, tied.
+    "gemma-wide-heads": small("gemma", head_dim=18, num_key_value_heads=1,
+                              tie_word_embeddings=True),
+    # "gelu" in older configurations means the tanh form; tied by default.
+    "gemma-old": small("gemma", head_dim=10, num_key_value_heads=4, attention_bias=True,
+                       tie_word_embeddings=True, dtype="bfloat16", num_hidden_layers=2,
+                       old=["tie_word_embeddings", "hidden_act=gelu"]),
+    # Both soft caps, norms after blocks too, every other layer with a window.
+    "gemma2-caps": small("gemma2", head_dim=12, sliding_window=5, query_pre_attn_scalar=20,
+                         attn_logit_softcapping=1.5, final_logit_softcapping=4.0),
+    # No caps, biases, tied, no layer_types.
+    "gemma2-old": small("gemma2", head_dim=10, sliding_window=9, query_pre_attn_scalar=7,
+                        attn_logit_softcapping=None, final_logit_softcapping=None,
+                        attention_bias=True, tie_word_embeddings=True, std=0.15,
+                        dtype="bfloat16", old=["layer_types"]),
+    # Two rotary embeddings, that of full layers scaled; norms of each head.
+    "gemma3-windows": small("gemma3_text", head_dim=12, sliding_window=5, num_hidden_layers=4,
+                            sliding_window_pattern=3, query_pre_attn_scalar=15,
+                            tie_word_embeddings=True,
+                            rope_parameters={"full_attention": rope("linear", 50000.0, factor=4.0),
+                                             "sliding_attention": rope(theta=100.0)}),
+    # The same in the older spelling, which counts layers; capped logits.
+    "gemma3-old": small("gemma3_text", head_dim=10, sliding_window=6, sliding_window_pattern=2,
+                        query_pre_attn_scalar=10, final_logit_softcapping=9.0, dtype="bfloat16",
+                        num_key_value_heads=1, tie_word_embeddings=True, std=0.15,
+                        rope_parameters={"full_attention": rope("linear", 1000000.0, factor=8.0),
+                                         "sliding_attention": rope(theta=10000.0)},
+                        old=["layer_types", "sliding_window_pattern=2"]),
+    # Norms after the blocks only, and over all heads of queries and keys together.
+    "olmo2-grouped": small("olmo2", hidden_size=40),
+    # Biases, one key head, linear scaling.
+    "olmo2-old": small("olmo2", hidden_size=32, num_key_value_heads=1, attention_bias=True,
+                       dtype="bfloat16", num_hidden_layers=2,
+                       rope_parameters=rope("linear", 500000.0, factor=2.0), old=[]),
+    # Layer norms, learned positions, biases, ReLU without a gate, tied.
+    "opt-relu": small("opt", hidden_size=36, tie_word_embeddings=True, num_hidden_layers=2),
+    # No biases but those of the norms, GELU, a head of its own, odd head size.
+    "opt-untied": small("opt", hidden_size=35, num_attention_heads=5, enable_bias=False,
+                        activation_function="gelu", max_position_embeddings=41, dtype="bfloat16"),
 }
 
 
 def build(case, seed):
     """A model with random weights of the case's dtype."""
     case = dict(case)
-    std, dtype = case.pop("std"), getattr(torch, case.pop("dtype"))
-    for key in ("seq", "shard", "old"):
+    arch, dtype, std = (case[key] for key in ("arch", "dtype", "std"))
+    for key in OWN:
         case.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**case))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **case))
     g = torch.Generator().manual_seed(seed)
+    center = 0 if arch.startswith("gemma") else 1  # of norms: Gemma's add 1
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=g)
-        p.data = 1 + 0.2 * noise if "norm" in name else std * noise
+        is_scale = "norm" in name and not name.endswith("bias")
+        p.data = center + 0.2 * noise if is_scale else std * noise
     model.tie_weights()
-    return model.to(dtype)
+    return model.to(getattr(torch, dtype))
 
 
-def old_style(folder, drop):
-    """Rewrite config.json as older versions of transformers wrote it."""
+def old_style(folder, changes):
+    """Rewrite config.json as older versions of transformers wrote it. Changes
+    name keys to leave out, or are "key=value"."""
     path = folder / "config.json"
     cfg = json.loads(path.read_text())
     scaling = cfg.pop("rope_parameters")
+    if "sliding_attention" in scaling:
+        cfg["rope_local_base_freq"] = scaling["sliding_attention"]["rope_theta"]
+        scaling = scaling["full_attention"]
     cfg["rope_theta"] = scaling.pop("rope_theta")
     kind = scaling.pop("rope_type")
-    key = "type" if "rope_type" in drop else "rope_type"
+    scaling.pop("partial_rotary_factor", None)
+    if "original_max_position_embeddings" in cfg:
+        scaling.pop("original_max_position_embeddings", None)
+    key = "type" if "rope_type" in changes else "rope_type"
     cfg["rope_scaling"] = None if kind == "default" else {key: kind, **scaling}
     cfg["torch_dtype"] = cfg.pop("dtype")
     cfg["transformers_version"] = "4.45.0" if key == "rope_type" else "4.31.0"
-    for key in drop:
-        cfg.pop(key, None)
+    for change in changes:
+        name, _, value = change.partition("=")
+        cfg.pop(name, None)
+        if value:
+            cfg[name] = int(value) if value.isdigit() else value
     path.write_text(json.dumps(cfg, indent=2, sort_keys=True) + "\n")
 
 
 def load(folder, dtype):
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
     return model.eval()
 
 
@@ -140,15 +247,12 @@ def load(folder, dtype):
 def greedy(folder, prompt, count):
     """Greedy continuation with the cache, and the least lead of a chosen id."""
     model = load(folder, torch.float32)
-    out = model(input_ids=prompt[None], use_cache=True)
-    ids, lead = [], math.inf
-    for _ in range(count):
-        top = out.logits[0, -1].topk(2)
-        lead = min(lead, (top.values[0] - top.values[1]).item())
-        ids.append(top.indices[0].item())
-        out = model(input_ids=top.indices[None, :1], past_key_values=out.past_key_values,
-                    use_cache=True)
-    return ids, lead
+    model.generation_config.eos_token_id = None
+    out = model.generate(prompt[None], attention_mask=torch.ones_like(prompt[None]),
+                         do_sample=False, max_new_tokens=count, pad_token_id=0,
+                         output_logits=True, return_dict_in_generate=True)
+    top = torch.cat(out.logits).topk(2).values
+    return out.sequences[0, len(prompt):].tolist(), (top[:, 0] - top[:, 1]).min().item()
 
 
 @torch.no_grad()
@@ -158,7 +262,7 @@ def reference(folder, ids, dtype):
 
 
 def write(name, settings):
-    case = {**BASE, **settings}
+    case = settings if "arch" in settings else {**BASE, **settings}
     folder = HERE / name
     first = 1000 * (1 + list(CASES).index(name))
     for seed in range(first, first + 100):
