@@ -9,6 +9,7 @@ use crate::checkpoint::config::{GenerationConfig, parse_config};
 use crate::checkpoint::{Tensor, predictor_tensors};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::names::TensorNames;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::{NEURON_MAJOR, Source, Weights};
 use crate::sparsity::Predictor;
@@ -92,20 +93,21 @@ pub fn spec(name: &str) -> Result<ModelSpec> {
 /// # Errors
 /// If memory runs out.
 pub fn random_model(spec: ModelSpec, dtype: DType, neuron_major: bool) -> Result<Model> {
-    let weights = Weights::load(&spec, &mut RandomWeights { dtype, neuron_major })?;
+    let weights = Weights::load(&spec, &mut RandomWeights { names: &spec.names, dtype, neuron_major })?;
     Ok(Model { spec, weights, generation: GenerationConfig::default(), sidecar: None, dir: None })
 }
 
 /// Weights that are a function of the tensor's name and shape.
-struct RandomWeights {
+struct RandomWeights<'a> {
+    names: &'a TensorNames,
     dtype: DType,
     neuron_major: bool,
 }
 
-impl Source for RandomWeights {
+impl Source for RandomWeights<'_> {
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         // The head, and with it the embedding, as `Weights::quantize` has them.
-        let in_layer = name.starts_with("model.layers.");
+        let in_layer = self.names.is_of_layer(name);
         let dtype = if self.dtype.is_quantized() && !in_layer { DType::I8 } else { self.dtype };
         Tensor::in_memory(dtype, rows, cols, |out| fill_random(name, dtype, cols, out))
     }
