@@ -55,7 +55,7 @@ pub use ops::encode::KvMut;
 pub use ops::linear::LinearPart;
 pub use ops::quantize::quantize;
 pub use ops::select::{count_ones, difference_masks, mask_words, union_masks};
-pub use ops::sparse_mlp::SparseMlp;
+pub use ops::sparse_mlp::{Packed, SparseMlp};
 pub use ops::sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};
 pub use ops::transpose::transpose;
 pub use pool::Pool;

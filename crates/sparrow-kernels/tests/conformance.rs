@@ -319,6 +319,7 @@ impl Mlp {
             up_bias: bias(1),
             down_bias: bias(2),
             activation: self.activation,
+            packed: None,
         }
     }
 
@@ -354,6 +355,47 @@ impl Mlp {
     }
 }
 
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The rows of some neurons of an [`Mlp`], in records of gate, up and down whose order is not that of the neurons.
+struct Pooled {
+    bytes: Vec<u8>,
+    stride: usize,
+    rows: Vec<u32>,
+}
+
+impl Pooled {
+    fn new(mlp: &Mlp, ids: &[u32]) -> Self {
+        let row = mlp.up.matrix().row_bytes();
+        let (count, stride) = (ids.len(), (3 * row).next_multiple_of(64));
+        // Some record between those in use: the pool's matrices have more rows than there are ids.
+        let rows: Vec<u32> = (0..count).map(|j| (count - j) as u32).collect();
+        let mut bytes = vec![0xff; (count + 1) * stride];
+        for (&id, &at) in ids.iter().zip(&rows) {
+            let parts = [mlp.gate.as_ref().unwrap_or(&mlp.up), &mlp.up, &mlp.down];
+            for (p, part) in parts.into_iter().enumerate() {
+                bytes[at as usize * stride + p * row..][..row].copy_from_slice(part.matrix().row(id as usize));
+            }
+        }
+        Pooled { bytes, stride, rows }
+    }
+
+    fn borrow<'a>(&'a self, mlp: &'a Mlp, gate_read: bool) -> SparseMlp<'a> {
+        let stored = mlp.up.matrix();
+        let part = |p: usize| {
+            let (count, bytes) = (self.rows.len() + 1, &self.bytes[p * stored.row_bytes()..]);
+            Matrix::strided(stored.dtype(), count, stored.cols(), self.stride, bytes)
+        };
+        let whole = mlp.borrow();
+        // A gate that is not read may be of any shape.
+        let gate = whole.gate.map(|gate| if gate_read { part(0) } else { gate });
+        let packed = Some(Packed { neurons: stored.rows(), rows: &self.rows });
+        SparseMlp { gate, up: part(1), down: part(2), packed, ..whole }
+    }
+}
+
 fn set_bit(mask: &mut [u64], i: usize) {
     mask[i / 64] |= 1 << (i % 64);
 }
@@ -384,6 +426,11 @@ fn check_sparse_mlp(compute: &Compute, mlp: &Mlp, m: usize, every: usize, random
             let mut out = vec![f32::NAN; m * hidden];
             let masks = masked.then_some(&masks[..]);
             compute.sparse_mlp(&mlp.borrow(), &x, m, &ids, masks, gate_values, &mut out);
+            let pool = Pooled::new(mlp, &ids);
+            let mut from_pool = vec![f32::NAN; m * hidden];
+            let gate_read = gate_values.is_none();
+            compute.sparse_mlp(&pool.borrow(mlp, gate_read), &x, m, &ids, masks, gate_values, &mut from_pool);
+            assert_eq!(bits(&from_pool), bits(&out), "packed {} m={m} {}", mlp.up.dtype, describe(compute));
             for t in 0..m {
                 let bits = masks.map_or(&union[..], |v| &v[t * words..(t + 1) * words]);
                 let want = mlp.reference(&x[t * hidden..(t + 1) * hidden], &|i| bits[i / 64] >> (i % 64) & 1 == 1);
@@ -704,6 +751,51 @@ fn a_wrong_length_names_itself() {
     let weights = Matrix::new(DType::F32, 2, 3, &bytes);
     let mut out = [0.0; 3];
     Compute::new(Some(1)).linear(&[0.0; 3], 1, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+}
+
+#[test]
+fn strided_rows_give_the_same_products() {
+    let mut random = Random(12);
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL {
+            let (n, k) = (37, 70);
+            let stored = Stored::random(dtype, n, k, &mut random);
+            let plain = stored.matrix();
+            let stride = plain.row_bytes() + 9;
+            let mut bytes = vec![0xff; n * stride];
+            (0..n).for_each(|i| bytes[i * stride..][..plain.row_bytes()].copy_from_slice(plain.row(i)));
+            let strided = Matrix::strided(dtype, n, k, stride, &bytes);
+            for range in [0..n, 5..n, 5..21, n..n] {
+                let (plain, strided) = (plain.row_range(range.clone()), strided.row_range(range.clone()));
+                let n = range.len();
+                for m in [1, 3, 9, 33] {
+                    let (x, y) = (random.values(m * k), random.values(m * n));
+                    let products = |weights: Matrix| {
+                        let (mut out, mut back) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
+                        compute.linear(&x, m, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+                        compute.linear_in_out(&y, m, weights, None, None, &mut back);
+                        (bits(&out), bits(&back))
+                    };
+                    assert_eq!(products(plain), products(strided), "{dtype} m={m} {range:?} {}", describe(&compute));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "Matrix::strided: 40 bytes for [3, 8] of f16 every 16 bytes")]
+fn strided_rows_past_the_end_are_refused() {
+    Matrix::strided(DType::F16, 3, 8, 16, &[0; 40]);
+}
+
+#[test]
+#[should_panic(expected = "sparse_mlp: packed.rows holds Some(4), of 4 rows")]
+fn a_packed_row_out_of_range_is_refused() {
+    let mlp = Mlp::random(DType::F32, 4, 3, true, Activation::Silu, &mut Random(11));
+    let packed = Some(Packed { neurons: 9, rows: &[1, 4] });
+    let mlp = SparseMlp { packed, ..mlp.borrow() };
+    Compute::new(Some(1)).sparse_mlp(&mlp, &[0.0; 3], 1, &[2, 8], None, None, &mut [0.0; 3]);
 }
 
 #[test]

@@ -244,7 +244,16 @@ fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hid
                 up_bias: Some(&biases[1]),
                 down_bias: Some(&biases[2]),
                 activation: Activation::Silu,
+                packed: None,
             };
+            compute.sparse_mlp(&mlp, &x, m, &ids, Some(&masks), known.then_some(&gate_values[..]), &mut out);
+            // A pool whose records begin with gate, up or down, so that each is once at either end.
+            let stride = row_bytes(dtype, hidden) + 5;
+            let bytes = Guarded::new(guard, &vec![0x3c; (neurons - 1) * stride + row_bytes(dtype, hidden)]);
+            let pooled = Matrix::strided(dtype, neurons, hidden, stride, &bytes);
+            let rows = Guarded::new(guard, &ids.iter().rev().copied().collect::<Vec<u32>>());
+            let packed = Some(Packed { neurons, rows: &rows });
+            let mlp = SparseMlp { gate: gated.then_some(pooled), up: pooled, down: pooled, packed, ..mlp };
             compute.sparse_mlp(&mlp, &x, m, &ids, Some(&masks), known.then_some(&gate_values[..]), &mut out);
         }
     }
@@ -362,6 +371,7 @@ fn weights_at_the_end_of_a_mapped_file_are_not_read_past_it() {
                         up_bias: None,
                         down_bias: None,
                         activation: Activation::Relu,
+                        packed: None,
                     };
                     compute.sparse_mlp(&mlp, &x, m, &[rows as u32 - 1], None, None, &mut vec![0.0; m * cols]);
                 }

@@ -5,7 +5,8 @@ use super::quantized::MAX_INT8_COLS;
 use std::fmt;
 use std::ops::Range;
 
-/// Borrowed weights `[rows, cols]`, row-major, little-endian; a row is `dtype.row_bytes(cols)` bytes.
+/// Borrowed weights `[rows, cols]`, row-major, little-endian; a row is `dtype.row_bytes(cols)` bytes, and the next one follows
+/// at once, or at a fixed distance ([`strided`](Self::strided)).
 ///
 /// The bytes may start at any address (they may be part of a mapped file): every kernel uses unaligned loads.
 #[derive(Clone, Copy)]
@@ -13,6 +14,7 @@ pub struct Matrix<'a> {
     dtype: DType,
     rows: usize,
     cols: usize,
+    stride: usize,
     bytes: &'a [u8],
 }
 
@@ -32,7 +34,22 @@ impl<'a> Matrix<'a> {
             "Matrix::new: {} bytes for [{rows}, {cols}] of {dtype}, expected {want:?}",
             bytes.len()
         );
-        Self { dtype, rows, cols, bytes }
+        Self { dtype, rows, cols, stride: dtype.row_bytes(cols), bytes }
+    }
+
+    /// Rows that start every `stride` bytes of `bytes`: one kind of rows among records that hold several.
+    ///
+    /// # Panics
+    /// If a row is longer than `stride`, `bytes` ends before the last row does, or as [`new`](Self::new).
+    pub fn strided(dtype: DType, rows: usize, cols: usize, stride: usize, bytes: &'a [u8]) -> Self {
+        let row_bytes = Self::new(dtype, 0, cols, &[]).row_bytes();
+        let end = rows.checked_sub(1).map_or(Some(0), |last| last.checked_mul(stride)?.checked_add(row_bytes));
+        assert!(
+            row_bytes <= stride && end.is_some_and(|end| end <= bytes.len()),
+            "Matrix::strided: {} bytes for [{rows}, {cols}] of {dtype} every {stride} bytes",
+            bytes.len()
+        );
+        Self { dtype, rows, cols, stride, bytes: &bytes[..end.unwrap_or(0)] }
     }
 
     /// Rows.
@@ -50,12 +67,17 @@ impl<'a> Matrix<'a> {
         self.dtype
     }
 
-    /// All rows.
+    /// All rows, with what lies between them.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
     /// Bytes from one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Bytes of a row.
     pub fn row_bytes(&self) -> usize {
         self.dtype.row_bytes(self.cols)
     }
@@ -66,7 +88,7 @@ impl<'a> Matrix<'a> {
     /// If `row` is not below [`rows`](Self::rows).
     pub fn row(&self, row: usize) -> &'a [u8] {
         assert!(row < self.rows, "Matrix::row: row {row} of {} rows", self.rows);
-        &self.bytes[row * self.row_bytes()..][..self.row_bytes()]
+        &self.bytes[row * self.stride..][..self.row_bytes()]
     }
 
     /// Rows `range` as a matrix.
@@ -79,8 +101,10 @@ impl<'a> Matrix<'a> {
             "Matrix::row_range: {range:?} of {} rows",
             self.rows
         );
-        let row_bytes = self.row_bytes();
-        Matrix { rows: range.len(), bytes: &self.bytes[range.start * row_bytes..range.end * row_bytes], ..*self }
+        let (start, len) = (range.start * self.stride, range.len() * self.stride);
+        // The last row of all has nothing after it.
+        let bytes = &self.bytes[start.min(self.bytes.len())..self.bytes.len().min(start + len)];
+        Matrix { rows: range.len(), bytes, ..*self }
     }
 }
 

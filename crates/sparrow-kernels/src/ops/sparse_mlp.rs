@@ -1,5 +1,7 @@
 //! The active neurons of an MLP, for a few tokens.
 
+use std::ops::Range;
+
 use super::activation::Activation;
 use super::axpy::{AxpyRows, COLUMN_STEP};
 use super::dot::{DotRows, Rows};
@@ -10,10 +12,11 @@ use crate::Compute;
 use crate::dtype::{DType, Matrix};
 use crate::shared_mut::SharedMut;
 
-/// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H.
+/// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H. The matrices hold the
+/// rows of all neurons, or, where `packed`, of some in any order.
 #[derive(Clone, Copy, Debug)]
 pub struct SparseMlp<'a> {
-    /// `[I, H]`; `None` for an ungated MLP, h = a(up · x).
+    /// `[I, H]`, not read where gate values are given; `None` for an ungated MLP, h = a(up · x).
     pub gate: Option<Matrix<'a>>,
     /// `[I, H]`.
     pub up: Matrix<'a>,
@@ -27,6 +30,24 @@ pub struct SparseMlp<'a> {
     pub down_bias: Option<&'a [f32]>,
     /// Applied to the gate, or to up without a gate.
     pub activation: Activation,
+    /// Where the rows of the neurons are, if not each at its own number.
+    pub packed: Option<Packed<'a>>,
+}
+
+/// Which rows of the matrices belong to the neurons of one call: a pool of rows that holds only some neurons.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// I: what neuron numbers are below, and the length of biases and masks.
+    pub neurons: usize,
+    /// The row of gate, up and down for each of `ids`.
+    pub rows: &'a [u32],
+}
+
+impl SparseMlp<'_> {
+    /// I.
+    fn neurons(&self) -> usize {
+        self.packed.map_or(self.up.rows(), |packed| packed.neurons)
+    }
 }
 
 /// Neurons whose gate, up and down rows are read one after another.
@@ -44,7 +65,7 @@ impl Compute {
     ///
     /// `x` and `out` are `[m, H]`, `out` overwritten; `ids` is the ascending union of the rows' active neurons; `masks` is
     /// `[m, ceil(I/64)]`, and `None` makes every id count for every row; `gate_values` is `[m, I]`, gate pre-activations
-    /// with their bias: with it the gate's rows and bias are not read. The idea is that of Deja Vu (arXiv 2310.17157).
+    /// with their bias: with it the gate's rows and bias are not read. Where rows are `packed` makes no difference to the result. The idea is that of Deja Vu (arXiv 2310.17157).
     ///
     /// Int8 gate and up see x quantised to int8, as in [`linear`](Self::linear); h stays `f32`.
     ///
@@ -52,7 +73,8 @@ impl Compute {
     /// threads. Error at most (H/8 + ids + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute values throughout.
     ///
     /// # Panics
-    /// If a length does not match these shapes, an id is not below I, or `gate_values` is given for an ungated MLP.
+    /// If a length does not match these shapes, an id is not below I, a packed row is not one of the matrices', or
+    /// `gate_values` is given for an ungated MLP.
     #[allow(clippy::too_many_arguments)]
     pub fn sparse_mlp(
         &self,
@@ -64,7 +86,7 @@ impl Compute {
         gate_values: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (neurons, hidden) = (mlp.up.rows(), mlp.up.cols());
+        let (neurons, hidden) = (mlp.neurons(), mlp.up.cols());
         let words = mask_words(neurons);
         check(mlp, x, m, ids, masks, gate_values, out);
         let blocks = ids.len().div_ceil(CHUNK).clamp(1, MAX_BLOCKS);
@@ -118,9 +140,9 @@ impl Call<'_> {
             let part = unsafe { parts.part(b * stride..(b + 1) * stride) };
             let (sum, values) = part.split_at_mut(size);
             sum.fill(0.0);
-            let ids = &self.ids[self.ids.len().min(b * block)..self.ids.len().min((b + 1) * block)];
-            for chunk in ids.chunks(CHUNK) {
-                self.add_chunk(chunk, values, sum);
+            let (start, end) = (self.ids.len().min(b * block), self.ids.len().min((b + 1) * block));
+            for start in (start..end).step_by(CHUNK) {
+                self.add_chunk(start..end.min(start + CHUNK), values, sum);
             }
         });
         let scratch = &*scratch;
@@ -136,17 +158,19 @@ impl Call<'_> {
         });
     }
 
-    /// Adds the neurons of one chunk to `sum` `[m, H]`.
-    fn add_chunk(&self, ids: &[u32], values: &mut [f32], sum: &mut [f32]) {
+    /// Adds the neurons of one chunk of ids to `sum` `[m, H]`.
+    fn add_chunk(&self, chunk: Range<usize>, values: &mut [f32], sum: &mut [f32]) {
+        let ids = &self.ids[chunk.clone()];
+        let rows = self.mlp.packed.map_or(ids, |packed| &packed.rows[chunk]);
         let (m, mlp, n) = (self.m, self.mlp, ids.len());
         let (gate, up) = values.split_at_mut(m * CHUNK);
         let (gate, up) = (&mut gate[..m * n], &mut up[..m * n]);
-        self.project(mlp.up, mlp.up_bias, ids, up);
+        self.project(mlp.up, mlp.up_bias, ids, rows, up);
         // SAFETY: the table holds only kernels that this CPU can run.
         unsafe {
             match (mlp.gate, self.gate_values) {
                 (Some(_), Some(all)) => {
-                    for (all, row) in all.chunks_exact(mlp.up.rows()).zip(gate.chunks_exact_mut(n)) {
+                    for (all, row) in all.chunks_exact(mlp.neurons()).zip(gate.chunks_exact_mut(n)) {
                         for (value, &id) in row.iter_mut().zip(ids) {
                             *value = all[id as usize];
                         }
@@ -155,7 +179,7 @@ impl Call<'_> {
                     multiply(up, gate);
                 }
                 (Some(weights), None) => {
-                    self.project(weights, mlp.gate_bias, ids, gate);
+                    self.project(weights, mlp.gate_bias, ids, rows, gate);
                     (self.compute.kernels.activate)(mlp.activation, gate);
                     multiply(up, gate);
                 }
@@ -163,7 +187,7 @@ impl Call<'_> {
             }
         }
         if let Some(masks) = self.masks {
-            let words = mask_words(mlp.up.rows());
+            let words = mask_words(mlp.neurons());
             for (mask, row) in masks.chunks_exact(words).zip(up.chunks_exact_mut(n)) {
                 for (h, &id) in row.iter_mut().zip(ids) {
                     if mask[id as usize / 64] >> (id % 64) & 1 == 0 {
@@ -177,7 +201,7 @@ impl Call<'_> {
         let mut start = 0;
         while start < hidden {
             let args = AxpyRows {
-                rows: Rows::of(mlp.down, Some(ids)),
+                rows: Rows::of(mlp.down, Some(rows)),
                 start,
                 cols: cols.min(hidden - start),
                 a: up.as_ptr(),
@@ -187,20 +211,20 @@ impl Call<'_> {
                 out: sum[start..].as_mut_ptr(),
                 out_stride: hidden,
             };
-            // SAFETY: the table holds only kernels that this CPU can run; ids are rows of down, the columns exist in down and
+            // SAFETY: the table holds only kernels that this CPU can run; the rows are rows of down, the columns exist in down and
             // in sum, and h is [m, n].
             unsafe { (self.compute.kernels.axpy_rows[mlp.down.dtype() as usize])(&args) };
             start += cols;
         }
     }
 
-    /// out `[m, ids]` = x · W\[ids\]ᵀ + bias\[ids\].
-    fn project(&self, weights: Matrix, bias: Option<&[f32]>, ids: &[u32], out: &mut [f32]) {
-        let (rows, m, out_stride) = (Rows::of(weights, Some(ids)), self.m, ids.len());
+    /// out `[m, ids]` = x · W\[rows\]ᵀ + bias\[ids\].
+    fn project(&self, weights: Matrix, bias: Option<&[f32]>, ids: &[u32], rows: &[u32], out: &mut [f32]) {
+        let (rows, m, out_stride) = (Rows::of(weights, Some(rows)), self.m, ids.len());
         let kernels = self.compute.kernels;
         let to = out.as_mut_ptr();
         match self.int8 {
-            // SAFETY: the table holds only kernels that this CPU can run; ids are rows of the weights, x is [m, k], out [m, ids].
+            // SAFETY: the table holds only kernels that this CPU can run; the rows are rows of the weights, x is [m, k], out [m, ids].
             Some(x) if weights.dtype() == DType::I8 => unsafe {
                 (kernels.dot_int8)(&DotInt8 { rows, x: x.rows(), m, out: to, out_stride });
             },
@@ -235,10 +259,10 @@ fn check(
     gate_values: Option<&[f32]>,
     out: &[f32],
 ) {
-    let (neurons, hidden) = (mlp.up.rows(), mlp.up.cols());
+    let (neurons, rows, hidden) = (mlp.neurons(), mlp.up.rows(), mlp.up.cols());
     let shape = |name: &str, matrix: Matrix| {
         assert!(
-            (matrix.rows(), matrix.cols()) == (neurons, hidden),
+            (matrix.rows(), matrix.cols()) == (rows, hidden),
             "sparse_mlp: {name} is {matrix:?}, up is {:?}",
             mlp.up
         );
@@ -247,7 +271,7 @@ fn check(
         assert_eq!(got, want, "sparse_mlp: {name}.len() is {got}, not {want}");
     };
     shape("down", mlp.down);
-    if let Some(gate) = mlp.gate {
+    if let Some(gate) = mlp.gate.filter(|_| gate_values.is_none()) {
         shape("gate", gate);
     }
     length("x", x.len(), m * hidden);
@@ -265,4 +289,8 @@ fn check(
         length("gate_values", values.len(), m * neurons);
     }
     check_ids("sparse_mlp", "ids", ids, neurons);
+    if let Some(packed) = mlp.packed {
+        length("packed.rows", packed.rows.len(), ids.len());
+        check_ids("sparse_mlp", "packed.rows", packed.rows, rows);
+    }
 }

@@ -10,9 +10,10 @@ const BLOCK: usize = 64;
 /// out `[cols, rows]` = m `[rows, cols]` transposed, elements copied as they are. Parallel.
 ///
 /// # Panics
-/// If the type is quantised (its rows cannot be taken apart), or `out.len()` is not `m.bytes().len()`.
+/// If the type is quantised (its rows cannot be taken apart), `m` is strided, or `out.len()` is not `m.bytes().len()`.
 pub fn transpose(compute: &Compute, m: Matrix, out: &mut [u8]) {
     assert_eq!(out.len(), m.bytes().len(), "transpose: out.len() is not the length of the matrix");
+    assert_eq!(m.stride(), m.row_bytes(), "transpose: strided rows");
     match m.dtype() {
         DType::F32 => transpose_elements::<4>(compute, m, out),
         DType::F16 | DType::BF16 => transpose_elements::<2>(compute, m, out),

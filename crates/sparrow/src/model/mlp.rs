@@ -74,6 +74,7 @@ fn gather(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, gate_known: boo
         up_bias: w.up.bias.as_deref(),
         down_bias: w.down.bias.as_deref(),
         activation: spec.activation,
+        packed: None,
     };
     // One row's mask is the union itself.
     let masks = (m > 1).then_some(masks.as_slice());

@@ -103,6 +103,7 @@ fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
             up_bias: None,
             down_bias: None,
             activation: Activation::Silu,
+            packed: None,
         };
         results.floats.resize(HIDDEN, 0.0);
         compute.sparse_mlp(

@@ -35,7 +35,7 @@ impl Rows {
     pub(crate) fn of(matrix: Matrix, ids: Option<&[u32]>) -> Rows {
         Rows {
             base: matrix.bytes().as_ptr(),
-            stride: matrix.row_bytes(),
+            stride: matrix.stride(),
             ids: ids.map_or(std::ptr::null(), <[u32]>::as_ptr),
             count: ids.map_or(matrix.rows(), <[u32]>::len),
             cols: matrix.cols(),

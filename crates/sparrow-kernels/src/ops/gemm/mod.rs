@@ -119,7 +119,7 @@ impl<'a> Panel<'a> {
             DType::I4G32 | DType::I4G32Z | DType::I4G128 | DType::I4G128Z => elements / 2,
         };
         let first = if ids.is_some() { 0 } else { first };
-        let stride = self.weights.row_bytes();
+        let stride = self.weights.stride();
         let base = self.weights.bytes().as_ptr().wrapping_add(first * stride);
         StoredRows { base, stride, ids, count, skip: bytes(start), bytes: bytes(len) }
     }
