@@ -14,5 +14,6 @@ pub(crate) use config::require_dir;
 pub(crate) use fields::read_json;
 pub use safetensors_files::{Checkpoint, TensorInfo};
 pub(crate) use sidecar::{fingerprint, hex, predictor_tensors, read_sidecar};
+pub(crate) use storage::Memory;
 pub use storage::{MappedFile, Tensor};
 pub(crate) use write::{Directory, Pending, file_dtype, pretty};

@@ -1,7 +1,7 @@
 //! Bytes of weights: mapped from a file, or held in memory. The one place of this crate with `unsafe`.
 
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +44,41 @@ impl MappedFile {
     }
 }
 
+/// Bytes in memory, page-aligned and on huge pages where the system has them; a page that was never written to takes none.
+#[derive(Debug)]
+pub(crate) struct Memory(MmapMut);
+
+impl Memory {
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub(crate) fn zeroed(len: usize) -> Result<Self> {
+        let map = MmapMut::map_anon(len).map_err(out_of_memory(len))?;
+        // Only a hint: where huge pages are switched off the memory still works.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::HugePage);
+        Ok(Memory(map))
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+fn out_of_memory(len: usize) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io { path: format!("{len} bytes of memory").into(), source }
+}
+
 /// Where a tensor's bytes are.
 #[derive(Debug, Clone)]
 enum Storage {
@@ -78,13 +113,9 @@ impl Tensor {
     /// If the memory cannot be had.
     pub fn in_memory(dtype: DType, rows: usize, cols: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
         let len = rows * dtype.row_bytes(cols);
-        let io = |source| Error::Io { path: format!("{len} bytes of memory").into(), source };
-        let mut map = MmapMut::map_anon(len).map_err(io)?;
-        // Only a hint: where huge pages are switched off the tensor still works.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(Advice::HugePage);
-        fill(&mut map);
-        let map = map.make_read_only().map_err(io)?;
+        let mut memory = Memory::zeroed(len)?;
+        fill(&mut memory);
+        let map = memory.0.make_read_only().map_err(out_of_memory(len))?;
         Ok(Tensor { storage: Storage::Memory(Arc::new(map)), range: 0..len, dtype, rows, cols })
     }
 

@@ -13,6 +13,7 @@ mod sign;
 mod skip;
 mod spec;
 mod threshold;
+mod weight_cache;
 
 pub use calibrate::ScoreCurve;
 pub(crate) use input::ActiveInputs;
@@ -28,3 +29,4 @@ pub use sign::SignBits;
 pub use skip::SkippedBlocks;
 pub use spec::SelectorSpec;
 pub use threshold::Threshold;
+pub use weight_cache::{CacheSpec, Load, Pass, Policy, Traffic, WeightCache};
