@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sparrow_kernels::{DType, decode, encode};
 
 use crate::checkpoint::config::{GenerationConfig, parse_config};
-use crate::checkpoint::{Tensor, predictor_tensors};
+use crate::checkpoint::{Placement, Tensor, predictor_tensors};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::names::TensorNames;
@@ -94,7 +94,14 @@ pub fn spec(name: &str) -> Result<ModelSpec> {
 /// If memory runs out.
 pub fn random_model(spec: ModelSpec, dtype: DType, neuron_major: bool) -> Result<Model> {
     let weights = Weights::load(&spec, &mut RandomWeights { names: &spec.names, dtype, neuron_major })?;
-    Ok(Model { spec, weights, generation: GenerationConfig::default(), sidecar: None, dir: None })
+    Ok(Model {
+        spec,
+        weights,
+        generation: GenerationConfig::default(),
+        sidecar: None,
+        dir: None,
+        placement: Placement::default(),
+    })
 }
 
 /// Weights that are a function of the tensor's name and shape.
@@ -138,29 +145,33 @@ pub fn random_predictors(spec: &ModelSpec, rank: usize) -> Result<Vec<Predictor>
     (0..spec.num_layers).map(predictor).collect()
 }
 
-/// Names and shapes of every tensor of `spec`, in checkpoint order; one dimension for vectors.
+/// Names and shapes of every tensor of `spec`, in checkpoint order; one dimension for vectors. With `neuron_major`, down
+/// projections are in that layout.
 ///
 /// # Errors
 /// Never in practice: no memory is taken.
-pub fn parameters(spec: &ModelSpec) -> Result<Vec<(String, Vec<usize>)>> {
-    struct Recorder(Vec<(String, Vec<usize>)>);
+pub fn parameters(spec: &ModelSpec, neuron_major: bool) -> Result<Vec<(String, Vec<usize>)>> {
+    struct Recorder {
+        seen: Vec<(String, Vec<usize>)>,
+        neuron_major: bool,
+    }
     impl Source for Recorder {
         fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
-            self.0.push((name.to_owned(), vec![rows, cols]));
+            self.seen.push((name.to_owned(), vec![rows, cols]));
             // Untouched pages: costs address space only.
             Tensor::in_memory(DType::BF16, rows, cols, |_| {})
         }
         fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-            self.0.push((name.to_owned(), vec![len]));
+            self.seen.push((name.to_owned(), vec![len]));
             Ok(vec![0.0; len])
         }
-        fn contains(&self, _: &str) -> bool {
-            false
+        fn contains(&self, name: &str) -> bool {
+            self.neuron_major && name.ends_with(NEURON_MAJOR)
         }
     }
-    let mut recorder = Recorder(Vec::new());
+    let mut recorder = Recorder { seen: Vec::new(), neuron_major };
     Weights::load(spec, &mut recorder)?;
-    Ok(recorder.0)
+    Ok(recorder.seen)
 }
 
 /// Fills a tensor with values of random sign and mantissa, of magnitude about `1 / √cols`: activations stay in range,

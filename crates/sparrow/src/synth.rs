@@ -8,17 +8,24 @@ use sparrow_kernels::{DType, encode};
 use crate::checkpoint::{Directory, Pending, file_dtype, pretty};
 use crate::error::Result;
 
-/// Writes a checkpoint of that shape with random weights (the same every time), in shards: for comparing engines.
+/// Writes a checkpoint of that shape with random weights (the same every time), in shards: for comparing engines. With
+/// `neuron_major`, down projections are written as `sparsify` writes them, for selectors that need no calibration.
 /// `progress(done, total)` is in bytes.
 ///
 /// # Errors
 /// If the shape is not known, or `out` exists or cannot be written.
-pub fn synthesize(shape: &str, dtype: DType, out: &Path, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+pub fn synthesize(
+    shape: &str,
+    dtype: DType,
+    neuron_major: bool,
+    out: &Path,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<()> {
     const SHARD_BYTES: usize = 1 << 30;
     let config = crate::shapes::config(shape, dtype)?;
     let directory = Directory::create(out)?;
     let mut tensors = Vec::new();
-    for (name, dimensions) in crate::shapes::parameters(&crate::shapes::spec(shape)?)? {
+    for (name, dimensions) in crate::shapes::parameters(&crate::shapes::spec(shape)?, neuron_major)? {
         let len = dimensions.iter().product::<usize>() * dtype.row_bytes(1);
         let (tensor, cols) = (name.clone(), dimensions.get(1).copied());
         let bytes = move || {

@@ -3,8 +3,11 @@
 //! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
 
 pub mod config;
+mod direct_file;
 mod fields;
 pub(crate) mod hub;
+mod neuron_store;
+mod placement;
 mod safetensors_files;
 mod sidecar;
 mod storage;
@@ -12,6 +15,8 @@ mod write;
 
 pub(crate) use config::require_dir;
 pub(crate) use fields::read_json;
+pub(crate) use neuron_store::{NeuronStore, Places, Reading};
+pub use placement::Placement;
 pub use safetensors_files::{Checkpoint, TensorInfo};
 pub(crate) use sidecar::{fingerprint, hex, predictor_tensors, read_sidecar};
 pub(crate) use storage::Memory;

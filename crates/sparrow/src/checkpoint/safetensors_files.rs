@@ -175,6 +175,18 @@ impl Checkpoint {
         Ok((entry, dtype))
     }
 
+    /// Takes the pages of all files out of this process's resident memory and out of the page cache.
+    pub(crate) fn evict(&self) {
+        // Tensors of a file follow each other by name often enough; a file taken out twice is no harm.
+        let mut last: Option<&Arc<MappedFile>> = None;
+        for file in self.entries.values().map(|e| &e.file) {
+            if !last.is_some_and(|last| Arc::ptr_eq(last, file)) {
+                file.evict();
+            }
+            last = Some(file);
+        }
+    }
+
     /// The stored bytes of a tensor.
     pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
         self.entries.get(name).map(|e| &e.file.bytes()[e.range.clone()])

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use memmap2::{Advice, Mmap, MmapMut};
 use sparrow_kernels::{Compute, DType, Matrix, quantize};
 
+use super::direct_file::{read_at, truncated};
 use super::fields::require_file;
 use crate::error::{Error, Result};
 
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
+    file: File,
     map: Mmap,
 }
 
@@ -30,7 +32,7 @@ impl MappedFile {
         // SAFETY: the map is read-only and private to this process; as with every mapped file, another process that
         // changes the file meanwhile changes the values read (never their bounds, which are checked against the map).
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        Ok(Arc::new(MappedFile { path: path.to_owned(), map }))
+        Ok(Arc::new(MappedFile { path: path.to_owned(), file, map }))
     }
 
     /// Where the file is.
@@ -41,6 +43,32 @@ impl MappedFile {
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Reads a part of the file into memory, not through the map.
+    ///
+    /// # Errors
+    /// If it cannot be read, or the file has become shorter than it was when it was mapped.
+    fn read(&self, range: Range<usize>, out: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < range.len() {
+            match read_at(&self.file, &mut out[done..], (range.start + done) as u64) {
+                Ok(0) => return Err(truncated(&self.path, range.end as u64, (range.start + done) as u64)),
+                Ok(read) => done += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io(&self.path)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the system take the file's pages out of this process's resident memory and out of the page cache.
+    pub(crate) fn evict(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            release_pages(&self.map, 0..self.map.len());
+            let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        }
     }
 }
 
@@ -117,6 +145,26 @@ impl Tensor {
         fill(&mut memory);
         let map = memory.0.make_read_only().map_err(out_of_memory(len))?;
         Ok(Tensor { storage: Storage::Memory(Arc::new(map)), range: 0..len, dtype, rows, cols })
+    }
+
+    /// The same weights in memory; those of a mapped file are read from the file, not through the map.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has become shorter, or the memory cannot be had.
+    pub(crate) fn to_memory(&self) -> Result<Tensor> {
+        let Storage::Mapped(file) = &self.storage else { return Ok(self.clone()) };
+        let mut memory = Memory::zeroed(self.range.len())?;
+        file.read(self.range.clone(), &mut memory)?;
+        let map = memory.0.make_read_only().map_err(out_of_memory(self.range.len()))?;
+        Ok(Tensor { storage: Storage::Memory(Arc::new(map)), range: 0..self.range.len(), ..self.clone() })
+    }
+
+    /// The file it is mapped from, and which part of it.
+    pub(crate) fn file(&self) -> Option<(&Arc<MappedFile>, Range<usize>)> {
+        match &self.storage {
+            Storage::Mapped(file) => Some((file, self.range.clone())),
+            Storage::Memory(_) => None,
+        }
     }
 
     /// The same weights in the quantised type `dtype`, in memory.

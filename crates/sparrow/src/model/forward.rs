@@ -1,15 +1,19 @@
 //! The one forward pass: prefill and decode, one sequence or many, dense or sparse, every architecture.
 
 use super::kv::KvCache;
-use super::mlp::mlp;
+use super::mlp::{GATHER_ROWS, mlp};
 use super::project::project;
 use super::spec::Positions;
 use super::{Component, Model, RopeTable, Row, Scratch};
 use crate::backend::Cpu;
+use crate::error::Result;
 use crate::sparsity::{Observer, Point, Projection, Selector};
 
 /// Runs `rows` (tokens with their sequences and positions, `m` of them) through all layers. On return `s.x` holds the
 /// final hidden states `[m, hidden]`, before the last norm, and the caches hold the rows' keys and values.
+///
+/// # Errors
+/// If weights cannot be read; the caches then hold what they held before.
 pub(crate) fn forward(
     model: &Model,
     cpu: &Cpu,
@@ -18,7 +22,7 @@ pub(crate) fn forward(
     rows: &[Row],
     s: &mut Scratch,
     observer: &mut dyn Observer,
-) {
+) -> Result<()> {
     let (spec, weights, m) = (&model.spec, &model.weights, rows.len());
     prepare_rows(model, cpu, rows, s);
 
@@ -34,12 +38,13 @@ pub(crate) fn forward(
     s.clock.lap(Component::Embed);
 
     for i in 0..weights.layers.len() {
-        block(model, cpu, selector, caches, i, rows, s, observer);
+        block(model, cpu, selector, caches, i, rows, s, observer)?;
     }
     observer.see(weights.layers.len(), Point::Residual, &s.x, m);
     for row in rows {
         caches[row.sequence].advance(row);
     }
+    Ok(())
 }
 
 /// Sizes the working memory for `rows`, and computes what all layers share of their positions.
@@ -49,6 +54,9 @@ pub(crate) fn prepare_rows(model: &Model, cpu: &Cpu, rows: &[Row], s: &mut Scrat
 }
 
 /// One decoder layer: `s.x += attention(norm(s.x))`, then `s.x += mlp(norm(s.x))`, less what `selector` leaves out.
+///
+/// # Errors
+/// If weights cannot be read.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn block(
     model: &Model,
@@ -59,7 +67,7 @@ pub(crate) fn block(
     rows: &[Row],
     s: &mut Scratch,
     observer: &mut dyn Observer,
-) {
+) -> Result<()> {
     let (spec, layer, m) = (&model.spec, &model.weights.layers[i], rows.len());
     observer.see(i, Point::Residual, &s.x, m);
     if !selector.skipped().is_some_and(|blocks| blocks.attention.contains(&i)) {
@@ -69,7 +77,7 @@ pub(crate) fn block(
     if !selector.skipped().is_some_and(|blocks| blocks.mlp.contains(&i)) {
         cpu.norm_or_copy(&spec.norm, layer.mlp_norm.as_ref(), &s.x, &mut s.h); //         h  [m, hidden]
         s.clock.lap(Component::Norm);
-        mlp(spec, cpu, selector, i, &layer.mlp, m, s, observer); //                       out [m, hidden]
+        mlp(spec, cpu, selector, i, &layer.mlp, m, s, observer)?; //                      out [m, hidden]
         if let Some(post_norm) = &layer.mlp_post_norm {
             cpu.norm_in_place(&spec.norm, post_norm, &mut s.out, &mut s.h);
         }
@@ -79,6 +87,7 @@ pub(crate) fn block(
     if let Some(blocks) = selector.skipped() {
         s.stats.skip(i, m, layer, blocks);
     }
+    Ok(())
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -99,6 +108,10 @@ fn attention(
     observer.see(i, Point::AttentionInput, &s.h, m);
     if selector.looks_ahead() {
         selector.select(spec, cpu, i, &layer.mlp, &s.h, m, false, &mut s.gate, &mut s.selection, &mut s.clock);
+        // Attention hides the disk.
+        if let Some(cache) = s.cache.as_mut().filter(|_| m <= GATHER_ROWS) {
+            cache.prefetch(i, &s.selection);
+        }
     }
     let qkv: [(_, _, &mut [f32]); 3] = [(Q, &layer.q, &mut s.q), (K, &layer.k, &mut s.k), (V, &layer.v, &mut s.v)];
     project(cpu, selector, i, &s.h, m, qkv, &mut s.inputs, &mut s.stats); //              q [m, heads·d], k, v [m, kv_heads·d]

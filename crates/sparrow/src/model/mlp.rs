@@ -2,11 +2,13 @@
 
 use sparrow_kernels::SparseMlp;
 
+use super::neuron_cache::Inputs;
 use super::project::project;
 use super::spec::ModelSpec;
 use super::weights::MlpWeights;
 use super::{Component, Scratch};
 use crate::backend::Cpu;
+use crate::error::Result;
 use crate::sparsity::{Observer, Point, Projection, Selection, Selector};
 
 /// Rows up to which active neurons (and inputs) are gathered. Above it the union of the rows' active sets is close to
@@ -19,6 +21,9 @@ pub(crate) const GATHER_ROWS: usize = 8;
 const DENSE_FROM: [f64; GATHER_ROWS] = [0.9; GATHER_ROWS];
 
 /// `s.out = mlp(s.h)`, both `[m, hidden]`: `down(act(gate·h) ⊙ up·h)` over the neurons that `selector` keeps for each row.
+///
+/// # Errors
+/// If weights cannot be read.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn mlp(
     spec: &ModelSpec,
@@ -29,12 +34,16 @@ pub(crate) fn mlp(
     m: usize,
     s: &mut Scratch,
     observer: &mut dyn Observer,
-) {
+) -> Result<()> {
+    if s.cache.is_some() {
+        return cached(spec, cpu, selector, layer, w, m, s, observer);
+    }
     let n = spec.intermediate_size;
     if !selector.selects_neurons() {
         observer.mlp(layer, &s.h, m, None);
         gate_up(cpu, selector, layer, w, m, false, s);
-        return down(spec, cpu, selector, layer, w, m, s, observer);
+        down(spec, cpu, selector, layer, w, m, s, observer);
+        return Ok(());
     }
     let many = m > GATHER_ROWS;
     if many {
@@ -54,13 +63,53 @@ pub(crate) fn mlp(
         if !many {
             gate_up(cpu, selector, layer, w, m, known, s);
         }
-        return down(spec, cpu, selector, layer, w, m, s, observer);
+        down(spec, cpu, selector, layer, w, m, s, observer);
+        return Ok(());
     }
     let gate_known = known && w.gate.is_some();
     gather(spec, cpu, w, m, gate_known, s);
     s.clock.lap(Component::SparseMlp);
     let gathered = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
     s.stats.layer_bytes += gathered * s.selection.ids.len() as u64;
+    Ok(())
+}
+
+/// [`mlp`] where weights are not all in memory: few rows compute with the active neurons in the pool, others with all of them as
+/// they are read.
+#[allow(clippy::too_many_arguments)]
+fn cached(
+    spec: &ModelSpec,
+    cpu: &Cpu,
+    selector: &Selector,
+    layer: usize,
+    w: &MlpWeights,
+    m: usize,
+    s: &mut Scratch,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let cache = s.cache.as_mut().expect("called where there is a cache");
+    let selects = selector.selects_neurons();
+    if selects && !selector.looks_ahead() {
+        let deciding = if w.gate.is_some() { &mut s.gate } else { &mut s.up };
+        selector.select(spec, cpu, layer, w, &s.h, m, false, deciding, &mut s.selection, &mut s.clock);
+    }
+    observer.mlp(layer, &s.h, m, selects.then_some(&s.selection));
+    let gate_known = selector.computes_gate() && w.gate.is_some();
+    let inputs = Inputs { spec, cpu, layer, w, h: &s.h, m, gate_values: gate_known.then_some(s.gate.as_slice()) };
+    let (read, computed) = if selects && m <= GATHER_ROWS {
+        (cache.gather(&inputs, &s.selection, &mut s.out)?, s.selection.ids.len())
+    } else {
+        let masked = (selects && !s.selection.zeros_only).then_some(&s.selection);
+        (cache.stream(&inputs, masked, &mut s.out)?, spec.intermediate_size)
+    };
+    s.clock.lap(Component::SparseMlp);
+    if selects {
+        s.stats.add(layer, s.selection.active, (m * spec.intermediate_size) as u64, selector.bytes(layer, w));
+    }
+    let neuron = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
+    s.stats.layer_bytes += neuron * computed as u64;
+    s.stats.store_bytes += read;
+    Ok(())
 }
 
 /// `s.out` from the selected neurons alone.

@@ -5,6 +5,7 @@ pub mod forward;
 pub mod kv;
 mod mlp;
 pub mod names;
+mod neuron_cache;
 mod prepare;
 mod project;
 mod session;
@@ -21,9 +22,10 @@ pub use session::{Session, SessionOptions};
 
 use crate::backend::Cpu;
 use crate::checkpoint::config::{GenerationConfig, read_config, read_generation_config};
-use crate::checkpoint::{Checkpoint, read_sidecar, require_dir};
-use crate::error::Result;
-use crate::sparsity::{ActiveInputs, Selection, Selector, SelectorSpec, Sidecar, SkippedBlocks};
+use crate::checkpoint::{Checkpoint, Placement, read_sidecar, require_dir};
+use crate::error::{Error, Result};
+use crate::sparsity::{ActiveInputs, Predictor, Selection, Selector, SelectorSpec, Sidecar, SkippedBlocks};
+use neuron_cache::NeuronCache;
 use spec::{ModelSpec, Rope};
 use weights::{LayerWeights, Weights};
 
@@ -40,6 +42,8 @@ pub struct Model {
     pub sidecar: Option<Sidecar>,
     /// Where it was loaded from, if from a directory.
     pub dir: Option<PathBuf>,
+    /// Where the weights are while it runs; see [`load_placed`](Self::load_placed).
+    pub placement: Placement,
 }
 
 impl Model {
@@ -48,14 +52,41 @@ impl Model {
     /// # Errors
     /// If a file is missing or malformed, or the tensors are not what `config.json` calls for.
     pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_placed(dir, Placement::Mapped)
+    }
+
+    /// Loads a Hugging Face directory, its weights where `placement` says.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); also if the weights cannot be read, or are to be cached and are not neuron-major.
+    pub fn load_placed(dir: &Path, placement: Placement) -> Result<Self> {
         require_dir(dir)?;
         let spec = read_config(&dir.join("config.json"))?;
         let generation = read_generation_config(dir)?;
         let mut checkpoint = Checkpoint::open(dir)?;
-        let weights = Weights::load(&spec, &mut checkpoint)?;
-        let sidecar = read_sidecar(dir, &spec, &mut checkpoint)?;
+        let mut weights = Weights::load(&spec, &mut checkpoint)?;
+        let mut sidecar = read_sidecar(dir, &spec, &mut checkpoint)?;
         checkpoint.refuse_unused(&spec.names)?;
-        Ok(Model { spec, weights, generation, sidecar, dir: Some(dir.to_owned()) })
+        if let Placement::Cache(_) = placement
+            && !weights.is_neuron_major()
+        {
+            let message = format!(
+                "{placement} reads single neurons from the file, but {} does not store down projections neuron by neuron: \
+                 run `sparrow sparsify {} -o OUT` and use OUT, or --weights mmap",
+                dir.display(),
+                dir.display()
+            );
+            return Err(Error::option("weights", message));
+        }
+        if placement != Placement::Mapped {
+            weights.read_into_memory(placement == Placement::Memory)?;
+            sidecar.iter_mut().flat_map(|s| &mut s.predictors).try_for_each(Predictor::read_into_memory)?;
+        }
+        if let Placement::Cache(_) = placement {
+            // What loading has touched; from here on only the cache decides what of the MLPs is in memory.
+            checkpoint.evict();
+        }
+        Ok(Model { spec, weights, generation, sidecar, dir: Some(dir.to_owned()), placement })
     }
 
     /// Makes the selector that `spec` names ready for this model. Selectors of neurons need neuron-major weights, `input` needs
@@ -72,6 +103,13 @@ impl Model {
         if selector.inputs().is_some() {
             self.weights.make_input_major(&cpu.compute)?;
         }
+        if let Placement::Cache(_) = self.placement {
+            if selector.computes_gate() {
+                self.weights.read_gates_into_memory()?;
+            }
+            // Selectors may be made from weights, which then were read through the maps.
+            self.weights.evict();
+        }
         Ok(selector)
     }
 
@@ -81,6 +119,10 @@ impl Model {
     /// # Errors
     /// As [`Weights::quantize`].
     pub fn quantize(&mut self, dtype: DType, cpu: &Cpu, progress: impl FnMut(u64, u64)) -> Result<()> {
+        if let Placement::Cache(_) = self.placement {
+            let message = format!("{} reads weights as the file has them: they cannot be quantised", self.placement);
+            return Err(Error::option("dtype", message));
+        }
         self.weights.quantize(dtype, &cpu.compute, progress)
     }
 
@@ -130,6 +172,8 @@ pub(crate) struct Scratch {
     pub ropes: Vec<RopeTable>,
     pub selection: Selection,
     pub inputs: ActiveInputs,
+    /// Where the MLPs' weights are not all in memory.
+    pub cache: Option<NeuronCache>,
     pub clock: Clock,
     pub stats: Stats,
 }
@@ -154,6 +198,7 @@ impl Scratch {
             ropes: spec.ropes().map(RopeTable::new).collect(),
             selection: Selection::default(),
             inputs: ActiveInputs::default(),
+            cache: None,
             clock: Clock::default(),
             stats: Stats::new(spec),
         }
@@ -214,13 +259,15 @@ pub struct Stats {
     layers: Vec<(u64, u64)>,
     /// Bytes read in decoder layers, for selecting included.
     pub layer_bytes: u64,
+    /// MLP bytes copied or read into the pools of the weight cache, or streamed past them.
+    pub store_bytes: u64,
     /// Calls of the forward pass.
     pub steps: u64,
 }
 
 impl Stats {
     fn new(spec: &ModelSpec) -> Self {
-        Stats { layers: vec![(0, 0); spec.num_layers], layer_bytes: 0, steps: 0 }
+        Stats { layers: vec![(0, 0); spec.num_layers], layer_bytes: 0, store_bytes: 0, steps: 0 }
     }
 
     fn add(&mut self, layer: usize, active: u64, of: u64, bytes: u64) {
@@ -240,7 +287,7 @@ impl Stats {
     /// Starts counting anew.
     pub fn reset(&mut self) {
         self.layers.fill((0, 0));
-        (self.layer_bytes, self.steps) = (0, 0);
+        (self.layer_bytes, self.store_bytes, self.steps) = (0, 0, 0);
     }
 
     /// What was active ÷ all, per layer, averaged over tokens: neurons of the MLP, or weights of the layer for a selector

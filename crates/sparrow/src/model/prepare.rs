@@ -2,6 +2,7 @@
 
 use super::Model;
 use crate::backend::Cpu;
+use crate::checkpoint::Placement;
 use crate::error::{Error, Result};
 use crate::sparsity::{InputThresholds, Method, Selector, SelectorSpec, SignBits, Threshold, deciding, is_relu_family};
 
@@ -19,6 +20,11 @@ pub(super) fn selector(model: &Model, selector: &SelectorSpec, cpu: &Cpu) -> Res
     };
     let or_rule = |what: &str, example: &str| needs(&format!("{what} or a rule ({}:{example})", selector.name()));
     let rule = |rule: &Option<Threshold>| rule.map(|rule| vec![rule; layers]);
+    if let (SelectorSpec::Input(_), Placement::Cache(_)) = (selector, model.placement) {
+        let message =
+            format!("input selects inputs of all projections, not neurons: it cannot run from {}", model.placement);
+        return Err(Error::option("selector", message));
+    }
     Ok(match selector {
         SelectorSpec::Dense => Selector::dense(),
         SelectorSpec::Gate(given) => {

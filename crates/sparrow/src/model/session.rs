@@ -6,8 +6,10 @@ use sparrow_kernels::DType;
 
 use super::forward::{forward, logits};
 use super::kv::KvCache;
+use super::neuron_cache::NeuronCache;
 use super::{Component, Model, Row, Scratch, Stats, Timing};
 use crate::backend::Cpu;
+use crate::checkpoint::Placement;
 use crate::error::{Error, Result};
 use crate::sparsity::{Observer, Selector};
 
@@ -45,7 +47,7 @@ impl Session {
     /// Empty sequences of `model`, run with `selector` (from [`Model::prepare`]).
     ///
     /// # Errors
-    /// If the capacity is above the model's context length, or a size is 0.
+    /// If the capacity is above the model's context length, a size is 0, or a weight cache cannot be set up.
     ///
     /// # Panics
     /// If `selector` is sparse and the weights are not neuron-major: [`Model::prepare`] sees to it.
@@ -58,9 +60,8 @@ impl Session {
         if capacity > spec.context_length() {
             return Err(Error::ContextLength { needed: capacity, context: spec.context_length() });
         }
-        let neuron_major = model.weights.layers.iter().all(|l| l.mlp.down.input_major);
         assert!(
-            neuron_major || !selector.selects_neurons(),
+            model.weights.is_neuron_major() || !selector.selects_neurons(),
             "sparse selection needs neuron-major weights: use Model::prepare"
         );
         let kv_dtype = kv_dtype.unwrap_or(model.default_kv_dtype());
@@ -68,6 +69,9 @@ impl Session {
         let mut scratch = Scratch::new(spec);
         scratch.resize(sequences);
         scratch.reserve(sequences, spec);
+        if let Placement::Cache(cache) = model.placement {
+            scratch.cache = Some(NeuronCache::new(&model, &selector, cache)?);
+        }
         let logits = Vec::with_capacity(sequences * spec.vocab_size);
         let rows = Vec::with_capacity(sequences.max(PREFILL_ROWS.min(capacity)));
         Ok(Session { caches, rows, scratch, logits, selector, cpu, model })
@@ -130,7 +134,8 @@ impl Session {
     /// Appends `tokens` to `sequence` and returns the logits after the last one, `[vocab]`.
     ///
     /// # Errors
-    /// If `tokens` is empty, an id is outside the vocabulary, or they do not fit.
+    /// If `tokens` is empty, an id is outside the vocabulary, or they do not fit; or if weights are read while the model runs
+    /// and cannot be. The tokens of the step that failed (the last ones, up to 512) are then not in the sequence, and the session can go on.
     pub fn prefill(&mut self, sequence: usize, tokens: &[u32]) -> Result<&[f32]> {
         self.run_chunks(sequence, tokens, |_, _| Ok(()), &mut ())?;
         let last = self.rows.len() - 1;
@@ -195,7 +200,7 @@ impl Session {
         if tokens.is_empty() {
             return Ok(&[]);
         }
-        self.step(&mut ());
+        self.step(&mut ())?;
         self.compute_logits(0..tokens.len());
         self.scratch.clock.end_step();
         Ok(&self.logits)
@@ -244,7 +249,7 @@ impl Session {
             let row = |(i, &token)| Row { token, sequence, position: start + done + i, sequence_len };
             self.rows.clear();
             self.rows.extend(chunk.iter().enumerate().map(row));
-            self.step(observer);
+            self.step(observer)?;
             after_chunk(self, done)?;
         }
         Ok(())
@@ -266,12 +271,13 @@ impl Session {
         Ok(())
     }
 
-    fn step(&mut self, observer: &mut dyn Observer) {
+    fn step(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Session { model, cpu, selector, caches, rows, scratch, .. } = self;
         scratch.clock.begin_step();
-        forward(model, cpu, selector, caches, rows, scratch, observer);
+        forward(model, cpu, selector, caches, rows, scratch, observer)?;
         scratch.stats.steps += 1;
         selector.advance(rows.len());
+        Ok(())
     }
 
     fn compute_logits(&mut self, rows: std::ops::Range<usize>) {

@@ -152,6 +152,60 @@ impl Weights {
         self.layers.iter_mut().flat_map(LayerWeights::projections_mut).try_for_each(|w| w.make_input_major(compute))
     }
 
+    /// Reads the mapped matrices into memory, those of MLPs only with `mlps`.
+    ///
+    /// # Errors
+    /// If a file cannot be read or has become shorter, or memory runs out.
+    pub fn read_into_memory(&mut self, mlps: bool) -> Result<()> {
+        let tied = self.head.bytes().as_ptr() == self.embedding.bytes().as_ptr();
+        let read = |tensor: &mut Tensor| {
+            *tensor = tensor.to_memory()?;
+            Ok(())
+        };
+        for layer in &mut self.layers {
+            let LayerWeights { q, k, v, o, mlp, .. } = layer;
+            [q, k, v, o].into_iter().try_for_each(|linear| read(&mut linear.weight))?;
+            if mlps {
+                mlp.gate.iter_mut().chain([&mut mlp.up]).try_for_each(|linear| read(&mut linear.weight))?;
+                read(&mut mlp.down.weight)?;
+            }
+        }
+        self.positions.iter_mut().try_for_each(read)?;
+        read(&mut self.embedding)?;
+        if tied {
+            self.head = self.embedding.clone();
+        }
+        read(&mut self.head)
+    }
+
+    /// Reads the matrices that [`deciding`](crate::sparsity::Selector::gate) on neurons needs for every token into memory:
+    /// gates, or the up projections of ungated MLPs.
+    ///
+    /// # Errors
+    /// As [`read_into_memory`](Self::read_into_memory).
+    pub(crate) fn read_gates_into_memory(&mut self) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| {
+            let deciding = layer.mlp.gate.as_mut().unwrap_or(&mut layer.mlp.up);
+            deciding.weight = deciding.weight.to_memory()?;
+            Ok(())
+        })
+    }
+
+    /// Takes the pages of the MLPs' files out of this process's resident memory and out of the page cache.
+    pub(crate) fn evict(&self) {
+        let mlps = self.layers.iter().map(|layer| &layer.mlp);
+        for linear in mlps.flat_map(|mlp| mlp.gate.iter().chain([&mlp.up, &mlp.down])) {
+            if let Some((file, _)) = linear.weight.file() {
+                file.evict();
+            }
+        }
+    }
+
+    /// Whether every down projection has a row per neuron.
+    pub fn is_neuron_major(&self) -> bool {
+        self.layers.iter().all(|layer| layer.mlp.down.input_major)
+    }
+
     /// Quantises every matrix that tokens are multiplied with, in memory; the mapped originals are released. The head, and with
     /// it a tied embedding, becomes int8 also where the layers become int4: its errors go straight into the logits, and it
     /// is a small part of the bytes. `progress(done, total)` counts bytes of the originals.

@@ -2,6 +2,7 @@
 //! arXiv 2408.14690, algorithm 1).
 
 use crate::backend::Cpu;
+use crate::error::Result;
 use crate::model::forward::{block, prepare_rows};
 use crate::model::kv::KvCache;
 use crate::model::weights::LayerWeights;
@@ -33,10 +34,13 @@ impl Path {
 }
 
 /// From dense on, each step takes inputs from the projection where that changes the layer's output least.
-pub(super) fn path(cpu: &Cpu, model: &Model, layer: usize, calibration: &InputCalibration) -> Path {
+///
+/// # Errors
+/// If weights cannot be read.
+pub(super) fn path(cpu: &Cpu, model: &Model, layer: usize, calibration: &InputCalibration) -> Result<Path> {
     let x = &calibration.residual[layer];
     let mut runner = Runner::new(cpu, model, layer, x);
-    let dense = runner.run(&Selector::dense()).to_vec();
+    let dense = runner.run(&Selector::dense())?.to_vec();
     let sizes = sizes(&model.weights.layers[layer]);
     let all: f64 = sizes.iter().sum();
     let mut path = vec![[0.0; 7]];
@@ -52,7 +56,7 @@ pub(super) fn path(cpu: &Cpu, model: &Model, layer: usize, calibration: &InputCa
             let thresholds =
                 Projection::ALL.map(|p| Threshold::Fixed(calibration.threshold(layer, p, next[p as usize])));
             let selector = Selector::input(InputThresholds(vec![thresholds; model.spec.num_layers]));
-            let error = runner.run(&selector).iter().zip(&dense).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            let error = runner.run(&selector)?.iter().zip(&dense).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
             if best.is_none_or(|(least, _)| error < least) {
                 best = Some((error, next));
             }
@@ -62,7 +66,7 @@ pub(super) fn path(cpu: &Cpu, model: &Model, layer: usize, calibration: &InputCa
         let next = best.map_or_else(even, |(_, next)| next);
         path.push(next.map(|s| s.min(1.0)));
     }
-    Path(path)
+    Ok(Path(path))
 }
 
 /// Weights of each projection, by [`Projection`].
@@ -93,11 +97,11 @@ impl<'a> Runner<'a> {
     }
 
     /// The residual stream after the layer.
-    fn run(&mut self, selector: &Selector) -> &[f32] {
+    fn run(&mut self, selector: &Selector) -> Result<&[f32]> {
         let s = &mut self.scratch;
         prepare_rows(self.model, self.cpu, &self.rows, s);
         s.x.copy_from_slice(self.x);
-        block(self.model, self.cpu, selector, &mut self.caches, self.layer, &self.rows, s, &mut ());
-        &s.x
+        block(self.model, self.cpu, selector, &mut self.caches, self.layer, &self.rows, s, &mut ())?;
+        Ok(&s.x)
     }
 }

@@ -84,7 +84,7 @@ impl Calibration {
                     progress(Stage::Thresholding, l as u64, layers.len() as u64);
                     allocate::path(task.cpu, model, l, &calibration)
                 });
-                let paths = paths.collect();
+                let paths = paths.collect::<Result<_>>()?;
                 return Ok(Calibration::Inputs { calibration, paths });
             }
             Observed::Blocks(influence) => return Ok(Calibration::Blocks { influence, model: model.clone() }),

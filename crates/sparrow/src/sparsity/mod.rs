@@ -29,4 +29,5 @@ pub use sign::SignBits;
 pub use skip::SkippedBlocks;
 pub use spec::SelectorSpec;
 pub use threshold::Threshold;
+pub(crate) use weight_cache::ones;
 pub use weight_cache::{CacheSpec, Load, Pass, Policy, Traffic, WeightCache};

@@ -90,6 +90,15 @@ impl Predictor {
         Ok(Predictor { a: tensor(&a)?, b: tensor(&b)?, bias, logits: false })
     }
 
+    /// Reads mapped matrices into memory.
+    ///
+    /// # Errors
+    /// If a file cannot be read or has become shorter, or memory runs out.
+    pub(crate) fn read_into_memory(&mut self) -> Result<()> {
+        (self.a, self.b) = (self.a.to_memory()?, self.b.to_memory()?);
+        Ok(())
+    }
+
     /// Columns of `B`.
     pub fn rank(&self) -> usize {
         self.a.rows()

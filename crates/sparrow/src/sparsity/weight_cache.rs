@@ -67,13 +67,15 @@ impl FromStr for Policy {
     }
 }
 
-/// Size and policy of the caches of a model, `FRACTION[,POLICY]`.
+/// Size and policy of the caches of a model, `FRACTION[,POLICY][,mmap]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CacheSpec {
     /// Fraction of each layer's neurons that there is room for, above 0 and at most 1.
     fraction: f64,
     /// What stays.
     pub policy: Policy,
+    /// Neurons are copied through a map of the file, which the system's page cache backs, not read past it.
+    pub mapped: bool,
 }
 
 impl CacheSpec {
@@ -83,7 +85,7 @@ impl CacheSpec {
     /// If the fraction is not above 0 and at most 1.
     pub fn new(fraction: f64, policy: Policy) -> std::result::Result<Self, String> {
         if fraction > 0.0 && fraction <= 1.0 {
-            Ok(CacheSpec { fraction, policy })
+            Ok(CacheSpec { fraction, policy, mapped: false })
         } else {
             Err(format!("the fraction of neurons to cache must be above 0 and at most 1, found {fraction}"))
         }
@@ -97,7 +99,7 @@ impl CacheSpec {
 
 impl fmt::Display for CacheSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},{}", self.fraction, self.policy)
+        write!(f, "{},{}{}", self.fraction, self.policy, if self.mapped { ",mmap" } else { "" })
     }
 }
 
@@ -105,11 +107,11 @@ impl FromStr for CacheSpec {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (text, mapped) = text.strip_suffix(",mmap").map_or((text, false), |rest| (rest, true));
         let (fraction, policy) = text.split_once(',').unwrap_or((text, "lru"));
-        let number = fraction
-            .parse()
-            .map_err(|_| format!("the fraction of neurons to cache must be a number, found {fraction:?}"))?;
-        CacheSpec::new(number, policy.parse()?)
+        let wrong = |_| format!("the fraction of neurons to cache must be a number, found {fraction:?}");
+        let spec = CacheSpec::new(fraction.parse().map_err(wrong)?, policy.parse()?)?;
+        Ok(CacheSpec { mapped, ..spec })
     }
 }
 
@@ -343,6 +345,11 @@ impl WeightCache {
     /// Bitmap of the neurons in the pool.
     pub fn resident(&self) -> &[u64] {
         &self.resident
+    }
+
+    /// Whether a neuron is in the pool.
+    pub fn contains(&self, neuron: u32) -> bool {
+        is_set(&self.resident, neuron)
     }
 
     /// Neurons in the pool.

@@ -6,8 +6,8 @@ pub mod reference;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use sparrow::checkpoint::Tensor;
 use sparrow::checkpoint::config::GenerationConfig;
+use sparrow::checkpoint::{Placement, Tensor};
 use sparrow::model::names;
 use sparrow::model::spec::{Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use sparrow::model::weights::{Source, Weights};
@@ -82,7 +82,14 @@ impl Source for RandomSource {
 /// A model of that specification with random weights.
 pub fn random_model(spec: &ModelSpec, dtype: DType, seed: u64) -> Model {
     let weights = Weights::load(spec, &mut RandomSource { dtype, seed }).unwrap();
-    Model { spec: spec.clone(), weights, generation: GenerationConfig::default(), sidecar: None, dir: None }
+    Model {
+        spec: spec.clone(),
+        weights,
+        generation: GenerationConfig::default(),
+        sidecar: None,
+        dir: None,
+        placement: Placement::default(),
+    }
 }
 
 /// Rotary embeddings, the same in every layer.
