@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
+use sparrow::checkpoint::Placement;
 use sparrow::eval::{Evaluation, evaluate};
 use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
 use sparrow::{Model, Session, SessionOptions};
@@ -72,8 +73,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
     let window = (args.window as usize).min(model.spec.context_length());
 
-    // Truth for recall: what calibration called active, or exact zeros.
+    // Truth for recall: what calibration called active, or exact zeros. It takes every gate, which a cache does not have.
     let truth = match &model.sidecar {
+        _ if matches!(args.model.weights, Placement::Cache(_)) => None,
         Some(sidecar) if !sidecar.file.true_active_above.is_empty() => Some(sidecar.file.true_active_above.clone()),
         _ => is_relu_family(model.spec.activation).then(|| vec![0.0; model.spec.num_layers]),
     };

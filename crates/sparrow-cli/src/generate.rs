@@ -10,7 +10,7 @@ use sparrow::sample::SampleOptions;
 use sparrow::{Error, Session, SessionOptions};
 
 use crate::model::{DTypeArg, KvArg, ModelArgs, SelectorArg, prepare};
-use crate::output::percent;
+use crate::output::{bytes, percent};
 
 /// Continue a prompt.
 #[derive(clap::Args)]
@@ -118,6 +118,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             StopReason::ContextFull => format!("stopped: the context of {capacity} tokens is full"),
         }
     );
+    if session.stats().store_bytes > 0 {
+        let read = session.stats().store_bytes as f64 / session.stats().steps as f64;
+        eprintln!("weights {}: {} of neurons read per step", args.model.weights, bytes(read as u64));
+    }
     eprintln!(
         "selector {spec}, weights in {}: {} active; {} threads, {}",
         session.model().weights.dtype(),

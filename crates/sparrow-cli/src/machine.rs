@@ -21,6 +21,27 @@ pub fn peak_resident_memory() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM:")
 }
 
+/// What this process has made the system read so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    /// From storage, through the page cache or past it.
+    pub bytes: u64,
+    /// Page faults that had to wait for storage.
+    pub major_faults: u64,
+}
+
+impl Input {
+    /// Until now; `None` where the system does not say.
+    pub fn so_far() -> Option<Self> {
+        let io = fs::read_to_string("/proc/self/io").ok()?;
+        let bytes = io.lines().find_map(|l| l.strip_prefix("read_bytes: "))?.trim().parse().ok()?;
+        // After the name, which may hold blanks, major faults are the tenth field.
+        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        let major_faults = stat.rsplit_once(") ")?.1.split(' ').nth(9)?.parse().ok()?;
+        Some(Input { bytes, major_faults })
+    }
+}
+
 fn kilobytes(file: &str, field: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(field))?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use sparrow::checkpoint::Placement;
 use sparrow::sparsity::Selector;
 use sparrow::{Cpu, DType, Model, SelectorSpec, Tokenizer};
 
@@ -15,6 +16,10 @@ pub struct ModelArgs {
     /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
     #[arg(long, short, value_name = "DIR|ID")]
     pub model: Option<String>,
+    /// Where the weights are: ram, mmap, or cache:FRACTION[,exact|window=N|lru][,mmap]: only that fraction of each layer's MLP
+    /// neurons in memory, the rest read from the file when wanted, past the page cache (through it with mmap)
+    #[arg(long, default_value_t)]
+    pub weights: Placement,
     #[command(flatten)]
     pub cpu: CpuArgs,
 }
@@ -46,7 +51,7 @@ impl ModelArgs {
     /// Model and tokenizer.
     pub fn load(&self) -> anyhow::Result<(Model, Tokenizer)> {
         let dir = self.dir()?;
-        Ok((Model::load(&dir)?, Tokenizer::load(&dir)?))
+        Ok((Model::load_placed(&dir, self.weights)?, Tokenizer::load(&dir)?))
     }
 }
 

@@ -18,6 +18,9 @@ pub struct Args {
     /// Element type: f32, f16 or bf16
     #[arg(long, default_value = "bf16")]
     dtype: DType,
+    /// Write down projections neuron by neuron, as `sparsify` does: for --weights cache and selectors without calibration
+    #[arg(long)]
+    neuron_major: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -26,7 +29,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.set_length(total);
         bar.set_position(done);
     };
-    sparrow::synth::synthesize(&args.shape, args.dtype, &args.output, report)?;
+    sparrow::synth::synthesize(&args.shape, args.dtype, args.neuron_major, &args.output, report)?;
     bar.finish_and_clear();
     eprintln!("wrote {}: random {} weights in the shape of {}", args.output.display(), args.dtype, args.shape);
     Ok(())

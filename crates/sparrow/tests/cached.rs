@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use common::*;
 use sparrow::checkpoint::Placement;
-use sparrow::model::weights::Source;
-use sparrow::sparsity::{Predictor, Selector, Threshold};
+use sparrow::shapes::random_predictors;
+use sparrow::sparsity::{Selector, Threshold};
 use sparrow::synth::synthesize;
 use sparrow::{Cpu, DType, Error, Model, ModelSpec, Session};
 use sparrow_kernels::Activation;
@@ -38,7 +38,7 @@ type MakeSelector = Box<dyn Fn() -> Selector>;
 /// A selector of each way to be ready for the cache: with the gate known, from the MLP's input, before attention.
 fn selectors(model: &Model) -> Vec<(&'static str, MakeSelector)> {
     let (layers, spec) = (model.spec.num_layers, model.spec.clone());
-    let (low, ahead) = (random_predictors(&spec), random_predictors(&spec));
+    let (low, ahead) = (random_predictors(&spec, 8).unwrap(), random_predictors(&spec, 8).unwrap());
     let keep = spec.intermediate_size / 20;
     vec![
         ("gate", Box::new(move || Selector::gate(vec![Threshold::Quantile(0.95); layers]))),
@@ -46,18 +46,6 @@ fn selectors(model: &Model) -> Vec<(&'static str, MakeSelector)> {
         ("lowrank", Box::new(move || Selector::low_rank(low.clone(), false, vec![Threshold::TopK(keep); layers]))),
         ("look-ahead", Box::new(move || Selector::low_rank(ahead.clone(), true, vec![Threshold::TopK(keep); layers]))),
     ]
-}
-
-/// Any predictor selects some neurons.
-fn random_predictors(spec: &ModelSpec) -> Vec<Predictor> {
-    const RANK: usize = 8;
-    let mut source = RandomSource { dtype: DType::F32, seed: 4 };
-    let mut predictor = |layer| {
-        let a = source.matrix(&format!("{layer}.a"), RANK, spec.hidden_size)?;
-        let b = source.matrix(&format!("{layer}.b"), spec.intermediate_size, RANK)?;
-        Ok::<_, Error>(Predictor { a, b, bias: vec![0.0; spec.intermediate_size], logits: false })
-    };
-    (0..spec.num_layers).map(|layer| predictor(layer).unwrap()).collect()
 }
 
 /// Logits of `steps` steps of `batch` sequences, each with a prompt of its own length first.
@@ -170,7 +158,7 @@ fn every_place_of_the_weights_gives_the_same_text() {
             let selector = match selector {
                 "look-ahead" => {
                     let rules = vec![Threshold::Quantile(0.8); model.spec.num_layers];
-                    Selector::low_rank(random_predictors(&model.spec), true, rules)
+                    Selector::low_rank(random_predictors(&model.spec, 8).unwrap(), true, rules)
                 }
                 other => model.prepare(&parse(other), &exact()).unwrap(),
             };

@@ -63,6 +63,12 @@ pub struct Row {
     weight_bytes_per_token: f64,
     decode_gb_s: f64,
     bandwidth_fraction: f64,
+    /// Where the weights are, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<String>,
+    cache_bytes_per_token: f64,
+    storage_bytes_per_token: f64,
+    major_faults_per_token: f64,
     pub peak_rss_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<Evaluation>,
@@ -101,6 +107,7 @@ impl Row {
         };
         // Where rows have a type of their own, it is part of the name.
         let name = job.dtype.as_ref().map_or(name.clone(), |dtype| format!("{dtype}, {name}"));
+        let name = job.weights.as_ref().map_or(name.clone(), |weights| format!("{name}, {weights}"));
         Row {
             name,
             selector: job.selector.to_string(),
@@ -113,6 +120,10 @@ impl Row {
             weight_bytes_per_token: 0.0,
             decode_gb_s: 0.0,
             bandwidth_fraction: 0.0,
+            weights: job.weights.clone(),
+            cache_bytes_per_token: 0.0,
+            storage_bytes_per_token: 0.0,
+            major_faults_per_token: 0.0,
             peak_rss_bytes: 0,
             quality: None,
             sample: None,
@@ -148,6 +159,9 @@ impl Row {
         });
         self.active_fraction = median(&|r| r.active_fraction);
         self.weight_bytes_per_token = median(&|r| r.weight_bytes_per_token);
+        self.cache_bytes_per_token = median(&|r| r.cache_bytes_per_token);
+        self.storage_bytes_per_token = median(&|r| r.storage_bytes_per_token);
+        self.major_faults_per_token = median(&|r| r.major_faults_per_token);
         self.decode_gb_s = self.weight_bytes_per_token * self.decode_tokens_per_s / 1e9;
         self.bandwidth_fraction = self.decode_gb_s / read_gb_s;
     }
@@ -229,6 +243,25 @@ impl Report {
         output::table(&header, self.rows.iter().map(columns))?;
         if self.rows.iter().any(|row| row.bandwidth_fraction > 1.1) {
             outln!("above 100 % of the memory's read bandwidth: these weights stay in the caches");
+        }
+        let placed: Vec<&Row> = self.rows.iter().filter(|row| row.weights.is_some()).collect();
+        if !placed.is_empty() {
+            outln!();
+            let columns = |row: &&Row| {
+                vec![
+                    row.name.clone(),
+                    output::bytes(row.cache_bytes_per_token as u64),
+                    output::bytes(row.storage_bytes_per_token as u64),
+                    format!("{:.1}", row.major_faults_per_token),
+                    output::bytes(row.peak_rss_bytes),
+                ]
+            };
+            let header = ["a decoded token", "into the cache", "read from storage", "major faults", "peak memory"];
+            output::table(&header, placed.iter().map(columns))?;
+            outln!(
+                "cache rows read files past the page cache (with mmap: through it) and begin with none of the model in it; \
+                 mmap rows read through it, warm"
+            );
         }
         let speedup = |s: &Speedup| {
             let times = |x: f64| format!("{x:.2}×");

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sparrow::checkpoint::Placement;
 use sparrow::eval::{Evaluation, evaluate};
 use sparrow::generate::{GenerateOptions, generate};
 use sparrow::model::{Component, Timing};
@@ -17,7 +18,7 @@ use sparrow::sample::{SampleOptions, Sampler};
 use sparrow::sparsity::Selector;
 use sparrow::{Cpu, DType, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
 
-use crate::machine;
+use crate::machine::{self, Input};
 use crate::model::prepare;
 
 /// Rank of random predictors, as a fraction of the intermediate size.
@@ -27,6 +28,8 @@ const RANK: f64 = 0.04;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub source: Source,
+    /// Where the weights are; `None`: mapped.
+    pub weights: Option<String>,
     /// Of the weights; `None`: as they are stored.
     pub dtype: Option<String>,
     /// Of cached keys and values; `None`: the weights' own, or bf16.
@@ -69,6 +72,12 @@ pub struct Run {
     pub active_fraction: f64,
     /// Weight bytes read while decoding ÷ `decode_tokens`.
     pub weight_bytes_per_token: f64,
+    /// Bytes of neurons that the weight cache took in while decoding ÷ `decode_tokens`.
+    pub cache_bytes_per_token: f64,
+    /// Bytes read from storage while decoding, by whatever way, ÷ `decode_tokens`; 0 where the system does not say.
+    pub storage_bytes_per_token: f64,
+    /// Page faults that waited for storage while decoding ÷ `decode_tokens`.
+    pub major_faults_per_token: f64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -200,15 +209,19 @@ impl Bench {
         let parse = |name: &Option<String>| name.as_deref().map(str::parse::<DType>).transpose();
         let dtype = parse(&job.dtype).map_err(anyhow::Error::msg)?;
         let kv_dtype = parse(&job.kv_dtype).map_err(anyhow::Error::msg)?;
+        let placement: Placement =
+            job.weights.as_deref().map_or(Ok(Placement::default()), str::parse).map_err(anyhow::Error::msg)?;
         let (mut model, tokenizer, name) = match &job.source {
             Source::Directory { dir, .. } => {
                 let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::load(dir)).transpose()?;
-                (Model::load(dir)?, tokenizer, dir.display().to_string())
+                (Model::load_placed(dir, placement)?, tokenizer, dir.display().to_string())
             }
             Source::Shape { name } => {
                 let dtype = dtype.unwrap_or(DType::BF16);
-                let sparse = job.selector != SelectorSpec::Dense;
-                (sparrow::shapes::random_model(sparrow::shapes::spec(name)?, dtype, sparse)?, None, name.clone())
+                let neuron_major = job.selector != SelectorSpec::Dense || matches!(placement, Placement::Cache(_));
+                let mut model = sparrow::shapes::random_model(sparrow::shapes::spec(name)?, dtype, neuron_major)?;
+                model.placement = placement;
+                (model, None, name.clone())
             }
         };
         let ids = match (&job.source, &tokenizer) {
@@ -267,6 +280,7 @@ impl Bench {
 
         self.session.reset_stats();
         let steps = self.job.gen_tokens - 1;
+        let input = Input::so_far();
         let decode = Instant::now();
         for _ in 0..steps {
             let logits = self.session.decode(&tokens)?;
@@ -278,6 +292,9 @@ impl Bench {
         let stats = self.session.stats();
         let heads = self.session.model().weights.head.bytes().len() as u64 * stats.steps;
         let decode_tokens = steps * batch;
+        let per_token = |total: u64| total as f64 / decode_tokens as f64;
+        let read = input.zip(Input::so_far());
+        let since = |of: fn(Input) -> u64| read.map_or(0.0, |(before, after)| per_token(of(after) - of(before)));
         Ok(Run {
             ttft_s,
             decode_s,
@@ -285,6 +302,9 @@ impl Bench {
             decode_tokens,
             active_fraction: stats.active_fraction(),
             weight_bytes_per_token: (heads + stats.layer_bytes) as f64 / decode_tokens as f64,
+            cache_bytes_per_token: per_token(stats.store_bytes),
+            storage_bytes_per_token: since(|input| input.bytes),
+            major_faults_per_token: since(|input| input.major_faults),
         })
     }
 

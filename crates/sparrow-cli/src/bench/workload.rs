@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use sparrow::checkpoint::Placement;
 use sparrow::sparsity::is_relu_family;
 use sparrow::{DType, SelectorSpec};
 
@@ -25,6 +26,10 @@ pub struct WorkloadArgs {
     /// One row per selector: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE], skip[:BLOCKS] [default: dense, and what the model can do sparse]
     #[arg(long, short)]
     selector: Vec<SelectorSpec>,
+    /// One row per place of the weights (repeatable): ram, mmap or cache:FRACTION[,exact|window=N|lru][,mmap], as in generate;
+    /// with --shape weights are in memory, and the cache copies them [default: mmap]
+    #[arg(long, value_name = "PLACE")]
+    weights: Vec<Placement>,
     /// Add a row whose active neurons are chosen at random: this fraction of them
     #[arg(long, value_name = "FRACTION")]
     active: Option<f32>,
@@ -76,8 +81,10 @@ impl WorkloadArgs {
         if dtypes.is_empty() {
             dtypes.push(self.shape.is_some().then_some(DType::BF16));
         }
-        let job = |dtype: Option<DType>, selector: SelectorSpec| Job {
+        let placements = if self.weights.is_empty() { vec![Placement::Mapped] } else { self.weights.clone() };
+        let job = |placement: Placement, dtype: Option<DType>, selector: SelectorSpec| Job {
             source: source.clone(),
+            weights: (!self.weights.is_empty()).then(|| placement.to_string()),
             dtype: dtype.map(|dtype| dtype.to_string()),
             kv_dtype: self.kv.kv_dtype.map(|dtype| dtype.to_string()),
             selector,
@@ -86,8 +93,13 @@ impl WorkloadArgs {
             batch: self.batch as usize,
             threads: self.cpu.threads,
         };
-        let rows = |dtype| selectors.iter().map(move |selector| (dtype, selector.clone()));
-        Ok(dtypes.into_iter().flat_map(rows).map(|(dtype, selector)| job(dtype, selector)).collect())
+        let mut jobs = Vec::new();
+        for dtype in dtypes {
+            for selector in &selectors {
+                jobs.extend(placements.iter().map(|&placement| job(placement, dtype, selector.clone())));
+            }
+        }
+        Ok(jobs)
     }
 }
 
