@@ -151,9 +151,10 @@ fn rotary(rope: &Rope) -> String {
 fn windows(windows: &[Option<usize>]) -> String {
     let mut layers = BTreeMap::new();
     windows.iter().for_each(|&window| *layers.entry(window).or_insert(0) += 1);
-    let each = layers.iter().map(|(window, count)| match window {
-        None => format!("{count} layers see all tokens"),
-        Some(window) => format!("{count} layers see the last {window}"),
+    let each = layers.iter().map(|(window, &count)| {
+        let see = if count == 1 { "layer sees" } else { "layers see" };
+        let seen = window.map_or("all tokens".into(), |window| format!("the last {window}"));
+        format!("{count} {see} {seen}")
     });
     each.collect::<Vec<_>>().join(", ")
 }
