@@ -68,8 +68,23 @@ fn json_value() -> impl Strategy<Value = Value> {
         (0.0..4.0f64).prop_map(Value::from),
         "[a-z0-9_./\\\\-]{0,12}".prop_map(Value::from),
         proptest::sample::select(
-            ["relu", "silu", "gelu", "linear", "dynamic", "llama3", "default", "F16", "BF16", "gate", "dense"]
-                .as_slice()
+            [
+                "relu",
+                "silu",
+                "gelu",
+                "linear",
+                "dynamic",
+                "llama3",
+                "yarn",
+                "longrope",
+                "default",
+                "sliding_attention",
+                "F16",
+                "BF16",
+                "gate",
+                "dense",
+            ]
+            .as_slice()
         )
         .prop_map(Value::from),
     ];
@@ -173,6 +188,23 @@ fn config_json() {
 }
 
 #[test]
+fn config_json_of_every_architecture() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    for golden in fs::read_dir(goldens).unwrap().map(|e| e.unwrap().path()).filter(|path| path.is_dir()) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tokenizer.json"), tiny::tokenizer().to_string()).unwrap();
+        fs::copy(golden.join("config.json"), dir.path().join("config.json")).unwrap();
+        for file in fs::read_dir(&golden).unwrap().map(|e| e.unwrap().file_name()) {
+            if file.to_string_lossy().starts_with("model") {
+                fs::copy(golden.join(&file), dir.path().join(&file)).unwrap();
+            }
+        }
+        tiny::load_and_step(dir.path()).unwrap();
+        values_of(dir.path(), "config.json", 40);
+    }
+}
+
+#[test]
 fn generation_config_json() {
     let dir = good(false, false);
     bytes_of(dir.path(), "generation_config.json", 150);
@@ -232,7 +264,7 @@ fn weights_of_any_bits() {
 #[test]
 fn sizes_that_fit_run() {
     let dir = tempfile::tempdir().unwrap();
-    let sizes = (1..=3usize, 1..=3usize, 1..=4usize, 1..=20usize, 1..=20usize, 1..=40usize, 0..4usize, 1.0..2000.0f64);
+    let sizes = (1..=3usize, 1..=3usize, 1..=4usize, 1..=20usize, 1..=20usize, 1..=40usize, 0..5usize, 1.0..2000.0f64);
     let mut runner = proptest::test_runner::TestRunner::new(config(150));
     let result = runner.run(&sizes, |(layers, kv_heads, group, hidden, intermediate, vocab, rule, factor)| {
         let head_dim = 2 * group;
@@ -268,7 +300,7 @@ fn sizes_that_fit_run() {
             ]
             .map(|(k, v)| (k.to_owned(), v)),
         ));
-        config["rope_scaling"]["rope_type"] = json!(["default", "linear", "dynamic", "llama3"][rule]);
+        config["rope_scaling"]["rope_type"] = json!(["default", "linear", "dynamic", "llama3", "yarn"][rule]);
         config["rope_scaling"]["factor"] = json!(factor);
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         fs::write(dir.path().join("tokenizer.json"), tiny::tokenizer().to_string()).unwrap();

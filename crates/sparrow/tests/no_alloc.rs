@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::*;
+use sparrow::model::names;
+use sparrow::model::spec::{BlockNorms, Positions, QkNorm, Rope};
 use sparrow::sample::{SampleOptions, Sampler};
 use sparrow::sparsity::{Predictor, Selector};
-use sparrow::{DType, Model, SelectorSpec};
+use sparrow::{DType, Model, ModelSpec, SelectorSpec};
 
 struct Counting;
 
@@ -59,7 +61,17 @@ fn make(model: &mut Model, predictors: &[Predictor], selector: &str) -> Selector
 fn decoding_allocates_nothing() {
     let demo = Model::load(&demo_dir()).unwrap();
     let small = random_model(&odd_spec(), DType::F32, 0);
-    for (name, mut model) in [("demo", demo), ("random", small)] {
+    let Positions::Rope { full, .. } = odd_spec().positions else { panic!("a Llama has rotary embeddings") };
+    let spec = ModelSpec {
+        names: names::POST_NORMS,
+        block_norms: BlockNorms::After,
+        qk_norm: QkNorm::Projection,
+        positions: Positions::Rope { full: full.clone(), windowed: Some(Rope { theta: 100.0, ..full }) },
+        windows: vec![Some(9), None],
+        ..odd_spec()
+    };
+    let two_ropes = random_model(&spec, DType::F32, 0);
+    for (name, mut model) in [("demo", demo), ("random", small), ("two ropes", two_ropes)] {
         model.weights.make_neuron_major(&cpu().compute).unwrap();
         let hidden = model.spec.hidden_size;
         let identity: Vec<f64> = (0..hidden * hidden).map(|i| f64::from(i % (hidden + 1) == 0)).collect();
