@@ -51,6 +51,7 @@ fn main() {
                         up_bias: None,
                         down_bias: None,
                         activation: Activation::Silu,
+                        packed: None,
                     };
                     let row_masks = (m > 1).then_some(masks.as_slice());
                     let gathered = seconds(|| compute.sparse_mlp(&mlp, &x, m, &ids, row_masks, None, &mut sparse_out));

@@ -81,6 +81,7 @@ fn a_batch_gives_each_sequence_what_it_has_alone() {
         let ids: Vec<Vec<u32>> = (0..8).map(|s| Random::new(s).ids(vocab, 6)).collect();
         let mut batched = session(&exact(), &model, selector, 8, Some(DType::F32));
         let mut together: Vec<Vec<Vec<f32>>> = vec![Vec::new(); 8];
+        #[allow(clippy::needless_range_loop)] // steps index several sequences
         for t in 0..6 {
             // 1, 3 or 8 rows: the first sequences run ahead, which must not matter.
             for group in [0..1, 1..4, 4..8] {
