@@ -1,4 +1,5 @@
-//! Sparsity with every architecture: the way from a golden checkpoint to a sparse directory and back to logits.
+//! Sparsity with every architecture: the way from a golden checkpoint to a sparse directory and back to logits, from
+//! memory and through the weight cache.
 
 mod common;
 
@@ -75,6 +76,18 @@ fn every_architecture_can_be_sparsified() {
                 assert_eq!(worst < SAME, keeps_all, "{what}: {worst:.1e} from dense");
                 assert_eq!(active == 1.0, keeps_all, "{what}: {active} active");
                 assert!(found.iter().flatten().all(|v| v.is_finite()), "{what}");
+                if kind == "input" {
+                    continue; // selects no neurons, which is what the cache holds
+                }
+                let mut cached = Model::load_placed(&out, "cache:0.3".parse().unwrap()).unwrap();
+                let selector = cached.prepare(&parse(&format!("{kind}:{rule}")), &cpu()).unwrap();
+                let mut cached = session(&exact(), &Arc::new(cached), selector, 1, Some(DType::F32));
+                sparse.truncate(0, 0);
+                let worst = worst_difference(
+                    &decode_each(&mut cached, 0, &tokens[..8]),
+                    &decode_each(&mut sparse, 0, &tokens[..8]),
+                );
+                assert!(worst < SAME, "{what}: {worst:.1e} off with the weight cache");
             }
         }
     }

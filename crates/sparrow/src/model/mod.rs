@@ -8,6 +8,7 @@ pub mod names;
 mod neuron_cache;
 mod prepare;
 mod project;
+mod rope;
 mod session;
 pub mod spec;
 pub mod weights;
