@@ -129,7 +129,7 @@ fn specs() -> Vec<(&'static str, ModelSpec)> {
                 names: names::POST_NORMS,
                 block_norms: BlockNorms::After,
                 qk_norm: QkNorm::Projection,
-                positions: rope(5e5, 12, yarn(true)),
+                positions: rope(50.0, 12, yarn(true)),
                 ..odd_spec()
             },
         ),

@@ -129,7 +129,8 @@ CASES = {
     # YaRN, and the windows as older configurations say it: no layer_types.
     "qwen2-yarn-old": small("qwen2", hidden_size=40, use_sliding_window=True, sliding_window=9,
                             max_window_layers=2, dtype="bfloat16", max_position_embeddings=32,
-                            rope_parameters=rope("yarn", factor=4.0, beta_fast=6.0, beta_slow=0.5,
+                            rope_parameters=rope("yarn", 50.0, factor=4.0, beta_fast=1.5,
+                                                 beta_slow=0.2,
                                                  original_max_position_embeddings=16),
                             old=["layer_types"]),
     # Norms of each head, wider heads, windows where layer_types says.
