@@ -129,6 +129,7 @@ CASES = {
     # YaRN, and the windows as older configurations say it: no layer_types.
     "qwen2-yarn-old": small("qwen2", hidden_size=40, use_sliding_window=True, sliding_window=9,
                             max_window_layers=2, dtype="bfloat16", max_position_embeddings=32,
+                            std=0.16,
                             rope_parameters=rope("yarn", 50.0, factor=4.0, beta_fast=1.5,
                                                  beta_slow=0.2,
                                                  original_max_position_embeddings=16),
@@ -151,7 +152,7 @@ CASES = {
     # The original length is crossed during generation: short factors, then long.
     "phi3-crossing-old": small("phi3", hidden_size=40, num_key_value_heads=4, seq=20,
                                num_hidden_layers=2, tie_word_embeddings=True, dtype="bfloat16",
-                               original_max_position_embeddings=26, sliding_window=None,
+                               std=0.16, original_max_position_embeddings=26, sliding_window=None,
                                rope_parameters=rope("longrope", **long_factors(5)),
                                old=["rope_type"]),
     # Norms with an offset, scaled embeddings, one key head, tied.
