@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::*;
+use sparrow::checkpoint::Placement;
 use sparrow::model::names;
 use sparrow::model::spec::{BlockNorms, Positions, QkNorm, Rope};
 use sparrow::sample::{SampleOptions, Sampler};
@@ -71,7 +72,9 @@ fn decoding_allocates_nothing() {
         ..odd_spec()
     };
     let two_ropes = random_model(&spec, DType::F32, 0);
-    for (name, mut model) in [("demo", demo), ("random", small), ("two ropes", two_ropes)] {
+    let cached = Model { placement: "cache:0.5".parse().unwrap(), ..random_model(&odd_spec(), DType::F32, 0) };
+    let models = [("demo", demo), ("random", small), ("two ropes", two_ropes), ("cached in memory", cached)];
+    for (name, mut model) in models {
         model.weights.make_neuron_major(&cpu().compute).unwrap();
         let hidden = model.spec.hidden_size;
         let identity: Vec<f64> = (0..hidden * hidden).map(|i| f64::from(i % (hidden + 1) == 0)).collect();
@@ -92,6 +95,9 @@ fn decoding_allocates_nothing() {
             // Turns the weights around: last.
             "input:quantile=0.4",
         ] {
+            if selector.starts_with("input") && model.placement != Placement::Mapped {
+                continue;
+            }
             for batch in [1, 3] {
                 let selector_ready = make(&mut model, &predictors, selector);
                 let shared = Arc::new(model);
