@@ -477,6 +477,24 @@ fn an_interrupted_sparsify_leaves_no_model() {
     }
 }
 
+/// A limit on the size of files, below that of the weights, stands in for a disk that is full.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error_that_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (demo, text, out) = (demo(), text(), dir.path().join("sparse"));
+    let script = "trap '' XFSZ; ulimit -f 2000; exec \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_sparrow"), "sparsify", demo.to_str().unwrap()])
+        .args(["-o", out.to_str().unwrap(), "--selector", "gate", "--text", text.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let message = stderr(&output);
+    assert!(!output.status.success() && message.contains("model.safetensors"), "{}: {message}", output.status);
+    assert!(!message.contains("panicked"), "{message}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+}
+
 #[test]
 #[cfg(unix)]
 fn a_closed_pipe_is_no_error() {

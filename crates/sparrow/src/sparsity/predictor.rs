@@ -8,9 +8,8 @@
 //! A predictor that looks ahead sees another input `z`, that of the attention before. The best unrestricted linear map
 //! from it is `V = W·E[x·zᵀ]·E[z·zᵀ]⁻¹`, and the best of rank r is that of `V` for inputs `z` (reduced-rank regression).
 
-use faer::linalg::solvers::Solve;
-use faer::{Mat, Side};
 use sparrow_kernels::{DType, decode, encode};
+use sparrow_linalg::Matrix;
 
 use crate::checkpoint::Tensor;
 use crate::error::{Error, Result};
@@ -53,39 +52,35 @@ impl Predictor {
         }
         let mut stored = vec![0.0f32; n * hidden];
         decode(gate.weight.dtype(), gate.weight.bytes(), &mut stored);
-        let mut w = Mat::from_fn(n, hidden, |i, j| f64::from(stored[i * hidden + j]));
-        let square = |values: &[f64]| Mat::from_fn(hidden, hidden, |i, j| values[i * hidden + j]);
+        let mut w = Matrix::new(n, hidden, stored.into_iter().map(f64::from).collect());
+        let square = |values: &[f64]| Matrix::new(hidden, hidden, values.to_vec());
         let c = square(&moments.predictor);
         if let Some(cross) = &moments.cross {
             // Directions that the inputs hardly take would be inverted into noise.
-            let trace: f64 = (0..hidden).map(|i| c[(i, i)]).sum();
+            let trace: f64 = (0..hidden).map(|i| c.at(i, i)).sum();
             let ridge = (trace / hidden as f64 * 1e-6).max(f64::MIN_POSITIVE);
-            let damped = Mat::from_fn(hidden, hidden, |i, j| c[(i, j)] + if i == j { ridge } else { 0.0 });
-            let factor =
-                damped.llt(Side::Lower).map_err(|_| failed("the inputs' covariance has no Cholesky factor"))?;
+            let damped = Matrix::from_fn(hidden, hidden, |i, j| c.at(i, j) + if i == j { ridge } else { 0.0 });
             // V = W·E[x·zᵀ]·C⁻¹, from C·Vᵀ = (W·E[x·zᵀ])ᵀ.
-            w = factor.solve((w * square(cross)).transpose()).transpose().to_owned();
+            let right = w.times(&square(cross)).transposed();
+            let solution = damped.solve_positive_definite(&right);
+            w = solution.ok_or_else(|| failed("the inputs' covariance has no Cholesky factor"))?.transposed();
         }
 
         // C^½ exists also where C is singular (fewer calibration tokens than hidden dimensions).
-        let eigen =
-            c.self_adjoint_eigen(Side::Lower).map_err(|_| failed("the inputs' covariance has no eigenvectors"))?;
-        let (vectors, values) = (eigen.U(), eigen.S().column_vector());
-        let scaled = Mat::from_fn(hidden, hidden, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
-        let whitened = &w * (scaled * vectors.transpose());
-        let gram = (whitened.transpose() * &whitened)
-            .self_adjoint_eigen(Side::Lower)
-            .map_err(|_| failed("the whitened gate has no singular vectors"))?;
+        let eigen = c.symmetric_eigen().ok_or_else(|| failed("the inputs' covariance has no eigenvectors"))?;
+        let roots: Vec<f64> = eigen.values.iter().map(|v| v.max(0.0).sqrt()).collect();
+        let scaled = Matrix::from_fn(hidden, hidden, |i, j| eigen.vectors.at(i, j) * roots[j]);
+        let whitened = w.times(&scaled.times(&eigen.vectors.transposed()));
+        let gram = whitened.gram().symmetric_eigen();
+        let gram = gram.ok_or_else(|| failed("the whitened gate has no singular vectors"))?;
         // Eigenvalues ascend: the last are the largest.
-        let leading = Mat::from_fn(hidden, rank, |i, j| gram.U()[(i, hidden - 1 - j)]);
-        let mut b = &whitened * leading;
-        for j in 0..rank {
-            let norm = b.col(j).norm_l2();
-            // A direction that the inputs never take has no singular vector, and needs none.
-            let scale = if norm > 0.0 { norm.recip() } else { 0.0 };
-            (0..n).for_each(|i| b[(i, j)] *= scale);
-        }
-        let a = b.transpose() * &w;
+        let leading = Matrix::from_fn(hidden, rank, |i, j| gram.vectors.at(i, hidden - 1 - j));
+        let b = whitened.times(&leading);
+        // A direction that the inputs never take has no singular vector, and needs none.
+        let norm = |j| (0..n).map(|i| b.at(i, j).powi(2)).sum::<f64>().sqrt();
+        let scales: Vec<f64> = (0..rank).map(norm).map(|norm| if norm > 0.0 { norm.recip() } else { 0.0 }).collect();
+        let b = Matrix::from_fn(n, rank, |i, j| b.at(i, j) * scales[j]);
+        let a = b.transposed().times(&w);
         let bias = gate.bias.clone().unwrap_or_else(|| vec![0.0; n]);
         Ok(Predictor { a: tensor(&a)?, b: tensor(&b)?, bias, logits: false })
     }
@@ -115,10 +110,9 @@ fn failed(what: &str) -> Error {
 }
 
 /// As f16: three more bits of precision than bf16, and its range is ample for orthonormal columns.
-fn tensor(m: &Mat<f64>) -> Result<Tensor> {
-    let (rows, cols) = (m.nrows(), m.ncols());
-    Tensor::in_memory(DType::F16, rows, cols, |out| {
-        let values: Vec<f32> = (0..rows * cols).map(|i| m[(i / cols, i % cols)] as f32).collect();
+fn tensor(m: &Matrix) -> Result<Tensor> {
+    Tensor::in_memory(DType::F16, m.rows(), m.cols(), |out| {
+        let values: Vec<f32> = m.values().iter().map(|&v| v as f32).collect();
         encode(DType::F16, &values, out);
     })
 }

@@ -1,10 +1,9 @@
 //! The loss, its gradient and the F1 score of a low-rank classifier `s = B·(A·x) + bias`.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, get_global_parallelism};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sparrow_kernels::{Activation, DType, decode, encode, mask_words};
+use sparrow_linalg::{View, product};
 
 use crate::backend::Cpu;
 use crate::checkpoint::Tensor;
@@ -31,11 +30,10 @@ impl Shape {
         self.rank * self.inputs + self.neurons * self.rank + self.neurons
     }
 
-    fn split<'a>(&self, parameters: &'a [f32]) -> (MatRef<'a, f32>, MatRef<'a, f32>, &'a [f32]) {
+    fn split<'a>(&self, parameters: &'a [f32]) -> (View<'a>, View<'a>, &'a [f32]) {
         let (a, rest) = parameters.split_at(self.rank * self.inputs);
         let (b, bias) = rest.split_at(self.neurons * self.rank);
-        let a = MatRef::from_row_major_slice(a, self.rank, self.inputs);
-        (a, MatRef::from_row_major_slice(b, self.neurons, self.rank), bias)
+        (View::new(a, self.rank, self.inputs), View::new(b, self.neurons, self.rank), bias)
     }
 
     /// The classifier that `parameters` are.
@@ -120,8 +118,8 @@ impl<'a> Examples<'a> {
         let x: Vec<f32> =
             rows.iter().flat_map(|r| &self.inputs[r * self.width..(r + 1) * self.width]).copied().collect();
         let (mut low, mut scores) = (vec![0.0; m * shape.rank], vec![0.0; m * shape.neurons]);
-        product(view(&x, m, self.width), a.transpose(), &mut low);
-        product(view(&low, m, shape.rank), b.transpose(), &mut scores);
+        product(View::new(&x, m, self.width), a.transposed(), &mut low);
+        product(View::new(&low, m, shape.rank), b.transposed(), &mut scores);
         for row in scores.chunks_exact_mut(shape.neurons) {
             row.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
         }
@@ -148,11 +146,11 @@ impl<'a> Examples<'a> {
         let mut gradient = vec![0.0; parameters.len()];
         let (by_a, rest) = gradient.split_at_mut(shape.rank * shape.inputs);
         let (by_b, by_bias) = rest.split_at_mut(shape.neurons * shape.rank);
-        let scores = view(&by_score, m, shape.neurons);
-        product(scores.transpose(), view(&low, m, shape.rank), by_b);
+        let scores = View::new(&by_score, m, shape.neurons);
+        product(scores.transposed(), View::new(&low, m, shape.rank), by_b);
         let mut by_low = vec![0.0; m * shape.rank];
         product(scores, b, &mut by_low);
-        product(view(&by_low, m, shape.rank).transpose(), view(&x, m, self.width), by_a);
+        product(View::new(&by_low, m, shape.rank).transposed(), View::new(&x, m, self.width), by_a);
         for row in by_score.chunks_exact(shape.neurons) {
             by_bias.iter_mut().zip(row).for_each(|(sum, g)| *sum += g);
         }
@@ -182,16 +180,6 @@ impl<'a> Examples<'a> {
         }
         best
     }
-}
-
-fn view(values: &[f32], rows: usize, cols: usize) -> MatRef<'_, f32> {
-    MatRef::from_row_major_slice(values, rows, cols)
-}
-
-/// `out = a·b`, row-major.
-fn product(a: MatRef<f32>, b: MatRef<f32>, out: &mut [f32]) {
-    let out = MatMut::from_row_major_slice_mut(out, a.nrows(), b.ncols());
-    matmul(out, Accum::Replace, a, b, 1.0, get_global_parallelism());
 }
 
 #[cfg(test)]
