@@ -460,6 +460,54 @@ fn sparsify_makes_a_directory_that_every_command_loads() {
 }
 
 #[test]
+fn weights_run_from_memory_and_from_a_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("sparse");
+    let (demo, text, out) = (demo(), text(), out.to_str().unwrap());
+    let (demo, text) = (demo.to_str().unwrap(), text.to_str().unwrap());
+    succeed(&["sparsify", demo, "-o", out, "--selector", "gate", "--text", text, "--window", "64"]);
+    let generate = ["generate", "-m", out, "--prompt", PROMPT, "-n", "16", "--weights"];
+    let expected = succeed(&[&generate[..], &["mmap"]].concat());
+    for place in ["ram", "cache:0.3", "cache:0.02,exact", "cache:1,window=4,mmap"] {
+        let output = sparrow(&[&generate[..], &[place]].concat()).output().unwrap();
+        assert!(output.status.success(), "{place}: {}", stderr(&output));
+        assert_eq!(stdout(&output), expected, "{place}");
+        assert_eq!(stderr(&output).contains("read per step"), place.starts_with("cache"), "{place}");
+    }
+    let eval = ["eval", "-m", out, "--max-tokens", "300", "--format", "json", "--weights"];
+    let [mapped, cached] = ["mmap", "cache:0.3"].map(|place| json(&[&eval[..], &[place]].concat()));
+    let [a, b] = [&mapped, &cached].map(|report| report["perplexity"].as_f64().unwrap());
+    assert!((a / b - 1.0).abs() < 1e-4, "{a} {b}");
+    assert!(!mapped["selection"].is_null() && cached["selection"].is_null());
+
+    let places = ["--weights", "mmap", "--weights", "cache:0.3"];
+    let sizes = ["--prompt-tokens", "12", "--gen-tokens", "6", "--format", "json"];
+    let report = json(&[&["bench", "-m", out, "-s", "gate", "--runs", "1"], &places[..], &sizes].concat());
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for (row, place) in rows.iter().zip(["mmap", "cache:0.3,lru"]) {
+        assert_eq!(row["weights"], place);
+        assert_eq!(row["cache_bytes_per_token"].as_f64().unwrap() > 0.0, place != "mmap");
+        has_keys(row, &["storage_bytes_per_token", "major_faults_per_token", "peak_rss_bytes"]);
+    }
+    json(&[&["profile", "-m", out, "-s", "gate"], &places[..], &sizes].concat());
+
+    fail(
+        1,
+        &["generate", "-m", demo, "--prompt", PROMPT, "--weights", "cache:0.3"],
+        &["sparrow sparsify", "neuron by neuron"],
+    );
+    for (place, says) in [
+        ("cache:0", "at most 1, found 0"),
+        ("cache:1.5", "found 1.5"),
+        ("cache:NaN", "found NaN"),
+        ("disk", "cache:FRACTION"),
+    ] {
+        fail(2, &[&generate[..], &[place]].concat(), &["--weights", says]);
+    }
+}
+
+#[test]
 fn an_interrupted_sparsify_leaves_no_model() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("sparse");
