@@ -6,7 +6,7 @@ use std::str::FromStr;
 use indicatif::ProgressBar;
 use sparrow::SelectorSpec;
 use sparrow::sparsify::{Goal, Sparsified, SparsifyOptions, Stage, sparsify};
-use sparrow::sparsity::Trial;
+use sparrow::sparsity::{Method, Trial};
 
 use crate::inspect::describe;
 use crate::model::CpuArgs;
@@ -37,7 +37,8 @@ pub struct Args {
     /// lowrank: predict from the attention's input, one block ahead, so that a slow store can be read in time
     #[arg(long)]
     look_ahead: bool,
-    /// lowrank: train the predictors for this many passes over the text; an interrupted run goes on when called again
+    /// lowrank: train the predictors for this many passes over the text, and keep that if it helps; an interrupted run goes on
+    /// when called again
     #[arg(long, default_value_t = 0, value_name = "N")]
     epochs: usize,
     /// Also measure a range of active fractions and write a page with plots
@@ -152,6 +153,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let made = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
     if let Some((_, bar)) = current {
         bar.finish_and_clear();
+    }
+    if let (true, Method::LowRank { epochs: 0, .. }) = (args.epochs > 0, &made.file.method) {
+        eprintln!("training told active neurons apart no better than the closed form, which is what was written");
     }
     if let Some(path) = &args.report {
         report::write(path, &args.model, &made)?;

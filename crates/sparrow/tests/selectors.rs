@@ -291,6 +291,18 @@ fn interrupted_training_goes_on() {
     assert!(read("whole") == read("parts"), "predictors differ");
 }
 
+/// Of a SiLU model, telling neurons apart is not what counts: sizes matter, and the closed form ranks by them.
+#[test]
+fn training_that_does_not_help_is_not_kept() {
+    let Some(model) = shared_data("models/stories260k") else { return };
+    let Some(text) = shared_data("text/tinystories.txt") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let options = SparsifyOptions { epochs: 1, ..options("lowrank") };
+    let made = sparsify(&model, &dir.path().join("out"), &text, &options, &cpu(), |_, _, _| ()).unwrap();
+    assert!(matches!(made.file.method, Method::LowRank { epochs: 0, .. }), "{:?}", made.file.method);
+    assert!(Model::load(&dir.path().join("out")).unwrap().sidecar.unwrap().predictors.iter().all(|p| !p.logits));
+}
+
 #[test]
 fn a_search_keeps_the_quality_it_was_asked_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -343,7 +355,7 @@ fn activations_that_are_not_numbers_are_an_error() {
     std::fs::write(model.join("model.safetensors"), file.bytes()).unwrap();
     let text = dir.path().join("text.txt");
     std::fs::write(&text, "w3 w4 w5 w6 ".repeat(60)).unwrap();
-    for selector in ["gate", "lowrank", "sign", "input"] {
+    for selector in ["gate", "lowrank", "sign", "input", "skip"] {
         let options = SparsifyOptions { rank: 2, window: 16, ..options(selector) };
         let error = sparsify(&model, &dir.path().join("out"), &text, &options, &cpu(), |_, _, _| ()).unwrap_err();
         assert!(

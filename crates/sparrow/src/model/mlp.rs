@@ -16,9 +16,9 @@ use crate::sparsity::{Observer, Point, Projection, Selection, Selector};
 /// speed.
 pub(crate) const GATHER_ROWS: usize = 8;
 
-/// Active fraction of the union of a few rows from which computing all neurons is faster than gathering, by rows − 1.
-/// Measured on layers of 3072 × 8192 in memory; see `benchmarks/`.
-const DENSE_FROM: [f64; GATHER_ROWS] = [0.9; GATHER_ROWS];
+/// Active fraction of the union of a few rows from which computing all neurons is as fast as gathering them: 0.85 to 1, for
+/// every number of rows and element type (example `union` of the kernels, recorded in `benchmarks/sparsity`).
+const DENSE_FROM: f64 = 0.9;
 
 /// `s.out = mlp(s.h)`, both `[m, hidden]`: `down(act(gate·h) ⊙ up·h)` over the neurons that `selector` keeps for each row.
 ///
@@ -59,7 +59,7 @@ pub(crate) fn mlp(
     let known = selector.computes_gate();
     let predicting = if known && many { 0 } else { selector.bytes(layer, w) };
     s.stats.add(layer, s.selection.active, (m * n) as u64, predicting);
-    if many || s.selection.ids.len() as f64 > DENSE_FROM[m - 1] * n as f64 {
+    if many || s.selection.ids.len() as f64 > DENSE_FROM * n as f64 {
         if !many {
             gate_up(cpu, selector, layer, w, m, known, s);
         }

@@ -34,12 +34,14 @@ impl Observed {
             SelectorSpec::Input(_) => {
                 let mut samples = InputSamples::new(layers, allocate::TOKENS.min(task.window));
                 observe(task, model, ids, &mut samples, &mut report)?;
-                let not_finite = || Error::option("text", "the model's activations are not finite on this text");
                 Observed::Inputs(samples.finish().ok_or_else(not_finite)?)
             }
             SelectorSpec::Skip(_) => {
                 let mut influence = BlockInfluence::new(layers, hidden);
                 observe(task, model, ids, &mut influence, &mut report)?;
+                if !influence.is_finite() {
+                    return Err(not_finite());
+                }
                 Observed::Blocks(influence)
             }
             _ => {
@@ -51,6 +53,10 @@ impl Observed {
             }
         })
     }
+}
+
+fn not_finite() -> Error {
+    Error::option("text", "the model's activations are not finite on this text")
 }
 
 /// A selector's family of settings.
@@ -107,8 +113,10 @@ impl Calibration {
         calibration.score(task, model, true_active);
         if task.options.epochs > 0 {
             let Calibration::Neurons { samples, predictors, truth, .. } = &mut calibration else { unreachable!() };
-            *predictors = train::train(task, model, samples, std::mem::take(predictors), truth, progress)?;
-            calibration.score(task, model, true_active);
+            if let Some(trained) = train::train(task, model, samples, predictors, truth, progress)? {
+                *predictors = trained;
+                calibration.score(task, model, true_active);
+            }
         }
         Ok(calibration)
     }
@@ -144,8 +152,8 @@ impl Calibration {
     /// The setting that keeps a fraction `active`.
     pub fn for_active(&self, options: &SparsifyOptions, active: f64) -> Method {
         match self {
-            Calibration::Neurons { curves, relu, .. } => {
-                neuron_method(options, thresholds_for_active(curves, *relu, active))
+            Calibration::Neurons { curves, predictors, relu, .. } => {
+                neuron_method(options, predictors, thresholds_for_active(curves, *relu, active))
             }
             Calibration::Inputs { calibration, paths } => {
                 let layer = |(l, path): (usize, &allocate::Path)| {
@@ -163,8 +171,8 @@ impl Calibration {
     /// # Panics
     /// If the selector does not select neurons.
     pub fn for_recall(&self, options: &SparsifyOptions, recall: f64) -> Method {
-        let Calibration::Neurons { curves, .. } = self else { panic!("recall is of neurons") };
-        neuron_method(options, thresholds_for_recall(curves, recall))
+        let Calibration::Neurons { curves, predictors, .. } = self else { panic!("recall is of neurons") };
+        neuron_method(options, predictors, thresholds_for_recall(curves, recall))
     }
 
     /// The setting with the same rule for every layer.
@@ -172,8 +180,8 @@ impl Calibration {
     /// # Panics
     /// If the selector does not select neurons.
     pub fn with_rule(&self, options: &SparsifyOptions, rule: Threshold) -> Method {
-        let Calibration::Neurons { curves, .. } = self else { panic!("a rule is for neurons") };
-        neuron_method(options, vec![rule; curves.len()])
+        let Calibration::Neurons { curves, predictors, .. } = self else { panic!("a rule is for neurons") };
+        neuron_method(options, predictors, vec![rule; curves.len()])
     }
 
     /// What runs a setting.
@@ -219,8 +227,10 @@ impl Calibration {
     }
 }
 
-fn neuron_method(options: &SparsifyOptions, thresholds: Vec<Threshold>) -> Method {
+/// `predictors` say whether training was kept.
+fn neuron_method(options: &SparsifyOptions, predictors: &[Predictor], thresholds: Vec<Threshold>) -> Method {
     let SparsifyOptions { rank, look_ahead, epochs, .. } = *options;
+    let epochs = if predictors.iter().any(|p| p.logits) { epochs } else { 0 };
     match options.selector {
         SelectorSpec::LowRank(_) => Method::LowRank { rank, look_ahead, epochs, thresholds },
         SelectorSpec::Sign(_) => Method::Sign { thresholds },

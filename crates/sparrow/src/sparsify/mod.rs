@@ -37,7 +37,7 @@ pub struct SparsifyOptions {
     pub rank: usize,
     /// Predictors read the attention's input, so that the selection is known one block ahead.
     pub look_ahead: bool,
-    /// Passes of training over the calibration text, after the closed form.
+    /// Passes of training over the calibration text, after the closed form; kept if it tells active neurons better apart.
     pub epochs: usize,
     /// What thresholds are calibrated for; `None`: what suits the selector (see [`Goal::default_for`]).
     pub goal: Option<Goal>,

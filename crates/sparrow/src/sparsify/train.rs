@@ -33,6 +33,7 @@ struct Progressed {
 }
 
 /// Trains `predictors`, one per layer, from their closed form on; `truth` is the `|act(gate)|` above which a neuron is active.
+/// Returns none if the closed form has the better F1, averaged over layers.
 ///
 /// # Errors
 /// If the saved state of an interrupted run cannot be read or is of another one, or cannot be written.
@@ -40,15 +41,16 @@ pub(super) fn train(
     task: &Task,
     model: &Arc<Model>,
     samples: &[LayerSamples],
-    predictors: Vec<Predictor>,
+    predictors: &[Predictor],
     truth: &[f32],
     progress: &mut Progress,
-) -> Result<Vec<Predictor>> {
+) -> Result<Option<Vec<Predictor>>> {
     let epochs = task.options.epochs;
     let total = (predictors.len() * epochs) as u64;
     task.training.begin()?;
     let mut trained = Vec::with_capacity(predictors.len());
-    for (l, predictor) in predictors.into_iter().enumerate() {
+    let mut gain = 0.0;
+    for (l, predictor) in predictors.iter().enumerate() {
         let gate = deciding(&model.weights.layers[l]);
         let examples = Examples::new(task.cpu, gate, model.spec.activation, &samples[l], truth[l]);
         let (learn, check) = examples.split(VALIDATION);
@@ -56,7 +58,7 @@ pub(super) fn train(
         let mut at = match task.training.load(l, shape.parameters())? {
             Some(at) => at,
             None => {
-                let start = examples.scaled(&shape, &predictor, &learn);
+                let start = examples.scaled(&shape, predictor, &learn);
                 let best_f1 = examples.f1(&shape, &start, &check);
                 Progressed { epochs: 0, optimiser: AdamW::new(start.clone()), best: start, best_f1 }
             }
@@ -76,7 +78,8 @@ pub(super) fn train(
             }
             task.training.save(l, &at)?;
         }
+        gain += at.best_f1 - examples.closed_form_f1(task.cpu, predictor, model.spec.activation, &check);
         trained.push(shape.predictor(&at.best)?);
     }
-    Ok(trained)
+    Ok((gain >= 0.0).then_some(trained))
 }

@@ -9,8 +9,8 @@ use crate::backend::Cpu;
 use crate::checkpoint::Tensor;
 use crate::error::Result;
 use crate::model::weights::Linear;
-use crate::sparsity::Predictor;
 use crate::sparsity::calibrate::{Gates, LayerSamples};
+use crate::sparsity::{Predictor, is_relu_family};
 
 /// Tokens whose gates are computed together.
 const CHUNK: usize = 256;
@@ -105,8 +105,7 @@ impl<'a> Examples<'a> {
         decode(predictor.b.dtype(), predictor.b.bytes(), b);
         bias.copy_from_slice(&predictor.bias);
         let (scores, ..) = self.scores(shape, &parameters, &rows[..rows.len().min(CHUNK)]);
-        let square = scores.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / scores.len().max(1) as f64;
-        let scale = (3.0 / square.sqrt().max(1e-6)) as f32;
+        let scale = (3.0 / root_mean_square(&scores)) as f32;
         parameters[shape.rank * shape.inputs..].iter_mut().for_each(|p| *p *= scale);
         parameters
     }
@@ -115,8 +114,7 @@ impl<'a> Examples<'a> {
     fn scores(&self, shape: &Shape, parameters: &[f32], rows: &[usize]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let (a, b, bias) = shape.split(parameters);
         let m = rows.len();
-        let x: Vec<f32> =
-            rows.iter().flat_map(|r| &self.inputs[r * self.width..(r + 1) * self.width]).copied().collect();
+        let x = self.inputs_of(rows);
         let (mut low, mut scores) = (vec![0.0; m * shape.rank], vec![0.0; m * shape.neurons]);
         product(View::new(&x, m, self.width), a.transposed(), &mut low);
         product(View::new(&low, m, shape.rank), b.transposed(), &mut scores);
@@ -124,6 +122,10 @@ impl<'a> Examples<'a> {
             row.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
         }
         (scores, low, x)
+    }
+
+    fn inputs_of(&self, rows: &[usize]) -> Vec<f32> {
+        rows.iter().flat_map(|r| &self.inputs[r * self.width..(r + 1) * self.width]).copied().collect()
     }
 
     fn is_active(&self, row: usize, neuron: usize) -> bool {
@@ -157,16 +159,38 @@ impl<'a> Examples<'a> {
         gradient
     }
 
-    /// The harmonic mean of recall and precision over `rows`, at the threshold where it is largest.
+    /// The harmonic mean of recall and precision over `rows` of a classifier, at the threshold where it is largest.
     pub fn f1(&self, shape: &Shape, parameters: &[f32], rows: &[usize]) -> f64 {
-        const RANGE: f32 = 16.0;
+        self.best_f1(rows, |chunk| self.scores(shape, parameters, chunk).0)
+    }
+
+    /// The same of the closed form, whose scores are predicted gate values.
+    pub fn closed_form_f1(&self, cpu: &Cpu, predictor: &Predictor, activation: Activation, rows: &[usize]) -> f64 {
+        let mut low = Vec::new();
+        self.best_f1(rows, |chunk| {
+            let mut scores = vec![0.0; chunk.len() * self.neurons];
+            predictor.scores(cpu, &self.inputs_of(chunk), chunk.len(), &mut low, &mut scores);
+            if !is_relu_family(activation) {
+                cpu.compute.activate(activation, &mut scores);
+                scores.iter_mut().for_each(|s| *s = s.abs());
+            }
+            scores
+        })
+    }
+
+    /// `scores` gives the scores of rows, `[rows, neurons]`.
+    fn best_f1(&self, rows: &[usize], mut scores: impl FnMut(&[usize]) -> Vec<f32>) -> f64 {
+        /// Buckets span so many root mean squares of the first scores to either side.
+        const SPAN: f64 = 5.0;
         // Inactive and active neurons by score.
         let mut counts = vec![[0u64; 2]; BUCKETS];
+        let mut range = None;
         for chunk in rows.chunks(CHUNK) {
-            let (scores, ..) = self.scores(shape, parameters, chunk);
-            for (&row, scores) in chunk.iter().zip(scores.chunks_exact(shape.neurons)) {
+            let scores = scores(chunk);
+            let range = *range.get_or_insert_with(|| (SPAN * root_mean_square(&scores)) as f32);
+            for (&row, scores) in chunk.iter().zip(scores.chunks_exact(self.neurons)) {
                 for (i, &s) in scores.iter().enumerate() {
-                    let bucket = ((s / RANGE + 1.0) / 2.0 * BUCKETS as f32).clamp(0.0, BUCKETS as f32 - 1.0);
+                    let bucket = ((s / range + 1.0) / 2.0 * BUCKETS as f32).clamp(0.0, BUCKETS as f32 - 1.0);
                     counts[bucket as usize][usize::from(self.is_active(row, i))] += 1;
                 }
             }
@@ -180,6 +204,11 @@ impl<'a> Examples<'a> {
         }
         best
     }
+}
+
+fn root_mean_square(scores: &[f32]) -> f64 {
+    let square = scores.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / scores.len().max(1) as f64;
+    square.sqrt().max(1e-6)
 }
 
 #[cfg(test)]

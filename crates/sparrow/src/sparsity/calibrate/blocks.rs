@@ -10,12 +10,16 @@ pub(crate) struct BlockInfluence {
     before: Vec<f32>,
     /// Attention and MLP of each layer: sum of cosines.
     cosines: Vec<[f64; 2]>,
-    tokens: u64,
 }
 
 impl BlockInfluence {
     pub fn new(layers: usize, hidden: usize) -> Self {
-        BlockInfluence { hidden, before: Vec::new(), cosines: vec![[0.0; 2]; layers], tokens: 0 }
+        BlockInfluence { hidden, before: Vec::new(), cosines: vec![[0.0; 2]; layers] }
+    }
+
+    /// Whether all activations seen were finite.
+    pub fn is_finite(&self) -> bool {
+        self.cosines.iter().flatten().all(|cosine| cosine.is_finite())
     }
 
     /// The blocks that change least, left out until a fraction `active` of the layers' weights is left.
@@ -45,7 +49,7 @@ impl BlockInfluence {
 }
 
 impl Observer for BlockInfluence {
-    fn see(&mut self, layer: usize, point: Point, x: &[f32], m: usize) {
+    fn see(&mut self, layer: usize, point: Point, x: &[f32], _: usize) {
         let block = match point {
             Point::MiddleResidual => Some((layer, 0)),
             Point::Residual if layer > 0 => Some((layer - 1, 1)),
@@ -55,8 +59,6 @@ impl Observer for BlockInfluence {
         if let Some((layer, block)) = block {
             let rows = self.before.chunks_exact(self.hidden).zip(x.chunks_exact(self.hidden));
             self.cosines[layer][block] += rows.map(|(a, b)| cosine(a, b)).sum::<f64>();
-        } else {
-            self.tokens += m as u64;
         }
         self.before.clear();
         self.before.extend_from_slice(x);
