@@ -101,7 +101,8 @@ pub fn prepare(
 #[derive(Debug, clap::Args)]
 pub struct SelectorArg {
     /// What to compute: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE] or skip[:BLOCKS]; RULE is fixed=T,
-    /// mean-std=K, sparsity=S, top-k=N or quantile=Q, BLOCKS is attention=3-5+9,mlp=7 [default: what the model was sparsified for, else dense]
+    /// mean-std=K, sparsity=S, top-k=N or quantile=Q, BLOCKS is attention=3-5+9,mlp=7
+    /// [default: what the model was sparsified for, else dense]
     #[arg(long, short)]
     pub selector: Option<SelectorSpec>,
 }

@@ -276,7 +276,7 @@ impl Report {
                 outln!();
                 outln!(
                     "quality of {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.1e}; same top token {:.2} %; \
-                     {} of neurons active ({} tokens of text)",
+                     {} active ({} tokens of text)",
                     row.name,
                     q.perplexity,
                     q.dense_perplexity,

@@ -23,7 +23,8 @@ pub struct WorkloadArgs {
     /// f16 or bf16 with --shape [default: as they are stored; bf16 with --shape]
     #[arg(long, value_delimiter = ',')]
     dtype: Vec<DType>,
-    /// One row per selector: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE], skip[:BLOCKS] [default: dense, and what the model can do sparse]
+    /// One row per selector: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE], skip[:BLOCKS] [default: dense, and
+    /// what the model can do sparse]
     #[arg(long, short)]
     selector: Vec<SelectorSpec>,
     /// One row per place of the weights (repeatable): ram, mmap or cache:FRACTION[,exact|window=N|lru][,mmap], as in generate;

@@ -90,6 +90,7 @@ pub(crate) fn block(
     Ok(())
 }
 
+/// `s.x += attention(norm(s.x))`; a selector that looks ahead selects the MLP's neurons here.
 #[allow(clippy::too_many_arguments)]
 fn attention(
     model: &Model,
