@@ -42,6 +42,18 @@ impl Input {
     }
 }
 
+/// Has the system end this process when its parent ends, however that happens.
+pub fn die_with_parent() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
+/// Has the system, where memory runs out, end this process before others.
+pub fn prefer_to_be_killed() {
+    // Where there is no such file there is no such choice.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+}
+
 fn kilobytes(file: &str, field: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(field))?;

@@ -8,7 +8,9 @@ mod output;
 mod bench;
 mod doctor;
 mod eval;
+mod experiments;
 mod generate;
+mod html;
 mod inspect;
 mod machine;
 mod model;
@@ -39,6 +41,8 @@ enum Command {
     Bench(bench::Args),
     /// Show where the time of a prompt and of a token goes, by component
     Profile(profile::Args),
+    /// Measure many settings from a table, resumably, and compare them in a page of plots
+    Experiments(experiments::Args),
     /// Measure quality: perplexity and KL divergence of a selector against the dense model
     Eval(eval::Args),
     /// Calibrate a model on a text and write a directory that runs sparse
@@ -75,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Profile(args) => profile::run(args),
+        Command::Experiments(args) => experiments::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sparsify(args) => sparsify::run(args),
         Command::Inspect(args) => inspect::run(args),

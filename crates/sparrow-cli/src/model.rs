@@ -71,7 +71,8 @@ pub struct KvArg {
     pub kv_dtype: Option<DType>,
 }
 
-fn kv_dtype(name: &str) -> Result<DType, String> {
+/// An element type that caches can have, by its name.
+pub fn kv_dtype(name: &str) -> Result<DType, String> {
     match name.parse() {
         Ok(dtype @ (DType::F32 | DType::F16 | DType::BF16 | DType::I8)) => Ok(dtype),
         _ => Err("must be f32, f16, bf16 or int8".to_owned()),

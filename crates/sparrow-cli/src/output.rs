@@ -1,7 +1,10 @@
 //! How commands print: tables for people, JSON for programs, progress on stderr.
 
+use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
+use anyhow::Context;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -43,6 +46,20 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> an
     let lines: Vec<String> = table.to_string().lines().map(|l| l.trim_end().to_owned()).collect();
     writeln!(std::io::stdout().lock(), "{}", lines.join("\n"))?;
     Ok(())
+}
+
+/// Writes a file under a temporary name first, so that it is there whole or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = Path::new(&name);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().with_context(|| temporary.display().to_string())?;
+    std::fs::rename(temporary, path).with_context(|| path.display().to_string())
 }
 
 /// A progress bar on stderr; silent where stderr is no terminal.

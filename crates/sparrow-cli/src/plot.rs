@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::escape;
+use crate::html::escape;
 
 /// A line plot with labelled axes.
 pub struct Plot<'a> {
@@ -36,26 +36,28 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
-const COLOURS: [&str; 4] = ["#0b6e99", "#c2410c", "#4d7c0f", "#6b21a8"];
+const COLOURS: [&str; 8] = ["#0b6e99", "#c2410c", "#4d7c0f", "#6b21a8", "#a16207", "#be185d", "#0f766e", "#475569"];
 
 impl Plot<'_> {
     /// The plot as an `<svg>` element.
     pub fn svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|l| &l.points);
         let (x_low, x_high) = range(points().map(|p| p.0), false);
+        // Room for a line per name beside the title.
+        let top = TOP.max(10.0 + 13.0 * self.lines.len() as f64);
         let (y_low, y_high) = range(points().map(|p| p.1), self.from_zero);
         let to_x = |x: f64| LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT);
-        let to_y = |y: f64| HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
+        let to_y = |y: f64| HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - top - BOTTOM);
         let mut svg = format!(
-            "<svg width={WIDTH} height={HEIGHT} viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=sans-serif font-size=11 \
-             role=img><text x={LEFT} y=18 font-size=14 font-weight=bold>{}</text>",
+            "<svg width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}' font-family='sans-serif' font-size='11' \
+             role='img'><text x='{LEFT}' y='18' font-size='14' font-weight='bold'>{}</text>",
             escape(self.title)
         );
         for tick in ticks(y_low, y_high) {
             let (y, label) = (to_y(tick), label(tick));
             let _ = write!(
                 svg,
-                "<line x1={LEFT} x2={:.1} y1={y:.1} y2={y:.1} stroke=#ddd /><text x={:.1} y={:.1} text-anchor=end>{label}</text>",
+                "<line x1='{LEFT}' x2='{:.1}' y1='{y:.1}' y2='{y:.1}' stroke='#ddd' /><text x='{:.1}' y='{:.1}' text-anchor='end'>{label}</text>",
                 WIDTH - RIGHT,
                 LEFT - 6.0,
                 y + 4.0
@@ -63,30 +65,31 @@ impl Plot<'_> {
         }
         for tick in ticks(x_low, x_high) {
             let (x, y) = (to_x(tick), HEIGHT - BOTTOM + 15.0);
-            let _ = write!(svg, "<text x={x:.1} y={y:.1} text-anchor=middle>{}</text>", label(tick));
+            let _ = write!(svg, "<text x='{x:.1}' y='{y:.1}' text-anchor='middle'>{}</text>", label(tick));
         }
         let (middle, bottom) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12.0);
-        let _ = write!(svg, "<text x={middle} y={bottom} text-anchor=middle>{}</text>", escape(self.x));
-        let (x, y) = (14.0, (TOP + HEIGHT - BOTTOM) / 2.0);
+        let _ = write!(svg, "<text x='{middle}' y='{bottom}' text-anchor='middle'>{}</text>", escape(self.x));
+        let (x, y) = (14.0, (top + HEIGHT - BOTTOM) / 2.0);
         let rotate = format!("rotate(-90 {x} {y})");
-        let _ = write!(svg, "<text x={x} y={y} text-anchor=middle transform=\"{rotate}\">{}</text>", escape(self.y));
+        let _ =
+            write!(svg, "<text x='{x}' y='{y}' text-anchor='middle' transform='{rotate}'>{}</text>", escape(self.y));
         for (i, line) in self.lines.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let path: Vec<String> =
                 line.points.iter().map(|&(x, y)| format!("{:.1},{:.1}", to_x(x), to_y(y))).collect();
             let _ = write!(
                 svg,
-                "<polyline fill=none stroke=\"{colour}\" stroke-width=1.8 points=\"{}\" />",
+                "<polyline fill='none' stroke='{colour}' stroke-width='1.8' points='{}' />",
                 path.join(" ")
             );
             if line.points.len() <= 40 {
                 for &(x, y) in &line.points {
-                    let _ = write!(svg, "<circle cx={:.1} cy={:.1} r=2.5 fill=\"{colour}\" />", to_x(x), to_y(y));
+                    let _ = write!(svg, "<circle cx='{:.1}' cy='{:.1}' r='2.5' fill='{colour}' />", to_x(x), to_y(y));
                 }
             }
             let (x, y) = (WIDTH - RIGHT, 18.0 + 13.0 * i as f64);
             let name = escape(&line.name);
-            let _ = write!(svg, "<text x={x} y={y} text-anchor=end fill=\"{colour}\">{name}</text>");
+            let _ = write!(svg, "<text x='{x}' y='{y}' text-anchor='end' fill='{colour}'>{name}</text>");
         }
         svg + "</svg>"
     }

@@ -22,7 +22,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for job in args.workload.jobs()? {
         let dtype = job.dtype.as_ref().map_or(String::new(), |dtype| format!("{dtype}, "));
         let (name, prompt_tokens) = (format!("{dtype}{}", job.selector), job.prompt_tokens);
-        let profile = Bench::load(job)?.profile()?;
+        let mut bench = Bench::load(job)?;
+        bench.run()?;
+        let profile = bench.profile()?;
         if args.format == Format::Table {
             print(&format!("{name}: prompt of {prompt_tokens} tokens"), &profile.prefill)?;
             print(&format!("{name}: one token"), &profile.decode)?;

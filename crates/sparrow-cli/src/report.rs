@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use sparrow::sparsify::Sparsified;
 
+use crate::html::{escape, page};
 use crate::inspect::describe;
-use crate::output::percent;
+use crate::output::{percent, write_whole};
 use crate::plot::{Line, Plot};
 
 /// Refuses a path that could not be written later.
@@ -21,21 +22,20 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
 
 /// Writes the page.
 pub fn write(path: &Path, model: &str, made: &Sparsified) -> anyhow::Result<()> {
-    let temporary = path.with_extension("html.tmp");
-    std::fs::write(&temporary, page(model, made)).with_context(|| temporary.display().to_string())?;
-    std::fs::rename(&temporary, path).with_context(|| path.display().to_string())
+    write_whole(path, html(model, made).as_bytes())
 }
 
-fn page(model: &str, made: &Sparsified) -> String {
+fn html(model: &str, made: &Sparsified) -> String {
     let file = &made.file;
     let e = &file.quality.evaluation;
     let mut body = String::new();
-    let title = format!("Sparsity of {}", escape(model));
+    let title = format!("Sparsity of {model}");
     let _ = write!(
         body,
-        "<h1>{title}</h1><p>{}, calibrated on {} tokens of {} (SHA-256 {}).</p>\
+        "<h1>{}</h1><p>{}, calibrated on {} tokens of {} (SHA-256 {}).</p>\
          <p>On the {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.2e} nats (99 % of tokens below {:.2e}); \
          same top token {}; {} active.</p>",
+        escape(&title),
         escape(&describe(&file.method)),
         file.calibration.tokens,
         escape(&file.calibration.file),
@@ -101,14 +101,5 @@ fn page(model: &str, made: &Sparsified) -> String {
         let title = format!("Scores of layer {layer}");
         body += &Plot { title: &title, x: "score", y: "share of neurons", from_zero: true, lines }.svg();
     }
-    format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>body{{font:15px/1.5 system-ui,\
-         sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}}svg{{margin:.5rem}}table{{border-collapse:\
-         collapse}}td,th{{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}}</style><body>{body}</html>\n"
-    )
-}
-
-/// Text that cannot be mistaken for markup.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    page(&title, &body)
 }

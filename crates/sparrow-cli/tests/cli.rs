@@ -81,7 +81,7 @@ fn has_keys(value: &Value, expected: &[&str]) {
 #[test]
 fn every_command_has_help() {
     let all = succeed(&["--help"]);
-    for command in ["generate", "bench", "eval", "profile", "sparsify", "inspect", "doctor", "synth"] {
+    for command in ["generate", "bench", "experiments", "eval", "profile", "sparsify", "inspect", "doctor", "synth"] {
         assert!(all.contains(command), "{all}");
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage:") && help.contains("--help"), "{help}");

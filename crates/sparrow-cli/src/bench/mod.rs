@@ -2,19 +2,21 @@
 //! run (so that a machine whose speed drifts treats them alike).
 
 mod kernels;
-mod report;
+pub mod report;
 pub mod worker;
 pub mod workload;
 
-use anyhow::{Context, bail};
-use sparrow::DType;
+use anyhow::Context;
 use sparrow_kernels::{Compute, read_bandwidth};
 
 use self::report::{Machine, ModelReport, Report, Row};
-use self::worker::{Job, Source, Worker};
+use self::worker::{Job, Worker};
 use self::workload::WorkloadArgs;
 use crate::machine;
 use crate::output::{self, Format};
+
+/// Tokens of the text that quality is measured on.
+const QUALITY_TOKENS: usize = 8192;
 
 /// Measure speed and memory, dense beside sparse.
 #[derive(clap::Args)]
@@ -118,27 +120,14 @@ fn one_by_one(
 fn finish(worker: &mut Worker, row: &mut Row) -> anyhow::Result<()> {
     row.peak_rss_bytes = worker.peak_rss()?;
     row.sample = worker.sample()?;
-    row.quality = worker.quality()?;
+    row.quality = if worker.model.as_stored { None } else { worker.quality(QUALITY_TOKENS)? };
     Ok(())
 }
 
-/// Whether all rows' weights can be in memory at once, with a tenth to spare.
+/// Whether all rows' weights can be in memory at once, with a tenth to spare; refuses any that does not fit alone.
 fn fits_together(jobs: &[Job]) -> anyhow::Result<bool> {
-    let Source::Shape { name } = &jobs[0].source else { return Ok(true) };
-    let parameters = sparrow::shapes::spec(name)?.parameters();
-    let bytes = |job: &Job| {
-        let dtype: DType = job.dtype.as_deref().unwrap_or("bf16").parse().map_err(anyhow::Error::msg)?;
-        anyhow::Ok(parameters * dtype.row_bytes(1 << 10) as u64 / (1 << 10))
-    };
-    let sizes = jobs.iter().map(bytes).collect::<anyhow::Result<Vec<u64>>>()?;
-    let largest = sizes.iter().copied().max().unwrap_or(0);
+    jobs.iter().try_for_each(Job::check_memory)?;
+    let sizes = jobs.iter().map(Job::random_weight_bytes).collect::<anyhow::Result<Vec<_>>>()?;
     let available = machine::available_memory().unwrap_or(u64::MAX);
-    if largest as f64 * 1.05 > available as f64 {
-        bail!(
-            "{name} needs {}, but {} of memory are available: choose a smaller --shape or --dtype",
-            output::bytes(largest),
-            output::bytes(available)
-        );
-    }
-    Ok(sizes.iter().sum::<u64>() as f64 * 1.1 <= available as f64)
+    Ok(sizes.into_iter().flatten().sum::<u64>() as f64 * 1.1 <= available as f64)
 }

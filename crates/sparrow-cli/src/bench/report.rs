@@ -55,14 +55,14 @@ pub struct Row {
     pub name: String,
     selector: String,
     dtype: String,
-    active_fraction: f64,
+    pub active_fraction: f64,
     ttft_s: Distribution,
-    prefill_tokens_per_s: f64,
-    decode_tokens_per_s: f64,
-    total_tokens_per_s: f64,
-    weight_bytes_per_token: f64,
-    decode_gb_s: f64,
-    bandwidth_fraction: f64,
+    pub prefill_tokens_per_s: f64,
+    pub decode_tokens_per_s: f64,
+    pub total_tokens_per_s: f64,
+    pub weight_bytes_per_token: f64,
+    pub decode_gb_s: f64,
+    pub bandwidth_fraction: f64,
     /// Where the weights are, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     weights: Option<String>,
@@ -136,32 +136,37 @@ impl Row {
         self.runs.push(run);
     }
 
+    fn sorted(&self, of: impl Fn(&Run) -> f64) -> Vec<f64> {
+        let mut values: Vec<f64> = self.runs.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    }
+
+    /// The median over the runs.
+    pub fn median(&self, of: impl Fn(&Run) -> f64) -> f64 {
+        quantile(&self.sorted(of), 0.5)
+    }
+
     /// Computes the figures from the runs.
     pub fn summarise(&mut self, read_gb_s: f64) {
-        let sorted = |f: &dyn Fn(&Run) -> f64| {
-            let mut values: Vec<f64> = self.runs.iter().map(f).collect();
-            values.sort_by(f64::total_cmp);
-            values
-        };
-        let median = |f: &dyn Fn(&Run) -> f64| quantile(&sorted(f), 0.5);
-        let ttft = sorted(&|r| r.ttft_s);
+        let ttft = self.sorted(|r| r.ttft_s);
         self.ttft_s = Distribution {
             p50: quantile(&ttft, 0.5),
             p90: quantile(&ttft, 0.9),
             mean: ttft.iter().sum::<f64>() / ttft.len() as f64,
         };
-        self.prefill_tokens_per_s = median(&|r| r.prompt_tokens as f64 / r.ttft_s);
-        self.decode_tokens_per_s = median(&|r| r.decode_tokens as f64 / r.decode_s);
+        self.prefill_tokens_per_s = self.median(|r| r.prompt_tokens as f64 / r.ttft_s);
+        self.decode_tokens_per_s = self.median(|r| r.decode_tokens as f64 / r.decode_s);
         let steps = (self.gen_tokens - 1) as f64;
-        self.total_tokens_per_s = median(&|r| {
+        self.total_tokens_per_s = self.median(|r| {
             let batch = r.decode_tokens as f64 / steps;
             (r.prompt_tokens as f64 + batch + r.decode_tokens as f64) / (r.ttft_s + r.decode_s)
         });
-        self.active_fraction = median(&|r| r.active_fraction);
-        self.weight_bytes_per_token = median(&|r| r.weight_bytes_per_token);
-        self.cache_bytes_per_token = median(&|r| r.cache_bytes_per_token);
-        self.storage_bytes_per_token = median(&|r| r.storage_bytes_per_token);
-        self.major_faults_per_token = median(&|r| r.major_faults_per_token);
+        self.active_fraction = self.median(|r| r.active_fraction);
+        self.weight_bytes_per_token = self.median(|r| r.weight_bytes_per_token);
+        self.cache_bytes_per_token = self.median(|r| r.cache_bytes_per_token);
+        self.storage_bytes_per_token = self.median(|r| r.storage_bytes_per_token);
+        self.major_faults_per_token = self.median(|r| r.major_faults_per_token);
         self.decode_gb_s = self.weight_bytes_per_token * self.decode_tokens_per_s / 1e9;
         self.bandwidth_fraction = self.decode_gb_s / read_gb_s;
     }

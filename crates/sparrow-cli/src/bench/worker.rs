@@ -3,9 +3,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
@@ -17,12 +19,17 @@ use sparrow::model::{Component, Timing};
 use sparrow::sample::{SampleOptions, Sampler};
 use sparrow::sparsity::Selector;
 use sparrow::{Cpu, DType, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
+use sparrow_kernels::{Compute, Isa};
 
 use crate::machine::{self, Input};
 use crate::model::prepare;
+use crate::output;
 
 /// Rank of random predictors, as a fraction of the intermediate size.
 const RANK: f64 = 0.04;
+
+/// What a profile calls the time to choose tokens.
+const SAMPLING: &str = "sampling";
 
 /// Everything that defines a row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +47,39 @@ pub struct Job {
     pub gen_tokens: usize,
     pub batch: usize,
     pub threads: Option<u16>,
+    /// Instruction set tier; `None`: the best that `SPARROW_ISA` allows.
+    pub isa: Option<String>,
+}
+
+impl Job {
+    /// Bytes of weights that the worker will make up in memory; `None` for a directory, whose weights are mapped.
+    ///
+    /// # Errors
+    /// If shape or element type are not known.
+    pub fn random_weight_bytes(&self) -> anyhow::Result<Option<u64>> {
+        let Source::Shape { name } = &self.source else { return Ok(None) };
+        let dtype: DType = self.dtype.as_deref().unwrap_or("bf16").parse().map_err(anyhow::Error::msg)?;
+        let parameters = sparrow::shapes::spec(name)?.parameters();
+        Ok(Some(parameters * dtype.row_bytes(1 << 10) as u64 / (1 << 10)))
+    }
+
+    /// Refuses weights that do not fit the memory that is available now.
+    ///
+    /// # Errors
+    /// Says how much is missing.
+    pub fn check_memory(&self) -> anyhow::Result<()> {
+        let (Some(needed), Some(available)) = (self.random_weight_bytes()?, machine::available_memory()) else {
+            return Ok(());
+        };
+        if needed as f64 * 1.05 > available as f64 {
+            bail!(
+                "the weights need {}, but {} of memory are available: choose a smaller shape or element type",
+                output::bytes(needed),
+                output::bytes(available)
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A directory with a text for its tokenizer (checkpoints without a tokenizer get arbitrary tokens), or random weights.
@@ -50,11 +90,17 @@ pub enum Source {
 }
 
 /// What the worker loaded.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Loaded {
     pub name: String,
     pub parameters: u64,
     pub dtype: String,
+    /// Bytes of all matrices.
+    pub weight_bytes: u64,
+    /// Whether everything is computed as the model is stored, so that there is no quality to lose.
+    pub as_stored: bool,
+    pub isa: String,
+    pub threads: usize,
 }
 
 /// Measurements of one run.
@@ -78,38 +124,63 @@ pub struct Run {
     pub storage_bytes_per_token: f64,
     /// Page faults that waited for storage while decoding ÷ `decode_tokens`.
     pub major_faults_per_token: f64,
+    /// Bytes of the keys and values of all sequences after it.
+    pub kv_bytes: u64,
 }
+
+/// Seconds that one decoder layer takes, averaged over the layers.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct LayerTimes {
+    /// For the prompt of one sequence.
+    pub prefill_s: f64,
+    /// For one decode step of all sequences.
+    pub decode_s: f64,
+}
+
+/// Tokens per window that quality is measured in, where so many fit.
+pub const QUALITY_WINDOW: usize = 256;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     Run,
     PeakRss,
+    LayerTimes,
     Sample,
-    Quality,
+    Quality { tokens: usize },
 }
 
 /// The parent's end.
 pub struct Worker {
     child: Child,
     requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    answers: Receiver<String>,
+    /// Gives the last line that the worker wrote to its standard error.
+    messages: Option<JoinHandle<String>>,
+    deadline: Option<(Instant, Duration)>,
     pub model: Loaded,
 }
 
 impl Worker {
     /// Starts a process for `job` and waits until its model is loaded.
     pub fn start(job: &Job) -> anyhow::Result<Self> {
+        Self::start_within(job, None)
+    }
+
+    /// As [`start`](Self::start); a worker that has not answered everything it is asked within `limit` is ended.
+    pub fn start_within(job: &Job, limit: Option<Duration>) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
         let mut child = std::process::Command::new(program)
             .arg("bench-worker")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .context("starting a worker process")?;
         let requests = child.stdin.take().context("worker's standard input")?;
-        let answers = BufReader::new(child.stdout.take().context("worker's standard output")?);
-        let model = Loaded { name: String::new(), parameters: 0, dtype: String::new() };
-        let mut worker = Worker { child, requests, answers, model };
+        let answers = lines(child.stdout.take().context("worker's standard output")?);
+        let messages = Some(pass_on(child.stderr.take().context("worker's standard error")?));
+        let deadline = limit.map(|limit| (Instant::now() + limit, limit));
+        let mut worker = Worker { child, requests, answers, messages, deadline, model: Loaded::default() };
         worker.model = worker.ask(job)?;
         Ok(worker)
     }
@@ -122,26 +193,67 @@ impl Worker {
         self.ask(&Request::PeakRss)
     }
 
+    /// Of one more run, timed by component.
+    pub fn layer_times(&mut self) -> anyhow::Result<LayerTimes> {
+        self.ask(&Request::LayerTimes)
+    }
+
     /// A greedy continuation of the prompt; none without a tokenizer.
     pub fn sample(&mut self) -> anyhow::Result<Option<String>> {
         self.ask(&Request::Sample)
     }
 
-    /// Against dense, on the job's text; none for the dense row, and none without a tokenizer.
-    pub fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
-        self.ask(&Request::Quality)
+    /// Against dense, on the first `tokens` of the job's text; none without a tokenizer.
+    pub fn quality(&mut self, tokens: usize) -> anyhow::Result<Option<Evaluation>> {
+        self.ask(&Request::Quality { tokens })
     }
 
     fn ask<T: DeserializeOwned>(&mut self, request: &impl Serialize) -> anyhow::Result<T> {
         let sent = writeln!(self.requests, "{}", serde_json::to_string(request)?);
-        let mut line = String::new();
-        if sent.is_err() || self.answers.read_line(&mut line)? == 0 {
-            let status = self.child.wait()?;
-            bail!("the worker process ended early ({status}); its message is above");
+        let line = match self.deadline {
+            _ if sent.is_err() => Err(RecvTimeoutError::Disconnected),
+            None => self.answers.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some((deadline, _)) => self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        };
+        match (line, self.deadline) {
+            (Ok(line), _) => {
+                let answer: Result<T, String> = serde_json::from_str(&line)?;
+                answer.map_err(anyhow::Error::msg)
+            }
+            (Err(RecvTimeoutError::Timeout), Some((_, limit))) => {
+                self.child.kill()?;
+                bail!("the worker process was ended: it took longer than {} s", limit.as_secs_f64())
+            }
+            (Err(_), _) => {
+                let status = self.child.wait()?;
+                let message = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
+                let message = if message.is_empty() { "without a message" } else { message.as_str() };
+                bail!("the worker process ended early ({status}): {message}")
+            }
         }
-        let answer: Result<T, String> = serde_json::from_str(&line)?;
-        answer.map_err(anyhow::Error::msg)
     }
+}
+
+/// The lines of the worker's answers, read on a thread so that waiting for them can end.
+fn lines(answers: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(answers).lines().map_while(Result::ok);
+        lines.map(|line| sender.send(line)).take_while(Result::is_ok).for_each(drop);
+    });
+    receiver
+}
+
+/// Passes what the worker says on to standard error, and keeps the last line.
+fn pass_on(messages: ChildStderr) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut last = String::new();
+        for line in BufReader::new(messages).lines().map_while(Result::ok).filter(|line| !line.trim().is_empty()) {
+            eprintln!("{line}");
+            last = line;
+        }
+        last
+    })
 }
 
 impl Drop for Worker {
@@ -154,6 +266,8 @@ impl Drop for Worker {
 
 /// The worker's end: `sparrow bench-worker`.
 pub fn run() -> anyhow::Result<()> {
+    machine::die_with_parent();
+    machine::prefer_to_be_killed();
     let mut lines = std::io::stdin().lines();
     let first = lines.next().context("bench-worker is started by `sparrow bench`")??;
     let mut bench = match Bench::load(serde_json::from_str(&first)?) {
@@ -165,8 +279,9 @@ pub fn run() -> anyhow::Result<()> {
         match serde_json::from_str(&line?)? {
             Request::Run => answer(bench.run())?,
             Request::PeakRss => answer(machine::peak_resident_memory().context("this system does not report memory"))?,
+            Request::LayerTimes => answer(bench.layer_times())?,
             Request::Sample => answer(bench.sample())?,
-            Request::Quality => answer(bench.quality())?,
+            Request::Quality { tokens } => answer(bench.quality(tokens))?,
         }
     }
     Ok(())
@@ -187,6 +302,18 @@ pub struct Profile {
     pub decode: Vec<(String, Timing)>,
 }
 
+impl Profile {
+    /// Everything but what happens once per step is in the layers (of the norms all but the last).
+    fn layer_times(&self, layers: usize) -> LayerTimes {
+        let outside = [Component::Embed.name(), Component::Head.name(), SAMPLING];
+        let in_layers = |timings: &[(String, Timing)]| {
+            let inside = timings.iter().filter(|(name, _)| !outside.contains(&name.as_str()));
+            inside.map(|(_, timing)| timing.mean).sum::<f64>() / layers as f64
+        };
+        LayerTimes { prefill_s: in_layers(&self.prefill), decode_s: in_layers(&self.decode) }
+    }
+}
+
 fn named(timings: Vec<(Component, Timing)>) -> Vec<(String, Timing)> {
     timings.into_iter().map(|(c, t)| (c.name().to_owned(), t)).collect()
 }
@@ -205,7 +332,12 @@ pub struct Bench {
 impl Bench {
     /// Loads the job's model.
     pub fn load(job: Job) -> anyhow::Result<Self> {
-        let cpu = Arc::new(Cpu::new(job.threads.map(usize::from)));
+        let threads = job.threads.map(usize::from);
+        let cpu = match &job.isa {
+            None => Cpu::new(threads),
+            Some(isa) => Cpu { compute: Compute::with_isa(isa.parse::<Isa>()?, threads)? },
+        };
+        let cpu = Arc::new(cpu);
         let parse = |name: &Option<String>| name.as_deref().map(str::parse::<DType>).transpose();
         let dtype = parse(&job.dtype).map_err(anyhow::Error::msg)?;
         let kv_dtype = parse(&job.kv_dtype).map_err(anyhow::Error::msg)?;
@@ -251,8 +383,17 @@ impl Bench {
             }
             _ => prepare(&mut model, &job.selector, dtype, &cpu)?,
         };
-        let dtype = model.weights.dtype();
-        let loaded = Loaded { name, parameters: model.spec.parameters(), dtype: dtype.to_string() };
+        let weights = &model.weights;
+        let as_stored = job.selector == SelectorSpec::Dense && !weights.dtype().is_quantized() && kv_dtype.is_none();
+        let loaded = Loaded {
+            name,
+            parameters: model.spec.parameters(),
+            dtype: weights.dtype().to_string(),
+            weight_bytes: weights.bytes(),
+            as_stored,
+            isa: cpu.compute.isa().to_string(),
+            threads: cpu.compute.threads(),
+        };
         let options = SessionOptions { sequences: job.batch, capacity, kv_dtype };
         let session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
         Ok(Bench { job, loaded, cpu, session, ids, tokenizer })
@@ -265,7 +406,8 @@ impl Bench {
         self.ids[start..start + self.job.prompt_tokens].to_vec()
     }
 
-    fn run(&mut self) -> anyhow::Result<Run> {
+    /// Prefills every sequence and decodes, timed.
+    pub fn run(&mut self) -> anyhow::Result<Run> {
         let (batch, vocab) = (self.job.batch, self.session.model().spec.vocab_size);
         let prompts: Vec<Vec<u32>> = (0..batch).map(|s| self.prompt(s)).collect();
         let mut sampler = Sampler::new(SampleOptions::default(), vocab)?;
@@ -305,13 +447,18 @@ impl Bench {
             cache_bytes_per_token: per_token(stats.store_bytes),
             storage_bytes_per_token: since(|input| input.bytes),
             major_faults_per_token: since(|input| input.major_faults),
+            kv_bytes: self.session.kv_bytes() as u64,
         })
     }
 
-    /// Times every component: of one prefill of each sequence's prompt, and of the decode steps after it; and sampling.
+    fn layer_times(&mut self) -> anyhow::Result<LayerTimes> {
+        let layers = self.session.model().spec.num_layers;
+        Ok(self.profile()?.layer_times(layers))
+    }
+
+    /// Times every component: of one prefill of each sequence's prompt, and of the decode steps after it; and sampling. A
+    /// [`run`](Self::run) before pages in weights and grows working memory.
     pub fn profile(&mut self) -> anyhow::Result<Profile> {
-        // Warm up: page in weights, grow working memory.
-        self.run()?;
         let (batch, vocab) = (self.job.batch, self.session.model().spec.vocab_size);
         let mut sampler = Sampler::new(SampleOptions::default(), vocab)?;
         let mut tokens = Vec::with_capacity(batch);
@@ -333,7 +480,7 @@ impl Bench {
             sampling.push(start.elapsed().as_secs_f64());
         }
         let mut decode = named(self.session.profile());
-        decode.push(("sampling".into(), Timing::of(&sampling)));
+        decode.push((SAMPLING.into(), Timing::of(&sampling)));
         Ok(Profile { prefill, decode })
     }
 
@@ -352,20 +499,17 @@ impl Bench {
         Ok(Some(text))
     }
 
-    fn quality(&mut self) -> anyhow::Result<Option<Evaluation>> {
-        const WINDOW: usize = 256;
-        const TOKENS: usize = 8192;
-        let quantized = self.session.model().weights.dtype().is_quantized();
-        let as_stored = self.job.selector == SelectorSpec::Dense && !quantized && self.job.kv_dtype.is_none();
+    fn quality(&mut self, tokens: usize) -> anyhow::Result<Option<Evaluation>> {
         let Source::Directory { dir, .. } = &self.job.source else { return Ok(None) };
-        if as_stored || self.tokenizer.is_none() {
+        if self.tokenizer.is_none() {
             return Ok(None);
         }
-        let window = WINDOW.min(self.session.capacity());
+        let window = QUALITY_WINDOW.min(self.session.capacity());
         let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
-        let model = if quantized { Arc::new(Model::load(dir)?) } else { self.session.model().clone() };
+        let stored = self.session.model();
+        let model = if stored.weights.dtype().is_quantized() { Arc::new(Model::load(dir)?) } else { stored.clone() };
         let mut dense = Session::new(model, self.cpu.clone(), Selector::dense(), options)?;
-        let ids = &self.ids[..self.ids.len().min(TOKENS)];
+        let ids = &self.ids[..self.ids.len().min(tokens)];
         Ok(Some(evaluate(&mut dense, &mut self.session, ids, window, &mut (), |_| ())?))
     }
 }

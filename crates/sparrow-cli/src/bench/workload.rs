@@ -93,6 +93,7 @@ impl WorkloadArgs {
             gen_tokens: self.gen_tokens.unwrap_or(if self.shape.is_some() { 32 } else { 128 }) as usize,
             batch: self.batch as usize,
             threads: self.cpu.threads,
+            isa: None,
         };
         let mut jobs = Vec::new();
         for dtype in dtypes {
