@@ -44,7 +44,8 @@ impl Layer {
         let rows = self.size / TASKS;
         let all = Matrix::new(DType::BF16, self.size, self.size, &self.weights);
         let mut out = self.out[task].lock().unwrap();
-        let part = LinearPart { weights: all.row_range(task * rows..(task + 1) * rows), bias: None, out: &mut out };
+        let part =
+            LinearPart { weights: all.row_range(task * rows..(task + 1) * rows).into(), bias: None, out: &mut out };
         self.compute.linear(&self.x, 1, &mut [part]);
     }
 

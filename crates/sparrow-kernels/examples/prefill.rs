@@ -52,7 +52,7 @@ fn main() {
                     .map(|(&n, out)| {
                         let (here, after) = rest.split_at(n * k * one.len());
                         rest = after;
-                        LinearPart { weights: Matrix::new(dtype, n, k, here), bias: None, out }
+                        LinearPart { weights: Matrix::new(dtype, n, k, here).into(), bias: None, out }
                     })
                     .collect();
                 let rate = operations / seconds(|| compute.linear(&x, tokens, &mut linear));

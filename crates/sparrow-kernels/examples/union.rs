@@ -42,7 +42,7 @@ fn main() {
             let masks = mask.repeat(m);
             let mut ratios: Vec<f64> = (0..ROUNDS * COPIES)
                 .map(|i| {
-                    let [gate, up, down] = [0, 1, 2].map(|w| matrix(i % COPIES * 3 + w));
+                    let [gate, up, down] = [0, 1, 2].map(|w| matrix(i % COPIES * 3 + w).into());
                     let mlp = SparseMlp {
                         gate: Some(gate),
                         up,

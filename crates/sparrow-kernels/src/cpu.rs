@@ -11,9 +11,9 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA, F16C and POPCNT.
     Avx2,
-    /// AVX-512 F, BW, VL and DQ; with VNNI int8 products use it.
+    /// AVX-512 F, BW, VL and DQ; with VNNI int8 products use it, with VBMI2 too bitmaps.
     Avx512,
-    /// [`Isa::Avx512`], AVX512-BF16, AVX512-VNNI, AMX-TILE, AMX-BF16 and AMX-INT8, with the kernel's permission to use tile state.
+    /// [`Isa::Avx512`], AVX512-BF16, AVX512-VNNI, AVX512-VBMI2, AMX-TILE, AMX-BF16 and AMX-INT8, with the kernel's permission to use tile state.
     Amx,
 }
 
@@ -144,6 +144,12 @@ pub(crate) fn has_vnni() -> bool {
     is_x86_feature_detected!("avx512vnni")
 }
 
+/// Whether the CPU has AVX512-VBMI2, which the AVX-512 tier uses with VNNI but does not need.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_vbmi2() -> bool {
+    is_x86_feature_detected!("avx512vbmi2")
+}
+
 #[cfg(target_arch = "x86_64")]
 mod detect {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
@@ -184,6 +190,7 @@ mod detect {
             ("amx_int8", edx & (1 << 25) != 0),
             ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
             ("avx512_vnni", is_x86_feature_detected!("avx512vnni")),
+            ("avx512_vbmi2", is_x86_feature_detected!("avx512vbmi2")),
         ]);
         if absent.is_some() {
             return absent;

@@ -14,6 +14,7 @@
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
 //! | [`Compute::store_kv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
 //! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
+//! | [`pack`], [`count_stored`], [`fill_bitmap`], [`unpack`] | weights with many zeros ([`Bitmap`], [`Stored`]) |
 //! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
 //!
 //! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`]; accumulation
@@ -27,7 +28,7 @@
 //! let mut bytes = [0; 2 * 3 * 2];
 //! encode(DType::BF16, &[1.0, 2.0, 3.0, 0.0, -1.0, 0.5], &mut bytes);
 //! let mut out = [0.0; 2];
-//! let part = LinearPart { weights: Matrix::new(DType::BF16, 2, 3, &bytes), bias: None, out: &mut out };
+//! let part = LinearPart { weights: Matrix::new(DType::BF16, 2, 3, &bytes).into(), bias: None, out: &mut out };
 //! compute.linear(&[1.0, 1.0, 2.0], 1, &mut [part]);
 //! assert_eq!(out, [9.0, 0.0]);
 //! ```
@@ -48,11 +49,13 @@ mod table;
 
 pub use compute::Compute;
 pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
-pub use dtype::{DType, Matrix, UnknownDType, decode, encode};
+pub use dtype::{Bitmap, BitmapError, BitmapParts, DType, Matrix, Stored, UnknownDType, decode, encode};
 pub use ops::activation::Activation;
 pub use ops::attention::{AttentionShape, KvView};
 pub use ops::encode::KvMut;
+pub use ops::expand::unpack;
 pub use ops::linear::LinearPart;
+pub use ops::pack::{BitmapSizes, PackedBitmap, count_stored, fill_bitmap, pack};
 pub use ops::quantize::quantize;
 pub use ops::select::{count_ones, difference_masks, mask_words, union_masks};
 pub use ops::sparse_mlp::{Packed, SparseMlp};

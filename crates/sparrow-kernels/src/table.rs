@@ -10,14 +10,18 @@ use crate::ops::activation::Activation;
 use crate::ops::attention::span::SpanFn;
 use crate::ops::attention::tiled::BlockFn;
 use crate::ops::axpy::AxpyRowsFn;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::bitmap_dot;
+use crate::ops::bitmap_dot::{BitmapDotFn, BitmapDotInt8Fn};
 use crate::ops::dot::DotRowsFn;
 use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
 use crate::ops::encode::EncodeFn;
+use crate::ops::expand::ExpandFn;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::gemm;
 use crate::ops::gemm::GemmFn;
 use crate::ops::{
-    activation, attention, axpy, dot, dot_int8, encode, norm, rope, select, sign, softmax, sparse_mlp_integer,
+    activation, attention, axpy, dot, dot_int8, encode, expand, norm, rope, select, sign, softmax, sparse_mlp_integer,
 };
 use crate::probe;
 use std::mem::MaybeUninit;
@@ -34,6 +38,11 @@ pub(crate) struct Kernels {
     pub(crate) axpy_rows: [AxpyRowsFn; TYPES],
     pub(crate) dot_int8: DotInt8Fn,
     pub(crate) quantize: QuantizeFn,
+    /// Of elements of 4, 8, 16 and 32 bits, see [`kernel`](expand::kernel).
+    pub(crate) expand: [ExpandFn; 4],
+    /// `None`: rows are expanded in memory.
+    pub(crate) bitmap_dot: [Option<BitmapDotFn>; TYPES],
+    pub(crate) bitmap_dot_int8: Option<BitmapDotInt8Fn>,
     /// `None`: many activations are multiplied like few.
     pub(crate) gemm: [Option<GemmFn>; TYPES],
     pub(crate) span: [SpanFn; TYPES],
@@ -72,6 +81,7 @@ impl Kernels {
         return Some(match isa {
             Isa::Scalar => &SCALAR,
             Isa::Avx2 => &AVX2,
+            Isa::Avx512 if cpu::has_vnni() && cpu::has_vbmi2() => &AVX512_VBMI2,
             Isa::Avx512 if cpu::has_vnni() => &AVX512_VNNI,
             Isa::Avx512 => &AVX512,
             Isa::Amx => &AMX,
@@ -109,6 +119,14 @@ const SCALAR: Kernels = Kernels {
     ],
     dot_int8: dot_int8::scalar::dot_int8_scalar,
     quantize: dot_int8::scalar::quantize_scalar,
+    expand: [
+        expand::scalar::expand_4_bits_scalar,
+        expand::scalar::expand_8_bits_scalar,
+        expand::scalar::expand_16_bits_scalar,
+        expand::scalar::expand_32_bits_scalar,
+    ],
+    bitmap_dot: [None; TYPES],
+    bitmap_dot_int8: None,
     gemm: [None; TYPES],
     span: [
         attention::scalar::span_f32_scalar,
@@ -177,6 +195,9 @@ const AVX2: Kernels = Kernels {
     ],
     dot_int8: dot_int8::avx2::dot_int8_avx2,
     quantize: dot_int8::avx2::quantize_avx2,
+    expand: SCALAR.expand,
+    bitmap_dot: [None; TYPES],
+    bitmap_dot_int8: None,
     gemm: [None; TYPES],
     span: [
         attention::avx2::span_f32_avx2,
@@ -254,6 +275,14 @@ const AVX512: Kernels = Kernels {
     ],
     dot_int8: dot_int8::avx2::dot_int8_avx2,
     quantize: dot_int8::avx512::quantize_avx512,
+    expand: [
+        expand::scalar::expand_4_bits_scalar,
+        expand::scalar::expand_8_bits_scalar,
+        expand::scalar::expand_16_bits_scalar,
+        expand::avx512::expand_32_bits_avx512,
+    ],
+    bitmap_dot: [None; TYPES],
+    bitmap_dot_int8: None,
     gemm: [
         Some(gemm::avx512::gemm_f32_avx512),
         Some(gemm::avx512::gemm_f16_avx512),
@@ -320,6 +349,29 @@ const AVX512: Kernels = Kernels {
 #[cfg(target_arch = "x86_64")]
 const AVX512_VNNI: Kernels = Kernels { dot_int8: dot_int8::avx512::dot_int8_avx512, ..AVX512 };
 
+/// AVX-512 where the CPU has VNNI and VBMI2, which puts small elements in their places.
+#[cfg(target_arch = "x86_64")]
+const AVX512_VBMI2: Kernels = Kernels {
+    expand: [
+        expand::avx512::expand_4_bits_avx512,
+        expand::avx512::expand_8_bits_avx512,
+        expand::avx512::expand_16_bits_avx512,
+        expand::avx512::expand_32_bits_avx512,
+    ],
+    bitmap_dot: [
+        Some(bitmap_dot::avx512::bitmap_dot_f32_avx512),
+        Some(bitmap_dot::avx512::bitmap_dot_f16_avx512),
+        Some(bitmap_dot::avx512::bitmap_dot_bf16_avx512),
+        None,
+        None,
+        None,
+        None,
+        None,
+    ],
+    bitmap_dot_int8: Some(bitmap_dot::avx512_int8::bitmap_dot_int8_avx512),
+    ..AVX512_VNNI
+};
+
 #[cfg(target_arch = "x86_64")]
 const AMX: Kernels = Kernels {
     isa: Isa::Amx,
@@ -343,5 +395,5 @@ const AMX: Kernels = Kernels {
         None,
         None,
     ],
-    ..AVX512_VNNI
+    ..AVX512_VBMI2
 };

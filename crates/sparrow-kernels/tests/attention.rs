@@ -15,13 +15,13 @@ const U_BF16: f64 = 1.0 / 256.0;
 struct Caches {
     dtype: DType,
     capacity: usize,
-    sequences: Vec<[Stored; 2]>,
+    sequences: Vec<[Sample; 2]>,
 }
 
 impl Caches {
     fn random(dtype: DType, shape: &AttentionShape, capacity: usize, sequences: usize, random: &mut Random) -> Self {
         let rows = shape.kv_heads * capacity;
-        let stored = |_| [(); 2].map(|()| Stored::random(dtype, rows, shape.head_dim, random));
+        let stored = |_| [(); 2].map(|()| Sample::random(dtype, rows, shape.head_dim, random));
         Self { dtype, capacity, sequences: (0..sequences).map(stored).collect() }
     }
 
@@ -304,7 +304,7 @@ fn nan_and_infinity_reach_the_rows_that_see_them() {
                 let (capacity, at, shape) = (600, 290, shape(2, 1, 40, None));
                 let mut stored = [(); 2].map(|()| random.values(capacity * shape.head_dim));
                 stored[usize::from(!in_keys)][at * shape.head_dim + 3] = special;
-                let sequence = stored.map(|values| Stored::new(dtype, capacity, shape.head_dim, &values));
+                let sequence = stored.map(|values| Sample::new(dtype, capacity, shape.head_dim, &values));
                 let caches = Caches { dtype, capacity, sequences: vec![sequence] };
                 let check = |rows: &Rows, q: &[f32]| {
                     let out = run(&compute, &shape, &caches, q, rows);

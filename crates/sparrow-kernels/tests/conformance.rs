@@ -37,15 +37,15 @@ fn quantized(x: &[f32]) -> Vec<f32> {
 }
 
 fn check_linear(compute: &Compute, dtype: DType, m: usize, n: usize, k: usize, random: &mut Random) {
-    let (w, v) = (Stored::random(dtype, n, k, random), Stored::random(dtype, n / 2, k, random));
+    let (w, v) = (Sample::random(dtype, n, k, random), Sample::random(dtype, n / 2, k, random));
     let (x, bias) = (random.values(m * k), random.values(n));
     let (mut out, mut second) = (vec![f32::NAN; m * n], vec![f32::NAN; m * (n / 2)]);
     compute.linear(
         &x,
         m,
         &mut [
-            LinearPart { weights: w.matrix(), bias: Some(&bias), out: &mut out },
-            LinearPart { weights: v.matrix(), bias: None, out: &mut second },
+            LinearPart { weights: w.matrix().into(), bias: Some(&bias), out: &mut out },
+            LinearPart { weights: v.matrix().into(), bias: None, out: &mut second },
         ],
     );
     let seen = as_seen(compute, dtype, m, &x);
@@ -68,7 +68,7 @@ fn check_linear(compute: &Compute, dtype: DType, m: usize, n: usize, k: usize, r
         }
     }
     let mut alone = vec![f32::NAN; m * n];
-    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: Some(&bias), out: &mut alone }]);
+    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix().into(), bias: Some(&bias), out: &mut alone }]);
     assert_eq!(alone, out, "one part and two differ");
 }
 
@@ -114,10 +114,14 @@ fn linear_results_in_any_type() {
     for compute in tiers_to_test() {
         for dtype in DType::ALL {
             for (m, n, k) in [(0, 3, 5), (1, 1, 1), (2, 33, 17), (3, 65, 40), (8, 100, 9), (30, 257, 33)] {
-                let w = Stored::random(DType::BF16, n, k, &mut random);
+                let w = Sample::random(DType::BF16, n, k, &mut random);
                 let (x, bias) = (random.values(m * k), random.values(n));
                 let mut values = vec![0.0; m * n];
-                compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: Some(&bias), out: &mut values }]);
+                compute.linear(
+                    &x,
+                    m,
+                    &mut [LinearPart { weights: w.matrix().into(), bias: Some(&bias), out: &mut values }],
+                );
                 let row = dtype.row_bytes(n);
                 let (mut got, mut want) = (vec![0xee; m * row], vec![0; m * row]);
                 compute.linear_stored(&x, m, w.matrix(), Some(&bias), dtype, &mut got);
@@ -138,7 +142,7 @@ fn weights_rounded(compute: &Compute, dtype: DType, m: usize) -> f64 {
 
 /// x as products with int8 weights `[in, out]` see it beyond 8 activations with AMX: times the scale of the input, the `used`
 /// ones quantised row by row.
-fn scaled_and_quantized(w: &Stored, x: &[f32], used: &[u32]) -> Vec<f32> {
+fn scaled_and_quantized(w: &Sample, x: &[f32], used: &[u32]) -> Vec<f32> {
     let scale = |i: usize| f32::from_le_bytes(w.matrix().row(i)[w.matrix().row_bytes() - 4..].try_into().unwrap());
     let mut seen = x.to_vec();
     for row in seen.chunks_mut(w.rows.max(1)) {
@@ -151,7 +155,7 @@ fn scaled_and_quantized(w: &Stored, x: &[f32], used: &[u32]) -> Vec<f32> {
 }
 
 fn check_in_out(compute: &Compute, dtype: DType, m: usize, k: usize, n: usize, sparse: bool, random: &mut Random) {
-    let w = Stored::random(dtype, k, n, random);
+    let w = Sample::random(dtype, k, n, random);
     let (x, bias) = (random.values(m * k), random.values(n));
     let ids: Vec<u32> = (0..k as u32).filter(|_| random.below(3) == 0).collect();
     let inputs = sparse.then_some(&ids[..]);
@@ -183,7 +187,7 @@ fn check_in_out(compute: &Compute, dtype: DType, m: usize, k: usize, n: usize, s
         transpose(compute, w.matrix(), &mut transposed);
         let mut by_rows = vec![f32::NAN; m * n];
         let weights = Matrix::new(dtype, n, k, &transposed);
-        compute.linear(&x, m, &mut [LinearPart { weights, bias: Some(&bias), out: &mut by_rows }]);
+        compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: Some(&bias), out: &mut by_rows }]);
         for (a, b) in out.iter().zip(&by_rows) {
             assert!((a - b).abs() <= (k as f32 + 2.0) * 2e-7 * (k as f32 + 1.0), "transposed {a} {b}");
         }
@@ -291,9 +295,9 @@ fn activations() {
 }
 
 struct Mlp {
-    gate: Option<Stored>,
-    up: Stored,
-    down: Stored,
+    gate: Option<Sample>,
+    up: Sample,
+    down: Sample,
     biases: Option<[Vec<f32>; 3]>,
     activation: Activation,
 }
@@ -301,9 +305,9 @@ struct Mlp {
 impl Mlp {
     fn random(dtype: DType, neurons: usize, hidden: usize, gated: bool, a: Activation, random: &mut Random) -> Self {
         Self {
-            gate: gated.then(|| Stored::random(dtype, neurons, hidden, random)),
-            up: Stored::random(dtype, neurons, hidden, random),
-            down: Stored::random(dtype, neurons, hidden, random),
+            gate: gated.then(|| Sample::random(dtype, neurons, hidden, random)),
+            up: Sample::random(dtype, neurons, hidden, random),
+            down: Sample::random(dtype, neurons, hidden, random),
             biases: (neurons % 2 == 1).then(|| [random.values(neurons), random.values(neurons), random.values(hidden)]),
             activation: a,
         }
@@ -312,9 +316,9 @@ impl Mlp {
     fn borrow(&self) -> SparseMlp<'_> {
         let bias = |i: usize| self.biases.as_ref().map(|b| &b[i][..]);
         SparseMlp {
-            gate: self.gate.as_ref().map(Stored::matrix),
-            up: self.up.matrix(),
-            down: self.down.matrix(),
+            gate: self.gate.as_ref().map(|gate| gate.matrix().into()),
+            up: self.up.matrix().into(),
+            down: self.down.matrix().into(),
             gate_bias: bias(0),
             up_bias: bias(1),
             down_bias: bias(2),
@@ -327,7 +331,7 @@ impl Mlp {
     fn reference(&self, x: &[f32], active: &dyn Fn(usize) -> bool) -> Vec<(f64, f64)> {
         let bias = |which: usize, i: usize| self.biases.as_ref().map_or(0.0, |b| f64::from(b[which][i]));
         let seen = if self.up.dtype == DType::I8 { quantized(x) } else { x.to_vec() };
-        let project = |w: &Stored, which: usize, i: usize| {
+        let project = |w: &Sample, which: usize, i: usize| {
             let (mut sum, mut size) = (bias(which, i), bias(which, i).abs());
             for (c, &v) in seen.iter().enumerate() {
                 let product = w.at(i, c) * f64::from(v);
@@ -386,7 +390,7 @@ impl Pooled {
         let stored = mlp.up.matrix();
         let part = |p: usize| {
             let (count, bytes) = (self.rows.len() + 1, &self.bytes[p * stored.row_bytes()..]);
-            Matrix::strided(stored.dtype(), count, stored.cols(), self.stride, bytes)
+            Matrix::strided(stored.dtype(), count, stored.cols(), self.stride, bytes).into()
         };
         let whole = mlp.borrow();
         // A gate that is not read may be of any shape.
@@ -482,7 +486,7 @@ fn results_do_not_depend_on_threads() {
     let mlp = Mlp::random(DType::BF16, 1001, 129, true, Activation::Silu, &mut random);
     let x = random.values(2 * 129);
     let ids: Vec<u32> = (0..1001).filter(|i| i % 3 != 0).collect();
-    let w = Stored::random(DType::F16, 129, 1001, &mut random);
+    let w = Sample::random(DType::F16, 129, 1001, &mut random);
     for isa in Isa::ALL {
         let mut first: Option<(Vec<f32>, Vec<f32>)> = None;
         for threads in [1, 2, 3, 5] {
@@ -620,10 +624,10 @@ fn nan_and_infinity_reach_the_results_they_should() {
                     let mut values = random.values(n * k);
                     let (row, col) = (random.below(n), random.below(k));
                     values[row * k + col] = special;
-                    let w = Stored::new(dtype, n, k, &values);
+                    let w = Sample::new(dtype, n, k, &values);
                     let x: Vec<f32> = random.values(m * k).iter().map(|v| v.abs() + 0.1).collect();
                     let mut out = vec![0.0; m * n];
-                    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: None, out: &mut out }]);
+                    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix().into(), bias: None, out: &mut out }]);
                     for (i, v) in out.iter().enumerate() {
                         let same = if i % n == row {
                             v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan()
@@ -656,11 +660,11 @@ fn special_values_and_int8() {
         for k in [1, 40, 67, 200] {
             for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 for m in [2, 21] {
-                    let w = Stored::random(DType::I8, 9, k, &mut random);
+                    let w = Sample::random(DType::I8, 9, k, &mut random);
                     let mut x = random.values(m * k);
                     x[k + random.below(k)] = special;
                     let mut out = vec![0.0; m * 9];
-                    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: None, out: &mut out }]);
+                    compute.linear(&x, m, &mut [LinearPart { weights: w.matrix().into(), bias: None, out: &mut out }]);
                     for (i, v) in out.iter().enumerate() {
                         assert_eq!(v.is_nan(), i / 9 == 1, "{special} {v} {}", describe(&compute));
                     }
@@ -674,12 +678,12 @@ fn special_values_and_int8() {
 fn int8_products_are_the_same_in_every_tier() {
     let mut random = Random(14);
     for (m, n, k) in [(1, 9, 1000), (8, 17, 4099), (3, 5, 129), (30, 33, 513)] {
-        let w = Stored::random(DType::I8, n, k, &mut random);
+        let w = Sample::random(DType::I8, n, k, &mut random);
         let x = random.values(m * k);
         let mut first: Option<Vec<f32>> = None;
         for compute in tiers_to_test() {
             let mut out = vec![f32::NAN; m * n];
-            compute.linear(&x, m, &mut [LinearPart { weights: w.matrix(), bias: None, out: &mut out }]);
+            compute.linear(&x, m, &mut [LinearPart { weights: w.matrix().into(), bias: None, out: &mut out }]);
             assert_eq!(first.get_or_insert_with(|| out.clone()), &out, "{}", describe(&compute));
         }
     }
@@ -691,7 +695,7 @@ fn transposition() {
     for compute in tiers_to_test() {
         for dtype in DType::FLOATS {
             for (rows, cols) in [(0, 3), (3, 0), (1, 1), (2, 65), (64, 64), (65, 130), (300, 257)] {
-                let w = Stored::random(dtype, rows, cols, &mut random);
+                let w = Sample::random(dtype, rows, cols, &mut random);
                 let mut bytes = vec![0; w.matrix().bytes().len()];
                 transpose(&compute, w.matrix(), &mut bytes);
                 let mut got = vec![0.0; rows * cols];
@@ -750,7 +754,11 @@ fn a_wrong_length_names_itself() {
     let bytes = [0; 24];
     let weights = Matrix::new(DType::F32, 2, 3, &bytes);
     let mut out = [0.0; 3];
-    Compute::new(Some(1)).linear(&[0.0; 3], 1, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+    Compute::new(Some(1)).linear(
+        &[0.0; 3],
+        1,
+        &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }],
+    );
 }
 
 #[test]
@@ -759,7 +767,7 @@ fn strided_rows_give_the_same_products() {
     for compute in tiers_to_test() {
         for dtype in DType::ALL {
             let (n, k) = (37, 70);
-            let stored = Stored::random(dtype, n, k, &mut random);
+            let stored = Sample::random(dtype, n, k, &mut random);
             let plain = stored.matrix();
             let stride = plain.row_bytes() + 9;
             let mut bytes = vec![0xff; n * stride];
@@ -772,7 +780,7 @@ fn strided_rows_give_the_same_products() {
                     let (x, y) = (random.values(m * k), random.values(m * n));
                     let products = |weights: Matrix| {
                         let (mut out, mut back) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
-                        compute.linear(&x, m, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+                        compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
                         compute.linear_in_out(&y, m, weights, None, None, &mut back);
                         (bits(&out), bits(&back))
                     };

@@ -169,7 +169,7 @@ fn linear(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
     let (bytes, x, bias) = (weights(guard, dtype, n, k), floats(guard, m * k), floats(guard, n));
     let mut out = floats(guard, m * n);
     let matrix = Matrix::new(dtype, n, k, &bytes);
-    compute.linear(&x, m, &mut [LinearPart { weights: matrix, bias: Some(&bias), out: &mut out }]);
+    compute.linear(&x, m, &mut [LinearPart { weights: matrix.into(), bias: Some(&bias), out: &mut out }]);
     // [in, out]: all inputs, then some.
     let bytes = weights(guard, dtype, n, k);
     let weights = Matrix::new(dtype, n, k, &bytes);
@@ -224,7 +224,7 @@ fn operations_stay_within_their_slices() {
 
 fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hidden: usize) {
     let parts = [(); 3].map(|()| weights(guard, dtype, neurons, hidden));
-    let [gate, up, down] = parts.each_ref().map(|bytes| Matrix::new(dtype, neurons, hidden, bytes));
+    let [gate, up, down] = parts.each_ref().map(|bytes| Matrix::new(dtype, neurons, hidden, bytes).into());
     let biases = [neurons, neurons, hidden].map(|n| floats(guard, n));
     let ids = ids(guard, neurons);
     for m in [1, 3, 18] {
@@ -250,7 +250,7 @@ fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hid
             // A pool whose records begin with gate, up or down, so that each is once at either end.
             let stride = row_bytes(dtype, hidden) + 5;
             let bytes = Guarded::new(guard, &vec![0x3c; (neurons - 1) * stride + row_bytes(dtype, hidden)]);
-            let pooled = Matrix::strided(dtype, neurons, hidden, stride, &bytes);
+            let pooled = Matrix::strided(dtype, neurons, hidden, stride, &bytes).into();
             let rows = Guarded::new(guard, &ids.iter().rev().copied().collect::<Vec<u32>>());
             let packed = Some(Packed { neurons, rows: &rows });
             let mlp = SparseMlp { gate: gated.then_some(pooled), up: pooled, down: pooled, packed, ..mlp };
@@ -361,12 +361,12 @@ fn weights_at_the_end_of_a_mapped_file_are_not_read_past_it() {
                 for m in [1, 8, 20] {
                     case(format_args!("mapped {dtype} m={m} [{rows}, {cols}] {}", compute.isa()));
                     let (x, mut out) = (vec![0.5; m * cols], vec![0.0; m * rows]);
-                    compute.linear(&x, m, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+                    compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
                     compute.linear_in_out(&out, m, weights, None, None, &mut vec![0.0; m * cols]);
                     let mlp = SparseMlp {
-                        gate: Some(weights),
-                        up: weights,
-                        down: weights,
+                        gate: Some(weights.into()),
+                        up: weights.into(),
+                        down: weights.into(),
                         gate_bias: None,
                         up_bias: None,
                         down_bias: None,

@@ -1,7 +1,7 @@
 //! A borrowed matrix of weights.
 
 use super::DType;
-use super::quantized::MAX_INT8_COLS;
+use super::quantized::{MAX_INT8_COLS, int8_scale};
 use std::fmt;
 use std::ops::Range;
 
@@ -89,6 +89,16 @@ impl<'a> Matrix<'a> {
     pub fn row(&self, row: usize) -> &'a [u8] {
         assert!(row < self.rows, "Matrix::row: row {row} of {} rows", self.rows);
         &self.bytes[row * self.stride..][..self.row_bytes()]
+    }
+
+    /// The scale of a row of int8, 1 of other types.
+    ///
+    /// # Panics
+    /// As [`row`](Self::row).
+    pub(crate) fn int8_scale(&self, row: usize) -> f32 {
+        let row = self.row(row);
+        // SAFETY: the row is readable.
+        if self.dtype == DType::I8 { unsafe { int8_scale(row.as_ptr(), self.cols) } } else { 1.0 }
     }
 
     /// Rows `range` as a matrix.

@@ -1,12 +1,16 @@
 //! Element types of stored tensors, and views of weights in them.
 
+pub(crate) mod bitmap;
 mod convert;
 mod matrix;
 pub(crate) mod quantized;
+mod stored;
 
+pub use bitmap::{Bitmap, BitmapError, BitmapParts};
 pub(crate) use convert::element;
 pub use convert::{decode, encode};
 pub use matrix::Matrix;
+pub use stored::Stored;
 
 use std::fmt;
 use std::str::FromStr;
@@ -89,6 +93,15 @@ impl DType {
             DType::I4G32Z => quantized::Int4::of(I4G32Z).row_bytes(cols),
             DType::I4G128 => quantized::Int4::of(I4G128).row_bytes(cols),
             DType::I4G128Z => quantized::Int4::of(I4G128Z).row_bytes(cols),
+        }
+    }
+
+    /// Bytes of the elements of a row of `cols`, with their padding: what comes before the scales.
+    pub(crate) const fn code_bytes(self, cols: usize) -> usize {
+        match self {
+            DType::F32 | DType::F16 | DType::BF16 => self.row_bytes(cols),
+            DType::I8 => quantized::int8_scale_at(cols),
+            _ => quantized::Int4::of(self as u8).scales_at(cols),
         }
     }
 

@@ -1,16 +1,17 @@
 //! Dense linear layers over weights stored `[out, in]`.
 
-use super::dot::{DotRows, Rows};
-use super::dot_int8::{DotInt8, Int8Activations};
 use super::gemm::{FEW, Gemm, Layout, Part};
+use super::products::{Activations, Products};
+use super::row_set::RowSet;
 use crate::Compute;
-use crate::dtype::{DType, Matrix};
+use crate::dtype::{DType, Stored};
 use crate::shared_mut::SharedMut;
+use std::ops::Range;
 
 /// One weight of [`Compute::linear`], with its bias and its result.
 pub struct LinearPart<'a> {
     /// `[n, k]`, one row per output, as checkpoints store `nn.Linear`.
-    pub weights: Matrix<'a>,
+    pub weights: Stored<'a>,
     /// `[n]`.
     pub bias: Option<&'a [f32]>,
     /// `[m, n]`, overwritten.
@@ -19,8 +20,6 @@ pub struct LinearPart<'a> {
 
 /// Rows of a weight in one task when there are many activations: a panel that stays in L2.
 const PANEL: usize = 64;
-/// Values of x that one pass over a panel covers, to stay in L2 beside it.
-const X_BLOCK: usize = 128 * 1024;
 
 impl Compute {
     /// out = x · Wᵀ + bias for each part, all in one parallel region (query, key and value; gate and up).
@@ -29,6 +28,8 @@ impl Compute {
     /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that sum for
     /// more. For more than 8 activations and bf16 or int4 weights, all parts alike, [`Isa::Amx`](crate::Isa::Amx) first rounds x, and
     /// int4 weights, to bf16 (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
+    ///
+    /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the error above.
     ///
     /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums are then
     /// exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
@@ -57,11 +58,14 @@ impl Compute {
             && k > 0
             && let Some(dtype) = parts.first().map(|p| p.weights.dtype())
             && let Some(gemm) = self.kernels.gemm[dtype as usize]
-            && parts.iter().all(|p| p.weights.dtype() == dtype)
+            && parts.iter().all(|p| p.weights.dtype() == dtype && matches!(p.weights, Stored::Dense(_)))
         {
             let parts: Vec<Part> = parts
                 .iter_mut()
-                .map(|p| Part { weights: p.weights, bias: p.bias, out: SharedMut::new(p.out) })
+                .filter_map(|p| match p.weights {
+                    Stored::Dense(weights) => Some(Part { weights, bias: p.bias, out: SharedMut::new(p.out) }),
+                    Stored::Bitmap(_) => None,
+                })
                 .collect();
             // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
             // borrowed mutably.
@@ -70,6 +74,7 @@ impl Compute {
             };
             return;
         }
+        let x = Activations { x, int8: int8.as_ref(), m };
         let block = rows.div_ceil(self.tasks(rows, work)).next_multiple_of(8);
         let block = if m > 8 { block.min(PANEL) } else { block }.max(8);
         if let [part] = parts {
@@ -78,7 +83,7 @@ impl Compute {
             let (weights, bias) = (part.weights, part.bias);
             self.parallel(rows.div_ceil(block), work, &|task| {
                 let range = task * block..rows.min((task + 1) * block);
-                linear_block(self, (x, int8.as_ref()), m, weights, bias, out, range);
+                linear_block(self, x, weights, bias, out, range);
             });
             return;
         }
@@ -96,7 +101,7 @@ impl Compute {
                     // SAFETY: `parts` is borrowed mutably for this call, so nobody else uses its results.
                     let out = unsafe { SharedMut::from_raw(&raw mut *(*part).out) };
                     let range = task * block..n.min((task + 1) * block);
-                    linear_block(self, (x, int8.as_ref()), m, weights, bias, out, range);
+                    linear_block(self, x, weights, bias, out, range);
                     return;
                 }
                 task -= here;
@@ -113,15 +118,16 @@ impl Compute {
     ///
     /// # Panics
     /// As [`linear`](Self::linear).
-    pub fn linear_stored(
+    pub fn linear_stored<'a>(
         &self,
         x: &[f32],
         m: usize,
-        weights: Matrix,
+        weights: impl Into<Stored<'a>>,
         bias: Option<&[f32]>,
         dtype: DType,
         out: &mut [u8],
     ) {
+        let weights = weights.into();
         let n = weights.rows();
         let row_bytes = dtype.row_bytes(n);
         assert_eq!(out.len(), m * row_bytes, "linear_stored: out.len() is not m * {dtype}.row_bytes({n})");
@@ -141,43 +147,19 @@ impl Compute {
 /// Rows `range` of one weight, for all activations, which for int8 weights are also given in int8.
 fn linear_block(
     compute: &Compute,
-    (x, int8): (&[f32], Option<&Int8Activations>),
-    m: usize,
-    weights: Matrix,
+    x: Activations,
+    weights: Stored,
     bias: Option<&[f32]>,
     out: SharedMut<f32>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 ) {
-    let (n, k) = (weights.rows(), weights.cols());
-    let panel = weights.row_range(range.clone());
-    let rows = Rows::of(panel, None);
-    match int8 {
-        Some(x) if weights.dtype() == DType::I8 => {
-            let args = DotInt8 { rows, x: x.rows(), m, out: out.pointer(range.start), out_stride: n };
-            // SAFETY: the table holds only kernels that this CPU can run; the panel, x and out have the stated shapes, and each
-            // task writes only the columns of its rows.
-            unsafe { (compute.kernels.dot_int8)(&args) };
-        }
-        _ => {
-            let tokens = if m <= 8 { m } else { (X_BLOCK / k.max(1)).clamp(24, m.max(24)) };
-            for t in (0..m).step_by(tokens) {
-                let args = DotRows {
-                    rows,
-                    x: x[t * k..].as_ptr(),
-                    x_stride: k,
-                    m: tokens.min(m - t),
-                    out: out.pointer(t * n + range.start),
-                    out_stride: n,
-                };
-                // SAFETY: as above.
-                unsafe { (compute.kernels.dot_rows[weights.dtype() as usize])(&args) };
-            }
-        }
-    }
+    let to = Products { out: out.pointer(range.start), stride: weights.rows() };
+    // SAFETY: x and out have the shapes that were checked, and each task writes only the columns of its rows.
+    unsafe { compute.products(weights, RowSet::Range(range.clone()), x, to) };
     if let Some(bias) = bias {
-        for t in 0..m {
+        for t in 0..x.m {
             // SAFETY: only this task uses these columns of row t.
-            let row = unsafe { out.part(t * n + range.start..t * n + range.end) };
+            let row = unsafe { out.part(t * to.stride + range.start..t * to.stride + range.end) };
             for (out, &b) in row.iter_mut().zip(&bias[range.clone()]) {
                 *out += b;
             }

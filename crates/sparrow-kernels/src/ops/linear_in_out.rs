@@ -1,11 +1,12 @@
 //! Linear layers over weights stored `[in, out]`, which can skip inputs.
 
+use super::add_rows::Coefficients;
 use super::axpy::{AxpyRows, COLUMN_STEP};
 use super::dot::Rows;
 use super::gemm::{FEW, Gemm, Layout, Part};
+use super::row_set::RowSet;
 use crate::Compute;
-use crate::dtype::quantized::int8_scale;
-use crate::dtype::{DType, Matrix};
+use crate::dtype::{DType, Matrix, Stored};
 use crate::scratch::Buffer;
 use crate::shared_mut::SharedMut;
 
@@ -22,8 +23,6 @@ const MIN_BLOCKS: usize = 4;
 const MAX_BLOCKS: usize = 64;
 /// Inputs that are added to one stretch of a partial sum before the next.
 const CHUNK: usize = 32;
-/// Values of a partial sum that stay in L1.
-const L1_VALUES: usize = 8 * 1024;
 
 impl Compute {
     /// out\[r\] = Σᵢ x\[r, i\] · W\[i, :\] + bias, over the inputs i in `inputs` only: input sparsity (TEAL, arXiv 2408.14690).
@@ -37,15 +36,16 @@ impl Compute {
     ///
     /// # Panics
     /// If a length does not match these shapes, or an input is not below k.
-    pub fn linear_in_out(
+    pub fn linear_in_out<'a>(
         &self,
         x: &[f32],
         m: usize,
-        w: Matrix,
+        w: impl Into<Stored<'a>>,
         inputs: Option<&[u32]>,
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) {
+        let w = w.into();
         let (k, n) = (w.rows(), w.cols());
         assert_eq!(x.len(), m * k, "linear_in_out: x.len() is not m * k = {m} * {k}");
         assert_eq!(out.len(), m * n, "linear_in_out: out.len() is not m * n = {m} * {n}");
@@ -54,14 +54,14 @@ impl Compute {
         }
         check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
         let count = inputs.map_or(k, <[u32]>::len);
-        let work = m * n * count;
         if m > FEW
             && count > 0
+            && let Stored::Dense(w) = w
             && let Some(gemm) = self.kernels.gemm[w.dtype() as usize]
         {
             let part = Part { weights: w, bias, out: SharedMut::new(out) };
             let int8 = w.dtype() == DType::I8;
-            let gathered = (int8 || inputs.is_some()).then(|| self.gather(x, k, w, inputs));
+            let gathered = (int8 || inputs.is_some()).then(|| self.gather(x, k, w.into(), inputs));
             let x = gathered.as_deref().unwrap_or(x);
             let int8 = int8.then(|| self.quantize_activations(x, m));
             let gemm_of =
@@ -71,57 +71,75 @@ impl Compute {
             unsafe { gemm(self, &gemm_of(&[part])) };
             return;
         }
-        let call = |start: usize, inputs: Option<&[u32]>, from: usize, t: usize| AxpyRows {
-            rows: Rows { count: 0, ..Rows::of(w.row_range(from..k), inputs) },
-            start,
-            cols: 0,
-            a: x.as_ptr().wrapping_add(t * k + from),
-            a_stride: k,
-            by_id: true,
-            m: TOKENS.min(m - t),
-            out: std::ptr::null_mut(),
-            out_stride: n,
-        };
-        let kernel = self.kernels.axpy_rows[w.dtype() as usize];
-        if m <= TOKENS && count >= MIN_BLOCKS * INPUTS {
-            // Whole rows, at full bandwidth: blocks of inputs with a partial sum each.
-            let block = count.div_ceil((count / INPUTS).min(MAX_BLOCKS)).next_multiple_of(8);
-            let blocks = count.div_ceil(block);
-            let mut scratch = self.scratch.take(blocks * m * n);
-            let sums = SharedMut::new(&mut scratch);
-            let cols = (L1_VALUES / m.max(1) / COLUMN_STEP * COLUMN_STEP).max(MAX_COLS);
-            self.parallel(blocks, work, &|b| {
-                // SAFETY: each block has its own stretch.
-                let sum = unsafe { sums.part(b * m * n..(b + 1) * m * n) };
-                sum.fill(0.0);
-                let end = count.min((b + 1) * block);
-                for from in (b * block..end).step_by(CHUNK) {
-                    let here = CHUNK.min(end - from);
-                    let ids = inputs.map(|ids| &ids[from..from + here]);
-                    for start in (0..n).step_by(cols) {
-                        let mut args = call(start, ids, if ids.is_some() { 0 } else { from }, 0);
-                        args.rows.count = here;
-                        args.cols = cols.min(n - start);
-                        args.out = sum[start..].as_mut_ptr();
-                        // SAFETY: the table holds only kernels that this CPU can run; the ids are below k, the columns exist
-                        // in w and in sum.
-                        unsafe { kernel(&args) };
-                    }
+        match w {
+            Stored::Dense(w) if m > TOKENS || count < MIN_BLOCKS * INPUTS => {
+                self.in_out_by_columns(x, m, w, inputs, bias, out);
+            }
+            _ => {
+                for t in (0..m).step_by(TOKENS) {
+                    let tokens = t..m.min(t + TOKENS);
+                    let x = &x[t * k..tokens.end * k];
+                    self.in_out_by_inputs(x, tokens.len(), w, inputs, bias, &mut out[t * n..tokens.end * n]);
                 }
-            });
-            let scratch = &*scratch;
-            self.split_mut_indexed(out, blocks, &|start, out| {
-                for (i, value) in out.iter_mut().enumerate() {
-                    *value = bias.map_or(0.0, |b| b[(start + i) % n]);
-                }
-                for b in 0..blocks {
-                    let part = &scratch[b * m * n + start..][..out.len()];
-                    // SAFETY: the table holds only kernels that this CPU can run.
-                    unsafe { (self.kernels.add_assign)(out, part) };
-                }
-            });
-            return;
+            }
         }
+    }
+
+    /// Whole rows, at full bandwidth: blocks of inputs with a partial sum each.
+    fn in_out_by_inputs(
+        &self,
+        x: &[f32],
+        m: usize,
+        w: Stored,
+        inputs: Option<&[u32]>,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (w.rows(), w.cols());
+        let count = inputs.map_or(k, <[u32]>::len);
+        let block = count.div_ceil((count / INPUTS).clamp(1, MAX_BLOCKS)).next_multiple_of(8);
+        let blocks = count.div_ceil(block.max(1));
+        let mut scratch = self.scratch.take(blocks * m * n);
+        let sums = SharedMut::new(&mut scratch);
+        self.parallel(blocks, m * n * count, &|b| {
+            // SAFETY: each block has its own stretch.
+            let sum = unsafe { sums.part(b * m * n..(b + 1) * m * n) };
+            sum.fill(0.0);
+            let end = count.min((b + 1) * block);
+            for from in (b * block..end).step_by(CHUNK) {
+                let part = from..end.min(from + CHUNK);
+                let (rows, a, columns) = match inputs {
+                    Some(ids) => (RowSet::Ids(&ids[part.clone()]), x, Some(&ids[part])),
+                    None => (RowSet::Range(part), &x[from..], None),
+                };
+                self.add_rows(w, rows, Coefficients { a, stride: k, columns }, m, sum);
+            }
+        });
+        let scratch = &*scratch;
+        self.split_mut_indexed(out, blocks, &|start, out| {
+            for (i, value) in out.iter_mut().enumerate() {
+                *value = bias.map_or(0.0, |b| b[(start + i) % n]);
+            }
+            for b in 0..blocks {
+                let part = &scratch[b * m * n + start..][..out.len()];
+                // SAFETY: the table holds only kernels that this CPU can run.
+                unsafe { (self.kernels.add_assign)(out, part) };
+            }
+        });
+    }
+
+    /// Blocks of columns, for few inputs or many activations.
+    fn in_out_by_columns(
+        &self,
+        x: &[f32],
+        m: usize,
+        w: Matrix,
+        inputs: Option<&[u32]>,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (w.rows(), w.cols());
+        let work = m * n * inputs.map_or(k, <[u32]>::len);
         let cols = n.div_ceil(self.tasks(n, work)).next_multiple_of(COLUMN_STEP).clamp(MIN_COLS, MAX_COLS);
         let out = SharedMut::new(out);
         self.parallel(n.div_ceil(cols), work, &|task| {
@@ -134,16 +152,21 @@ impl Compute {
                     None => row.fill(0.0),
                 }
             }
-            let mut t = 0;
-            while t < m {
-                let mut args = call(start, inputs, 0, t);
-                args.rows.count = count;
-                args.cols = end - start;
-                args.out = out.pointer(t * n + start);
+            for t in (0..m).step_by(TOKENS) {
+                let args = AxpyRows {
+                    rows: Rows::of(w, inputs),
+                    start,
+                    cols: end - start,
+                    a: x[t * k..].as_ptr(),
+                    a_stride: k,
+                    columns: inputs.map_or(std::ptr::null(), <[u32]>::as_ptr),
+                    m: TOKENS.min(m - t),
+                    out: out.pointer(t * n + start),
+                    out_stride: n,
+                };
                 // SAFETY: the table holds only kernels that this CPU can run; the ids are below k, start..end are columns
                 // of w, and only this task writes them.
-                unsafe { kernel(&args) };
-                t += TOKENS;
+                unsafe { (self.kernels.axpy_rows[w.dtype() as usize])(&args) };
             }
         });
     }
@@ -151,13 +174,12 @@ impl Compute {
 
 impl Compute {
     /// Columns `ids` of x `[m, k]`, or all, times the scales of their rows of `w` if it is int8.
-    fn gather(&self, x: &[f32], k: usize, w: Matrix, ids: Option<&[u32]>) -> Buffer<'_> {
+    fn gather(&self, x: &[f32], k: usize, w: Stored, ids: Option<&[u32]>) -> Buffer<'_> {
         let (m, count) = (x.len() / k, ids.map_or(k, <[u32]>::len));
         let id = |i: usize| ids.map_or(i, |ids| ids[i] as usize);
         let mut scales = self.scratch.take(count);
         for (i, scale) in scales.iter_mut().enumerate() {
-            // SAFETY: the row is one of w.
-            *scale = if w.dtype() == DType::I8 { unsafe { int8_scale(w.row(id(i)).as_ptr(), w.cols()) } } else { 1.0 };
+            *scale = w.int8_scale(id(i));
         }
         let scales = &*scales;
         let mut gathered = self.scratch.take(m * count);

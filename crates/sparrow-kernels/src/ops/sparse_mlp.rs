@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use super::activation::Activation;
-use super::axpy::{AxpyRows, COLUMN_STEP};
-use super::dot::{DotRows, Rows};
-use super::dot_int8::{DotInt8, Int8Activations};
+use super::add_rows::Coefficients;
+use super::dot_int8::Int8Activations;
 use super::linear_in_out::check_ids;
+use super::products::{Activations, Products};
+use super::row_set::RowSet;
 use super::select::mask_words;
 use crate::Compute;
-use crate::dtype::{DType, Matrix};
+use crate::dtype::{DType, Stored};
 use crate::shared_mut::SharedMut;
 
 /// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H. The matrices hold the
@@ -17,11 +18,11 @@ use crate::shared_mut::SharedMut;
 #[derive(Clone, Copy, Debug)]
 pub struct SparseMlp<'a> {
     /// `[I, H]`, not read where gate values are given; `None` for an ungated MLP, h = a(up · x).
-    pub gate: Option<Matrix<'a>>,
+    pub gate: Option<Stored<'a>>,
     /// `[I, H]`.
-    pub up: Matrix<'a>,
+    pub up: Stored<'a>,
     /// `[I, H]`: row i is column i of the checkpoint's down projection.
-    pub down: Matrix<'a>,
+    pub down: Stored<'a>,
     /// `[I]`.
     pub gate_bias: Option<&'a [f32]>,
     /// `[I]`.
@@ -56,8 +57,6 @@ const CHUNK: usize = 32;
 const MAX_BLOCKS: usize = 64;
 /// Tokens that share one pass over the weights.
 const TOKENS: usize = 16;
-/// Accumulator values that stay in L1 while a chunk of down rows is added.
-const L1_VALUES: usize = 8 * 1024;
 
 impl Compute {
     /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\] + down_bias, with h\[r, i\] = a(gateᵢ·x\[r\] + bᵢ) · (upᵢ·x\[r\] + cᵢ) (without a gate: a(upᵢ·x\[r\]
@@ -196,44 +195,16 @@ impl Call<'_> {
                 }
             }
         }
-        let hidden = mlp.up.cols();
-        let cols = (L1_VALUES / m / COLUMN_STEP * COLUMN_STEP).max(2 * COLUMN_STEP);
-        let mut start = 0;
-        while start < hidden {
-            let args = AxpyRows {
-                rows: Rows::of(mlp.down, Some(rows)),
-                start,
-                cols: cols.min(hidden - start),
-                a: up.as_ptr(),
-                a_stride: n,
-                by_id: false,
-                m,
-                out: sum[start..].as_mut_ptr(),
-                out_stride: hidden,
-            };
-            // SAFETY: the table holds only kernels that this CPU can run; the rows are rows of down, the columns exist in down and
-            // in sum, and h is [m, n].
-            unsafe { (self.compute.kernels.axpy_rows[mlp.down.dtype() as usize])(&args) };
-            start += cols;
-        }
+        let by = Coefficients { a: up, stride: n, columns: None };
+        self.compute.add_rows(mlp.down, RowSet::Ids(rows), by, m, sum);
     }
 
     /// out `[m, ids]` = x · W\[rows\]ᵀ + bias\[ids\].
-    fn project(&self, weights: Matrix, bias: Option<&[f32]>, ids: &[u32], rows: &[u32], out: &mut [f32]) {
-        let (rows, m, out_stride) = (Rows::of(weights, Some(rows)), self.m, ids.len());
-        let kernels = self.compute.kernels;
-        let to = out.as_mut_ptr();
-        match self.int8 {
-            // SAFETY: the table holds only kernels that this CPU can run; the rows are rows of the weights, x is [m, k], out [m, ids].
-            Some(x) if weights.dtype() == DType::I8 => unsafe {
-                (kernels.dot_int8)(&DotInt8 { rows, x: x.rows(), m, out: to, out_stride });
-            },
-            // SAFETY: as above.
-            _ => unsafe {
-                let (x, x_stride) = (self.x.as_ptr(), weights.cols());
-                (kernels.dot_rows[weights.dtype() as usize])(&DotRows { rows, x, x_stride, m, out: to, out_stride });
-            },
-        }
+    fn project(&self, weights: Stored, bias: Option<&[f32]>, ids: &[u32], rows: &[u32], out: &mut [f32]) {
+        let x = Activations { x: self.x, int8: self.int8, m: self.m };
+        let to = Products { out: out.as_mut_ptr(), stride: ids.len() };
+        // SAFETY: the rows are rows of the weights, x is [m, k], with int8 where a weight is, and out is [m, ids].
+        unsafe { self.compute.products(weights, RowSet::Ids(rows), x, to) };
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(ids.len()) {
                 for (value, &id) in row.iter_mut().zip(ids) {
@@ -260,7 +231,7 @@ fn check(
     out: &[f32],
 ) {
     let (neurons, rows, hidden) = (mlp.neurons(), mlp.up.rows(), mlp.up.cols());
-    let shape = |name: &str, matrix: Matrix| {
+    let shape = |name: &str, matrix: Stored| {
         assert!(
             (matrix.rows(), matrix.cols()) == (rows, hidden),
             "sparse_mlp: {name} is {matrix:?}, up is {:?}",

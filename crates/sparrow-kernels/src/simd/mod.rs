@@ -14,6 +14,8 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_bitmap;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_int4;
 
 /// Defines kernels whose body is portable code, compiled here with the features of one tier.

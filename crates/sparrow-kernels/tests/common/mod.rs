@@ -56,7 +56,7 @@ impl Random {
 }
 
 /// A stored matrix that starts at an odd address, and its values.
-pub struct Stored {
+pub struct Sample {
     pub dtype: DType,
     pub rows: usize,
     pub cols: usize,
@@ -65,7 +65,7 @@ pub struct Stored {
     pub values: Vec<f32>,
 }
 
-impl Stored {
+impl Sample {
     pub fn new(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Self {
         let row = dtype.row_bytes(cols);
         let mut bytes = vec![0xff; rows * row + 64];

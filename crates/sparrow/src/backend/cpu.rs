@@ -65,14 +65,17 @@ impl Cpu {
             }
             return;
         }
-        let mut parts =
-            layers.map(|(layer, out)| LinearPart { weights: layer.weight.matrix(), bias: layer.bias.as_deref(), out });
+        let mut parts = layers.map(|(layer, out)| LinearPart {
+            weights: layer.weight.matrix().into(),
+            bias: layer.bias.as_deref(),
+            out,
+        });
         self.compute.linear(x, m, &mut parts);
     }
 
     /// Logits of `m` normed hidden states, `[m, vocab]`.
     pub(crate) fn head(&self, weight: &Tensor, h: &[f32], m: usize, out: &mut [f32]) {
-        self.compute.linear(h, m, &mut [LinearPart { weights: weight.matrix(), bias: None, out }]);
+        self.compute.linear(h, m, &mut [LinearPart { weights: weight.matrix().into(), bias: None, out }]);
     }
 
     /// `softmax(q·Kᵀ)·V` of each row over its sequence's cache.

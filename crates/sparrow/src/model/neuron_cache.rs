@@ -126,9 +126,9 @@ impl NeuronCache {
                 Matrix::strided(weight.dtype(), slots, weight.cols(), slot_bytes, bytes)
             };
             let mlp = SparseMlp {
-                gate: w.gate.as_ref().map(|gate| if self.gate { rows(0) } else { gate.weight.matrix() }),
-                up: rows(offsets.len() - 2),
-                down: rows(offsets.len() - 1),
+                gate: w.gate.as_ref().map(|gate| if self.gate { rows(0) } else { gate.weight.matrix() }.into()),
+                up: rows(offsets.len() - 2).into(),
+                down: rows(offsets.len() - 1).into(),
                 gate_bias: w.gate.as_ref().and_then(|gate| gate.bias.as_deref()),
                 up_bias: w.up.bias.as_deref(),
                 down_bias: w.down.bias.as_deref().filter(|_| first),
@@ -183,7 +183,7 @@ impl NeuronCache {
             for buffer in [&mut s.gate, &mut s.up, &mut s.neurons] {
                 buffer.resize(m * n, 0.0);
             }
-            let up = LinearPart { weights: up, bias: part(&w.up.bias), out: &mut s.up };
+            let up = LinearPart { weights: up.into(), bias: part(&w.up.bias), out: &mut s.up };
             match (&w.gate, x.gate_values) {
                 (Some(_), Some(values)) => {
                     for (to, from) in s.gate.chunks_exact_mut(n).zip(values.chunks_exact(neurons)) {
@@ -192,7 +192,7 @@ impl NeuronCache {
                     compute.linear(h, m, &mut [up]);
                 }
                 (Some(gate), None) => {
-                    let gate = LinearPart { weights: rows(0), bias: part(&gate.bias), out: &mut s.gate };
+                    let gate = LinearPart { weights: rows(0).into(), bias: part(&gate.bias), out: &mut s.gate };
                     compute.linear(h, m, &mut [gate, up]);
                 }
                 (None, _) => compute.linear(h, m, &mut [up]),

@@ -215,8 +215,8 @@ impl Predictor {
     /// `scores = (h·Aᵀ)·Bᵀ`, `[m, intermediate]`: the predicted gate pre-activations.
     pub(crate) fn scores(&self, cpu: &Cpu, h: &[f32], m: usize, low: &mut Vec<f32>, scores: &mut [f32]) {
         low.resize(m * self.rank(), 0.0);
-        cpu.compute.linear(h, m, &mut [LinearPart { weights: self.a.matrix(), bias: None, out: low }]);
+        cpu.compute.linear(h, m, &mut [LinearPart { weights: self.a.matrix().into(), bias: None, out: low }]);
         let bias = Some(self.bias.as_slice());
-        cpu.compute.linear(low, m, &mut [LinearPart { weights: self.b.matrix(), bias, out: scores }]);
+        cpu.compute.linear(low, m, &mut [LinearPart { weights: self.b.matrix().into(), bias, out: scores }]);
     }
 }

@@ -46,7 +46,7 @@ fn linear(weights: &Weights, m: usize, n: usize) -> Case<'_> {
     let x = activations(m * HIDDEN);
     let project = move |compute: &Compute, x: &[f32], matrix: Matrix, out: &mut Vec<f32>| {
         out.resize(m * matrix.rows(), 0.0);
-        compute.linear(x, m, &mut [LinearPart { weights: matrix, bias: None, out }]);
+        compute.linear(x, m, &mut [LinearPart { weights: matrix.into(), bias: None, out }]);
     };
     let work = match m {
         1..=8 => Work::Bytes(n * weights.dtype.row_bytes(HIDDEN)),
@@ -94,7 +94,8 @@ fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
     let shape = format!("m=1 3 × [{INTERMEDIATE}, {HIDDEN}] {} active", percent(1.0 / of as f64));
     let call = move |compute: &Compute, i: usize, results: &mut Results| {
         let all = weights.matrix(i, 3 * INTERMEDIATE);
-        let [gate, up, down] = [0, 1, 2].map(|part| all.row_range(part * INTERMEDIATE..(part + 1) * INTERMEDIATE));
+        let [gate, up, down] =
+            [0, 1, 2].map(|part| all.row_range(part * INTERMEDIATE..(part + 1) * INTERMEDIATE).into());
         let mlp = SparseMlp {
             gate: Some(gate),
             up,

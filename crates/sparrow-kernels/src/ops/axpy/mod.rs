@@ -25,11 +25,11 @@ pub(crate) struct AxpyRows {
     /// Elements of each row to add: `cols` from `start` on, a multiple of [`COLUMN_STEP`].
     pub start: usize,
     pub cols: usize,
-    /// `[m, count]`, or with `by_id` `[m, rows of the matrix]`; `a_stride` elements from one row to the next.
+    /// `[m, count]`, or `[m, more]` with `columns`; `a_stride` elements from one row to the next.
     pub a: *const f32,
     pub a_stride: usize,
-    /// Whether `a` is indexed by the row number, not by the place in the set.
-    pub by_id: bool,
+    /// The column of `a` for each row of the set; null: its place in the set.
+    pub columns: *const u32,
     pub m: usize,
     /// `[m, cols]`, `out_stride` elements from one row to the next; added to.
     pub out: *mut f32,
@@ -45,7 +45,7 @@ impl AxpyRows {
     pub(crate) unsafe fn coefficient(&self, t: usize, j: usize) -> f32 {
         // SAFETY: j and t are in range, as the caller guarantees.
         unsafe {
-            let at = if self.by_id { self.rows.id(j) } else { j };
+            let at = if self.columns.is_null() { j } else { *self.columns.add(j) as usize };
             *self.a.add(t * self.a_stride + at)
         }
     }

@@ -104,7 +104,7 @@ impl<'a> NeuronSamples<'a> {
         let mut bytes = vec![0; z.len() * 4];
         encode(DType::F32, &self.transposed[1], &mut bytes);
         let weights = Matrix::new(DType::F32, hidden, m, &bytes);
-        let part = LinearPart { weights, bias: None, out: &mut self.product };
+        let part = LinearPart { weights: weights.into(), bias: None, out: &mut self.product };
         self.cpu.compute.linear(&self.transposed[0], hidden, &mut [part]);
         sum.iter_mut().zip(&self.product).for_each(|(s, &p)| *s += f64::from(p));
     }

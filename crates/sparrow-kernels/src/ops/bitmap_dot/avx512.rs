@@ -1,0 +1,173 @@
+//! `bitmap_dot` with AVX-512: of 32 bits with its foundation, of 16 with VBMI2.
+
+use super::{BitmapDot, STEP};
+use crate::dtype::{BF16, F16, F32, code_size};
+use crate::simd::avx512::{LANES, prefetch, upto16};
+use crate::simd::avx512_bitmap::*;
+use std::arch::x86_64::*;
+
+/// Columns whose mask fills a cache line.
+const LINE: usize = 512;
+
+/// The next [`STEP`] elements of a row, widened: bf16 even and odd ones apart, others in order.
+///
+/// # Safety
+/// As [`place_32_bits`], the features those of the type.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+unsafe fn next<const D: u8>(bits: u32, values: &mut *const u8, near_end: bool) -> [__m512; 2] {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        if D == F32 {
+            let low = place_32_bits(bits as u16, values, near_end);
+            return [low, place_32_bits((bits >> 16) as u16, values, near_end)].map(|v| _mm512_castsi512_ps(v));
+        }
+        let both = place_16_bits(bits, values, near_end);
+        if D == BF16 {
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(odd)]
+        } else {
+            [_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both)].map(|half| _mm512_cvtph_ps(half))
+        }
+    }
+}
+
+/// x as [`next`] orders elements, padded with zeros.
+///
+/// # Safety
+/// See [`BitmapDotFn`](super::BitmapDotFn); AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn arrange<const D: u8>(a: &BitmapDot) {
+    let (cols, padded) = (a.rows.cols, a.rows.cols.next_multiple_of(STEP));
+    let evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let odds = _mm512_or_si512(evens, _mm512_set1_epi32(1));
+    for t in 0..a.m {
+        for i in (0..padded).step_by(STEP) {
+            let left = cols - i;
+            // SAFETY: the masks end at the last column of row t of x; the arranged row is padded.
+            unsafe {
+                let from = a.x.add(t * cols + i);
+                let low = _mm512_maskz_loadu_ps(upto16(left), from);
+                let high = _mm512_maskz_loadu_ps(upto16(left.saturating_sub(LANES)), from.wrapping_add(LANES));
+                let (first, second) = if D == BF16 {
+                    (_mm512_permutex2var_ps(low, evens, high), _mm512_permutex2var_ps(low, odds, high))
+                } else {
+                    (low, high)
+                };
+                let to = a.arranged.add(t * padded + i);
+                _mm512_storeu_ps(to, first);
+                _mm512_storeu_ps(to.add(LANES), second);
+            }
+        }
+    }
+}
+
+/// `R` rows, from row `j` of the set on, by `M` activations.
+///
+/// # Safety
+/// See [`BitmapDotFn`](super::BitmapDotFn); `j + R <= count`, `M == m`, x arranged, and unless `NEAR_END` a vector must be readable after
+/// the rows' last elements; the features those of the type.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapDot, j: usize) {
+    let (cols, padded) = (a.rows.cols, a.rows.cols.next_multiple_of(STEP));
+    let mut sums = [[_mm512_setzero_ps(); M]; R];
+    // SAFETY: rows j..j + R are in the set; x is padded; out is [m, count].
+    unsafe {
+        let rows: [_; R] = std::array::from_fn(|r| a.rows.row(j + r));
+        let (masks, mut values) = (rows.map(|row| row.0), rows.map(|row| row.1));
+        // The rows of the next call are asked for at the same distance from their beginning.
+        let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
+        let ahead: [usize; R] = std::array::from_fn(|r| next_rows[r].1.addr().wrapping_sub(values[r].addr()));
+        for i in (0..cols).step_by(STEP) {
+            let mut w = [[_mm512_setzero_ps(); 2]; R];
+            for r in 0..R {
+                for line in (0..STEP * code_size(D)).step_by(64) {
+                    prefetch(values[r].wrapping_add(ahead[r] + line), false);
+                }
+                w[r] = next::<D>(a.rows.bits::<4>(masks[r], i) as u32, &mut values[r], NEAR_END);
+            }
+            if i.is_multiple_of(LINE) {
+                for r in 0..R {
+                    prefetch(next_rows[r].0.wrapping_add(i / 8), false);
+                }
+            }
+            for t in 0..M {
+                for half in 0..2 {
+                    let x = _mm512_loadu_ps(a.arranged.add(t * padded + i + half * LANES));
+                    for r in 0..R {
+                        sums[r][t] = _mm512_fmadd_ps(w[r][half], x, sums[r][t]);
+                    }
+                }
+            }
+        }
+        for t in 0..M {
+            for r in 0..R {
+                *a.out.add(t * a.out_stride + j + r) = _mm512_reduce_add_ps(sums[r][t]);
+            }
+        }
+    }
+}
+
+/// All rows by `M` activations, `R` rows at a time.
+///
+/// # Safety
+/// See [`BitmapDotFn`](super::BitmapDotFn); `M == m`, x arranged; the features those of the type.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &BitmapDot) {
+    let mut j = 0;
+    // SAFETY: the contract is the caller's; rows are in range.
+    unsafe {
+        while j < a.rows.count {
+            let whole = j + R <= a.rows.count && !(j..j + R).any(|j| a.rows.near_end(j));
+            if whole {
+                tile::<D, R, M, false>(a, j);
+            } else {
+                tile::<D, 1, M, true>(a, j);
+            }
+            j += if whole { R } else { 1 };
+        }
+    }
+}
+
+/// # Safety
+/// See [`BitmapDotFn`](super::BitmapDotFn); the features those of the type.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+unsafe fn bitmap_dot<const D: u8>(a: &BitmapDot) {
+    // The widest tiles that leave registers for the rows and x.
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        arrange::<D>(a);
+        match a.m {
+            1 => strip::<D, 4, 1>(a),
+            2 => strip::<D, 4, 2>(a),
+            3 => strip::<D, 4, 3>(a),
+            4 => strip::<D, 4, 4>(a),
+            5 => strip::<D, 3, 5>(a),
+            6 => strip::<D, 3, 6>(a),
+            7 => strip::<D, 3, 7>(a),
+            _ => strip::<D, 3, 8>(a),
+        }
+    }
+}
+
+macro_rules! kernels {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// # Safety
+        /// See [`BitmapDotFn`](super::BitmapDotFn); AVX-512 with VBMI2.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+        pub(crate) unsafe fn $name(a: &BitmapDot) {
+            // SAFETY: the contract is the caller's.
+            unsafe { bitmap_dot::<{ $dtype }>(a) }
+        }
+    )*};
+}
+
+kernels! {
+    bitmap_dot_f32_avx512: F32;
+    bitmap_dot_f16_avx512: F16;
+    bitmap_dot_bf16_avx512: BF16;
+}

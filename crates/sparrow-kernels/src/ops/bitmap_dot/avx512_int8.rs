@@ -1,0 +1,98 @@
+//! `bitmap_dot_int8` with AVX512-VNNI and VBMI2.
+
+use super::BitmapDotInt8;
+use crate::simd::avx512::prefetch;
+use crate::simd::avx512_bitmap::place_8_bits;
+use std::arch::x86_64::*;
+
+/// Codes of one vector.
+const LANES: usize = 64;
+/// Columns whose mask fills a cache line.
+const LINE: usize = 512;
+
+/// `R` rows, from row `j` of the set on, by `M` activations; the products as in [`dot_int8`](crate::ops::dot_int8::avx512).
+///
+/// # Safety
+/// See [`BitmapDotInt8Fn`](super::BitmapDotInt8Fn); `j + R <= count`, `M == m`, and unless `NEAR_END` a vector must be readable after the rows' last
+/// elements; AVX512-VNNI and VBMI2.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi2,popcnt")]
+unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapDotInt8, j: usize) {
+    let mut sums = [[_mm512_setzero_si512(); M]; R];
+    let (cols, flip) = (a.rows.cols, _mm512_set1_epi8(-128));
+    // SAFETY: rows j..j + R are in the set; x is padded; out is [m, count].
+    unsafe {
+        let rows: [_; R] = std::array::from_fn(|r| a.rows.row(j + r));
+        let (masks, mut values) = (rows.map(|row| row.0), rows.map(|row| row.1));
+        let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
+        let ahead: [usize; R] = std::array::from_fn(|r| next_rows[r].1.addr().wrapping_sub(values[r].addr()));
+        for i in (0..cols).step_by(LANES) {
+            let mut w = [_mm512_setzero_si512(); R];
+            for r in 0..R {
+                prefetch(values[r].wrapping_add(ahead[r]), false);
+                let placed = place_8_bits(a.rows.bits::<8>(masks[r], i), &mut values[r], NEAR_END);
+                w[r] = _mm512_xor_si512(placed, flip);
+            }
+            if i.is_multiple_of(LINE) {
+                for r in 0..R {
+                    prefetch(next_rows[r].0.wrapping_add(i / 8), false);
+                }
+            }
+            for t in 0..M {
+                let x = _mm512_loadu_si512(a.x.codes(t).add(i).cast());
+                for r in 0..R {
+                    sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], w[r], x);
+                }
+            }
+        }
+        for t in 0..M {
+            let excess = a.x.sum(t).wrapping_mul(128);
+            for r in 0..R {
+                let sum = _mm512_reduce_add_epi32(sums[r][t]).wrapping_sub(excess);
+                let scale = a.rows.scale(j + r) * a.x.scale(t);
+                *a.out.add(t * a.out_stride + j + r) = sum as f32 * scale;
+            }
+        }
+    }
+}
+
+/// All rows by `M` activations, `R` rows at a time.
+///
+/// # Safety
+/// See [`BitmapDotInt8Fn`](super::BitmapDotInt8Fn); `M == m`; AVX512-VNNI and VBMI2.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi2,popcnt")]
+unsafe fn strip<const R: usize, const M: usize>(a: &BitmapDotInt8) {
+    let mut j = 0;
+    // SAFETY: the contract is the caller's; rows are in range.
+    unsafe {
+        while j < a.rows.count {
+            let whole = j + R <= a.rows.count && !(j..j + R).any(|j| a.rows.near_end(j));
+            if whole {
+                tile::<R, M, false>(a, j);
+            } else {
+                tile::<1, M, true>(a, j);
+            }
+            j += if whole { R } else { 1 };
+        }
+    }
+}
+
+/// # Safety
+/// See [`BitmapDotInt8Fn`](super::BitmapDotInt8Fn); AVX512-VNNI and VBMI2.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi2,popcnt")]
+pub(crate) unsafe fn bitmap_dot_int8_avx512(a: &BitmapDotInt8) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        match a.m {
+            1 => strip::<6, 1>(a),
+            2 => strip::<6, 2>(a),
+            3 => strip::<6, 3>(a),
+            4 => strip::<4, 4>(a),
+            5 => strip::<4, 5>(a),
+            6 => strip::<3, 6>(a),
+            7 => strip::<3, 7>(a),
+            _ => strip::<3, 8>(a),
+        }
+    }
+}

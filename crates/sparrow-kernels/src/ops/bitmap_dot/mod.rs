@@ -1,0 +1,158 @@
+//! `bitmap_dot`: the products of some rows of a [`Bitmap`] with a few activations, expanded in registers.
+//!
+//! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], as [`dot`](super::dot), and for int8 as [`dot_int8`](super::dot_int8), with the same
+//! bits. Where a tier has no such kernel, rows are [expanded](super::expand) in memory. The stored elements of the next columns
+//! lie where the number of bits so far says; several rows at once hide the latency of counting. Rounding error as that of `dot`.
+
+// Without vector tiers nothing uses this.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_int8;
+
+use super::dot_int8::Int8Rows;
+use super::row_set::RowSet;
+use crate::dtype::Bitmap;
+use crate::dtype::bitmap::{mask_bits, mask_row_bytes, unit_bytes};
+
+/// Columns of x are padded with zeros to a multiple of this.
+pub(crate) const STEP: usize = 32;
+/// What a kernel may read from where stored elements begin: one vector.
+const READ: usize = 64;
+
+/// Some rows of a bitmap, of a type whose offsets count elements.
+#[derive(Clone, Copy)]
+pub(crate) struct BitmapRows {
+    mask: *const u8,
+    mask_bytes: usize,
+    offsets: *const u64,
+    values: *const u8,
+    /// Bytes of values.
+    len: usize,
+    /// Of int8.
+    scales: *const u8,
+    unit: usize,
+    /// Null: the first `count` rows.
+    ids: *const u32,
+    pub count: usize,
+    pub cols: usize,
+}
+
+impl BitmapRows {
+    pub(crate) fn of(w: &Bitmap, rows: &RowSet) -> Self {
+        let (w, ids) = match rows {
+            RowSet::Range(range) => (w.row_range(range.clone()), std::ptr::null()),
+            RowSet::Ids(ids) => (*w, ids.as_ptr()),
+        };
+        let parts = w.parts();
+        Self {
+            mask: parts.mask.as_ptr(),
+            mask_bytes: mask_row_bytes(w.cols()),
+            offsets: parts.offsets.as_ptr(),
+            values: parts.values.as_ptr(),
+            len: parts.values.len(),
+            scales: parts.scales.as_ptr(),
+            unit: unit_bytes(w.dtype()),
+            ids,
+            count: rows.len(),
+            cols: w.cols(),
+        }
+    }
+
+    /// The row number of row `j` of the set.
+    ///
+    /// # Safety
+    /// `j < count`, and the set must describe readable memory; so for all methods.
+    #[inline(always)]
+    unsafe fn id(&self, j: usize) -> usize {
+        // SAFETY: ids has count entries.
+        if self.ids.is_null() { j } else { unsafe { *self.ids.add(j) as usize } }
+    }
+
+    /// Where the mask and the stored elements of row `j` of the set begin.
+    ///
+    /// # Safety
+    /// See [`id`](Self::id).
+    #[inline(always)]
+    unsafe fn row(&self, j: usize) -> (*const u8, *const u8) {
+        // SAFETY: the row is one of the bitmap.
+        unsafe {
+            let id = self.id(j);
+            (self.mask.add(id * self.mask_bytes), self.values.add(*self.offsets.add(id) as usize * self.unit))
+        }
+    }
+
+    /// Whether less than a vector follows the last stored element of row `j` of the set.
+    ///
+    /// # Safety
+    /// See [`id`](Self::id).
+    #[inline(always)]
+    unsafe fn near_end(&self, j: usize) -> bool {
+        // SAFETY: the row is one of the bitmap.
+        let end = unsafe { *self.offsets.add(self.id(j) + 1) as usize } * self.unit;
+        self.len - end < READ
+    }
+
+    /// The scale of row `j` of the set, of int8.
+    ///
+    /// # Safety
+    /// See [`id`](Self::id).
+    #[inline(always)]
+    unsafe fn scale(&self, j: usize) -> f32 {
+        // SAFETY: the row is one of the bitmap.
+        unsafe { self.scales.cast::<f32>().add(self.id(j)).read_unaligned() }
+    }
+
+    /// `8 * N` bits of a row's mask from column `i`, a multiple of 8, on, zeros past the last.
+    ///
+    /// # Safety
+    /// The mask must be that of a row, `i < cols`.
+    #[inline(always)]
+    unsafe fn bits<const N: usize>(&self, mask: *const u8, i: usize) -> u64 {
+        // SAFETY: the contract is the caller's.
+        unsafe { mask_bits::<N>(mask, i, self.cols) }
+    }
+}
+
+/// The arguments of a `bitmap_dot` kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct BitmapDot {
+    pub rows: BitmapRows,
+    /// `[m, cols]`.
+    pub x: *const f32,
+    /// 1 to 8.
+    pub m: usize,
+    /// `[m, cols rounded up to STEP]`, for x as the kernel likes it.
+    pub arranged: *mut f32,
+    /// `[m, count]`, `out_stride` elements from one row to the next; overwritten.
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+/// A `bitmap_dot` kernel.
+///
+/// # Safety
+/// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
+pub(crate) type BitmapDotFn = unsafe fn(&BitmapDot);
+
+/// The arguments of a `bitmap_dot_int8` kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct BitmapDotInt8 {
+    /// Of int8.
+    pub rows: BitmapRows,
+    /// `[m, cols]`.
+    pub x: Int8Rows,
+    /// 1 to 8.
+    pub m: usize,
+    /// As in [`BitmapDot`].
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+/// A `bitmap_dot_int8` kernel.
+///
+/// # Safety
+/// As [`BitmapDotFn`].
+pub(crate) type BitmapDotInt8Fn = unsafe fn(&BitmapDotInt8);

@@ -1,0 +1,109 @@
+//! Products of rows of a weight in either form with activations.
+
+use super::bitmap_dot::{BitmapDot, BitmapDotInt8, BitmapRows, STEP};
+use super::dot::{DotRows, Rows};
+use super::dot_int8::{DotInt8, Int8Activations};
+use super::gemm::FEW;
+use super::row_set::RowSet;
+use crate::Compute;
+use crate::dtype::{Bitmap, DType, Matrix, Stored};
+
+/// Values of x that one pass over rows covers, to stay in L2 beside them.
+const X_BLOCK: usize = 128 * 1024;
+/// Rows of a bitmap that are expanded at once for a few activations: a multiple of the rows of every tile.
+const EXPANDED: usize = 24;
+/// As [`EXPANDED`] for many activations: a panel that stays in L2.
+const PANEL: usize = 64;
+
+/// Activations `[m, k]`.
+#[derive(Clone, Copy)]
+pub(super) struct Activations<'a> {
+    pub x: &'a [f32],
+    /// The same in int8, which int8 weights are multiplied by.
+    pub int8: Option<&'a Int8Activations<'a>>,
+    pub m: usize,
+}
+
+/// Where products go: column j of `[m, rows]`, rows `stride` apart, for the j-th row of a weight.
+#[derive(Clone, Copy)]
+pub(super) struct Products {
+    pub out: *mut f32,
+    pub stride: usize,
+}
+
+impl Compute {
+    /// out\[t, j\] = W\[row(j), :\] · x\[t, :\].
+    ///
+    /// # Safety
+    /// The rows must be rows of `w`, `x` `[m, w.cols()]` with int8 for int8 weights, and nobody else may use these results.
+    pub(super) unsafe fn products(&self, w: Stored, rows: RowSet, x: Activations, to: Products) {
+        // SAFETY: the contract is the caller's.
+        unsafe {
+            match w {
+                Stored::Dense(w) => self.dense_products(w, rows, x, to),
+                Stored::Bitmap(w) => self.bitmap_products(w, rows, x, to),
+            }
+        }
+    }
+
+    /// # Safety
+    /// See [`products`](Self::products).
+    unsafe fn dense_products(&self, w: Matrix, rows: RowSet, x: Activations, to: Products) {
+        let rows = match rows {
+            RowSet::Range(range) => Rows::of(w.row_range(range), None),
+            RowSet::Ids(ids) => Rows::of(w, Some(ids)),
+        };
+        if let (Some(int8), DType::I8) = (x.int8, w.dtype()) {
+            let args = DotInt8 { rows, x: int8.rows(), m: x.m, out: to.out, out_stride: to.stride };
+            // SAFETY: the table holds only kernels that this CPU can run; the contract is the caller's.
+            unsafe { (self.kernels.dot_int8)(&args) };
+            return;
+        }
+        let k = w.cols();
+        let tokens = if x.m <= FEW { x.m.max(1) } else { (X_BLOCK / k.max(1)).clamp(24, x.m.max(24)) };
+        for t in (0..x.m).step_by(tokens) {
+            let args = DotRows {
+                rows,
+                x: x.x[t * k..].as_ptr(),
+                x_stride: k,
+                m: tokens.min(x.m - t),
+                out: to.out.wrapping_add(t * to.stride),
+                out_stride: to.stride,
+            };
+            // SAFETY: as above.
+            unsafe { (self.kernels.dot_rows[w.dtype() as usize])(&args) };
+        }
+    }
+
+    /// # Safety
+    /// See [`products`](Self::products).
+    unsafe fn bitmap_products(&self, w: Bitmap, rows: RowSet, x: Activations, to: Products) {
+        let (m, dtype) = (x.m, w.dtype());
+        if m <= FEW {
+            let (in_int8, in_floats) = (self.kernels.bitmap_dot_int8, self.kernels.bitmap_dot[dtype as usize]);
+            if let (Some(int8), Some(kernel), DType::I8) = (x.int8, in_int8, dtype) {
+                let rows = BitmapRows::of(&w, &rows);
+                // SAFETY: the table holds only kernels that this CPU can run; the contract is the caller's.
+                unsafe { kernel(&BitmapDotInt8 { rows, x: int8.rows(), m, out: to.out, out_stride: to.stride }) };
+                return;
+            }
+            if let Some(kernel) = in_floats {
+                let mut arranged = self.scratch.take(m * w.cols().next_multiple_of(STEP));
+                let (rows, arranged) = (BitmapRows::of(&w, &rows), arranged.as_mut_ptr());
+                let x = x.x.as_ptr();
+                // SAFETY: as above; the scratch has room for x, padded.
+                unsafe { kernel(&BitmapDot { rows, x, m, arranged, out: to.out, out_stride: to.stride }) };
+                return;
+            }
+        }
+        let step = if m > FEW { PANEL } else { EXPANDED };
+        let count = rows.len();
+        let mut scratch = self.scratch.take_aligned(step.min(count) * dtype.row_bytes(w.cols()));
+        for start in (0..count).step_by(step) {
+            let expanded = self.expand_rows(&w, rows.part(start..count.min(start + step)), &mut scratch);
+            let to = Products { out: to.out.wrapping_add(start), ..to };
+            // SAFETY: the contract is the caller's.
+            unsafe { self.dense_products(expanded, RowSet::Range(0..expanded.rows()), x, to) };
+        }
+    }
+}

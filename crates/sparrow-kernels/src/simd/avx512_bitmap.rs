@@ -1,0 +1,88 @@
+//! The stored elements of a bitmap put in their places, with AVX-512.
+//!
+//! Elements of 8 and 16 bits need VBMI2. `near_end` says that a whole vector may not be readable where the stored elements
+//! are; then only those that the mask asks for are.
+
+use super::avx512::{upto16, upto32};
+use std::arch::x86_64::*;
+
+/// The mask of the first `n` lanes, all if there are fewer.
+#[inline(always)]
+pub(crate) fn upto64(n: usize) -> __mmask64 {
+    if n >= 64 { __mmask64::MAX } else { (1u64 << n) - 1 }
+}
+
+/// The next elements of 32 bits, put where bits are set, zeros elsewhere; `values` moves behind them.
+///
+/// # Safety
+/// The elements must be readable, and unless `near_end` 64 bytes; AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
+pub(crate) unsafe fn place_32_bits(bits: u16, values: &mut *const u8, near_end: bool) -> __m512i {
+    let count = bits.count_ones() as usize;
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        let from = values.cast();
+        let stored =
+            if near_end { _mm512_maskz_loadu_epi32(upto16(count), from) } else { _mm512_loadu_si512(from.cast()) };
+        *values = values.add(4 * count);
+        _mm512_maskz_expand_epi32(bits, stored)
+    }
+}
+
+/// As [`place_32_bits`] for elements of 16 bits.
+///
+/// # Safety
+/// As [`place_32_bits`]; VBMI2.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+pub(crate) unsafe fn place_16_bits(bits: u32, values: &mut *const u8, near_end: bool) -> __m512i {
+    let count = bits.count_ones() as usize;
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        let from = values.cast();
+        let stored =
+            if near_end { _mm512_maskz_loadu_epi16(upto32(count), from) } else { _mm512_loadu_si512(from.cast()) };
+        *values = values.add(2 * count);
+        _mm512_maskz_expand_epi16(bits, stored)
+    }
+}
+
+/// As [`place_32_bits`] for elements of 8 bits.
+///
+/// # Safety
+/// As [`place_32_bits`]; VBMI2.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+pub(crate) unsafe fn place_8_bits(bits: u64, values: &mut *const u8, near_end: bool) -> __m512i {
+    let count = bits.count_ones() as usize;
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        let from = values.cast();
+        let stored =
+            if near_end { _mm512_maskz_loadu_epi8(upto64(count), from) } else { _mm512_loadu_si512(from.cast()) };
+        *values = values.add(count);
+        _mm512_maskz_expand_epi8(bits, stored)
+    }
+}
+
+/// As [`place_32_bits`] for a block of 32 elements of 4 bits, which begins a byte: each in a byte of its own, `rest` elsewhere.
+///
+/// # Safety
+/// As [`place_32_bits`], 16 bytes; VBMI2.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+pub(crate) unsafe fn place_4_bits(bits: u32, rest: u8, values: &mut *const u8, near_end: bool) -> __m256i {
+    let bytes = bits.count_ones().div_ceil(2) as usize;
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        let from = *values;
+        let stored =
+            if near_end { _mm_maskz_loadu_epi8(upto16(bytes), from.cast()) } else { _mm_loadu_si128(from.cast()) };
+        *values = values.add(bytes);
+        let words = _mm256_cvtepu8_epi16(stored);
+        let split = _mm256_or_si256(words, _mm256_slli_epi16::<4>(words));
+        let nibbles = _mm256_and_si256(split, _mm256_set1_epi8(0xf));
+        _mm256_mask_expand_epi8(_mm256_set1_epi8(rest as i8), bits, nibbles)
+    }
+}
