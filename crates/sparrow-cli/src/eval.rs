@@ -10,7 +10,7 @@ use sparrow::eval::{Evaluation, evaluate};
 use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
 use sparrow::{Model, Session, SessionOptions};
 
-use crate::model::{DTypeArg, KvArg, ModelArgs, SelectorArg, demo_dir, prepare};
+use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, prepare};
 use crate::output::{Format, json, percent, progress, table};
 
 /// Quality of a selector, of quantised weights or of a quantised cache, against the dense model as it is stored.
@@ -21,7 +21,7 @@ pub struct Args {
     #[command(flatten)]
     selector: SelectorArg,
     #[command(flatten)]
-    weights: DTypeArg,
+    storage: StorageArgs,
     #[command(flatten)]
     kv: KvArg,
     /// UTF-8 text to predict [default: the demo model's sample.txt]
@@ -62,13 +62,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (mut model, tokenizer) = args.model.load()?;
     let default = match (model.default_selector(), is_relu_family(model.spec.activation)) {
         // Comparing dense with dense would say nothing.
-        (SelectorSpec::Dense, true) if args.weights.dtype.is_none() && args.kv.kv_dtype.is_none() => {
+        (SelectorSpec::Dense, true) if args.storage.dtype.is_none() && args.kv.kv_dtype.is_none() => {
             SelectorSpec::Gate(None)
         }
         (other, _) => other,
     };
     let spec = args.selector.selector.unwrap_or(default);
-    let selector = prepare(&mut model, &spec, args.weights.dtype, &cpu)?;
+    let selector = prepare(&mut model, &spec, args.storage.dtype, &args.storage.weights_format, &cpu)?;
     let mut ids = tokenizer.encode(&text, false)?;
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
     let window = (args.window as usize).min(model.spec.context_length());

@@ -9,7 +9,7 @@ use sparrow::generate::{GenerateOptions, StopReason, generate};
 use sparrow::sample::SampleOptions;
 use sparrow::{Error, Session, SessionOptions};
 
-use crate::model::{DTypeArg, KvArg, ModelArgs, SelectorArg, prepare};
+use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, prepare};
 use crate::output::{bytes, percent};
 
 /// Continue a prompt.
@@ -21,7 +21,7 @@ pub struct Args {
     #[command(flatten)]
     selector: SelectorArg,
     #[command(flatten)]
-    weights: DTypeArg,
+    storage: StorageArgs,
     #[command(flatten)]
     kv: KvArg,
     /// Text to continue
@@ -65,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cpu = args.model.cpu.cpu();
     let (mut model, tokenizer) = args.model.load()?;
     let spec = args.selector.selector.unwrap_or(model.default_selector());
-    let selector = prepare(&mut model, &spec, args.weights.dtype, &cpu)?;
+    let selector = prepare(&mut model, &spec, args.storage.dtype, &args.storage.weights_format, &cpu)?;
     let ids = tokenizer.encode(&prompt, true)?;
     let context = model.spec.context_length();
     if ids.len() >= context {

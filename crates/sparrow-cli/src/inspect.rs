@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use serde::Serialize;
 use serde_json::json;
-use sparrow::checkpoint::{Checkpoint, TensorInfo};
+use sparrow::Model;
+use sparrow::checkpoint::{Checkpoint, TensorInfo, Weight};
 use sparrow::model::spec::{Positions, Rope, RopeScaling};
 use sparrow::sparsity::Method;
 
@@ -26,12 +28,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(model) => sparrow::resolve_model(model)?,
         None => demo_dir()?,
     };
-    let model = sparrow::Model::load(&dir)?;
+    let model = Model::load(&dir)?;
     let tensors: Vec<TensorInfo> = Checkpoint::open(&dir)?.tensors().collect();
     let groups = group(&tensors);
     let bytes: u64 = tensors.iter().map(|t| t.bytes as u64).sum();
     let spec = &model.spec;
     let sidecar = model.sidecar.as_ref().map(|s| &s.file);
+    let bitmaps = Bitmaps::of(&model);
     if args.format == Format::Json {
         return output::json(&json!({
             "model": dir.display().to_string(),
@@ -47,6 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "tensors": groups.iter().map(|g| json!({
                 "name": g.name, "count": g.count, "dtype": g.dtype, "shape": g.shape, "bytes": g.bytes,
             })).collect::<Vec<_>>(),
+            "bitmaps": bitmaps,
             "sparsity": sidecar,
         }));
     }
@@ -90,6 +94,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ("ends with", format!("token ids {:?}", model.generation.eos_token_ids)),
     ] {
         writeln!(out, "{name:>14}  {value}")?;
+    }
+    if let Some(bitmaps) = &bitmaps {
+        let Bitmaps { matrices, zeros, bytes_per_weight } = bitmaps;
+        let zeros = percent(*zeros);
+        writeln!(out, "{:>14}  {matrices} matrices, {zeros} zeros, {bytes_per_weight:.3} bytes per weight", "bitmaps")?;
     }
     match sidecar {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,
@@ -159,6 +168,33 @@ fn windows(windows: &[Option<usize>]) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
+/// What is stored as bitmaps.
+#[derive(Serialize)]
+struct Bitmaps {
+    matrices: usize,
+    /// Elements that are not stored ÷ all.
+    zeros: f64,
+    bytes_per_weight: f64,
+}
+
+impl Bitmaps {
+    /// Of a model, if it has any.
+    fn of(model: &Model) -> Option<Self> {
+        let (mut matrices, mut elements, mut stored, mut bytes) = (0, 0.0, 0.0, 0.0);
+        for (_, weight) in model.weights.named(&model.spec) {
+            if let Weight::Bitmap(tensor) = weight {
+                let size = (tensor.rows() * tensor.cols()) as f64;
+                matrices += 1;
+                elements += size;
+                stored += size * tensor.bitmap().density();
+                bytes += tensor.byte_len() as f64;
+            }
+        }
+        let found = Bitmaps { matrices, zeros: 1.0 - stored / elements, bytes_per_weight: bytes / elements };
+        (matrices > 0).then_some(found)
+    }
+}
+
 /// The tensors of all layers that share role, dtype and shape.
 struct Group {
     name: String,
@@ -173,7 +209,10 @@ fn group(tensors: &[TensorInfo]) -> Vec<Group> {
     for t in tensors {
         let is_index = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         let name: Vec<&str> = t.name.split('.').map(|part| if is_index(part) { "*" } else { part }).collect();
-        let key = (name.join("."), format!("{:?}", t.dtype), t.shape.clone());
+        // How many elements are stored is each layer's own.
+        let of_bitmap = t.name.ends_with(".compressed") && t.shape.len() == 1;
+        let shape = if of_bitmap { Vec::new() } else { t.shape.clone() };
+        let key = (name.join("."), format!("{:?}", t.dtype), shape);
         let (count, bytes) = groups.entry(key).or_insert((0, 0));
         *count += 1;
         *bytes += t.bytes as u64;

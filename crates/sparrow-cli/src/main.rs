@@ -14,6 +14,7 @@ mod html;
 mod inspect;
 mod machine;
 mod model;
+mod pack;
 mod plot;
 mod profile;
 mod report;
@@ -47,6 +48,8 @@ enum Command {
     Eval(eval::Args),
     /// Calibrate a model on a text and write a directory that runs sparse
     Sparsify(sparsify::Args),
+    /// Write a pruned model with its matrices as bitmaps: smaller, and faster to decode
+    Pack(pack::Args),
     /// Show what a model is: architecture, shapes, sizes, sparsity
     Inspect(inspect::Args),
     /// Show what this machine can do and what will be used
@@ -82,6 +85,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Experiments(args) => experiments::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sparsify(args) => sparsify::run(args),
+        Command::Pack(args) => pack::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Synth(args) => synth::run(args),

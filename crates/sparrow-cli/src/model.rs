@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use sparrow::checkpoint::Placement;
 use sparrow::sparsity::Selector;
-use sparrow::{Cpu, DType, Model, SelectorSpec, Tokenizer};
+use sparrow::{Cpu, DType, Model, SelectorSpec, Tokenizer, WeightsFormat};
 
 use crate::output::progress;
 
@@ -55,12 +55,22 @@ impl ModelArgs {
     }
 }
 
-/// `--dtype`.
+/// `--dtype` and `--weights-format`.
 #[derive(Debug, clap::Args)]
-pub struct DTypeArg {
+pub struct StorageArgs {
     /// Quantise the weights when loading: int8, int4, int4-zero, int4-g128 or int4-g128-zero [default: as they are stored]
     #[arg(long)]
     pub dtype: Option<DType>,
+    /// Keep matrices as a bitmap and their non-zero elements: [PATTERN=]auto|dense|bitmap[,…], the last match decides
+    /// (bitmap,*.down_proj.*=dense); auto packs what is pruned enough to be faster
+    #[arg(long, default_value_t, value_name = "FORMAT")]
+    pub weights_format: WeightsFormat,
+}
+
+/// A number from 0 to 1.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 /// `--kv-dtype`.
@@ -79,15 +89,16 @@ pub fn kv_dtype(name: &str) -> Result<DType, String> {
     }
 }
 
-/// Prepares a model for a selector, then quantises it if `dtype` differs from what is stored.
+/// Prepares a model for a selector, quantises what is stored in another type than `dtype`, and packs it.
 pub fn prepare(
     model: &mut Model,
     selector: &SelectorSpec,
     dtype: Option<DType>,
+    format: &WeightsFormat,
     cpu: &Cpu,
 ) -> anyhow::Result<Selector> {
     let selector = model.prepare(selector, cpu)?;
-    if let Some(dtype) = dtype.filter(|&dtype| dtype != model.weights.dtype()) {
+    if let Some(dtype) = dtype.filter(|&dtype| dtype.is_quantized() || dtype != model.weights.dtype()) {
         let bar = progress(format!("quantising to {dtype}"), 0, true);
         model.quantize(dtype, cpu, |done, total| {
             bar.set_length(total);
@@ -95,6 +106,12 @@ pub fn prepare(
         })?;
         bar.finish_and_clear();
     }
+    let bar = progress("packing pruned weights", 0, false);
+    model.set_format(format, cpu, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
     Ok(selector)
 }
 

@@ -21,6 +21,9 @@ pub struct Args {
     /// Write down projections neuron by neuron, as `sparsify` does: for --weights cache and selectors without calibration
     #[arg(long)]
     neuron_major: bool,
+    /// Make this fraction of the layers' weights 0, anywhere, as if they were pruned
+    #[arg(long, default_value_t = 0.0, value_name = "FRACTION", value_parser = crate::model::fraction)]
+    zeros: f64,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -29,7 +32,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.set_length(total);
         bar.set_position(done);
     };
-    sparrow::synth::synthesize(&args.shape, args.dtype, args.neuron_major, &args.output, report)?;
+    sparrow::synth::synthesize(&args.shape, args.dtype, args.neuron_major, args.zeros, &args.output, report)?;
     bar.finish_and_clear();
     eprintln!("wrote {}: random {} weights in the shape of {}", args.output.display(), args.dtype, args.shape);
     Ok(())

@@ -5,10 +5,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 use sparrow_kernels::{DType, decode, encode};
 
+use crate::backend::Cpu;
 use crate::checkpoint::config::{GenerationConfig, parse_config};
-use crate::checkpoint::{Placement, Tensor, predictor_tensors};
+use crate::checkpoint::{Placement, Tensor, Weight, predictor_tensors};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::format::WeightsFormat;
 use crate::model::names::TensorNames;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::{NEURON_MAJOR, Source, Weights};
@@ -87,13 +89,22 @@ pub fn spec(name: &str) -> Result<ModelSpec> {
     parse_config(Path::new(name), &config(name, DType::BF16)?)
 }
 
-/// A model of that specification with random weights in memory. With `neuron_major`, down projections are made in
-/// that layout at once.
+/// A model of that specification with random weights in memory. With `neuron_major`, down projections are made in that layout at
+/// once. Of each matrix of the layers the fraction `zeros` is 0, anywhere, as if it were pruned; matrices are stored as
+/// `format` asks.
 ///
 /// # Errors
 /// If memory runs out.
-pub fn random_model(spec: ModelSpec, dtype: DType, neuron_major: bool) -> Result<Model> {
-    let weights = Weights::load(&spec, &mut RandomWeights { names: &spec.names, dtype, neuron_major })?;
+pub fn random_model(
+    spec: ModelSpec,
+    dtype: DType,
+    neuron_major: bool,
+    zeros: f64,
+    format: &WeightsFormat,
+    cpu: &Cpu,
+) -> Result<Model> {
+    let mut source = RandomWeights { names: &spec.names, dtype, neuron_major, zeros, format, cpu };
+    let weights = Weights::load(&spec, &mut source)?;
     Ok(Model {
         spec,
         weights,
@@ -109,6 +120,9 @@ struct RandomWeights<'a> {
     names: &'a TensorNames,
     dtype: DType,
     neuron_major: bool,
+    zeros: f64,
+    format: &'a WeightsFormat,
+    cpu: &'a Cpu,
 }
 
 impl Source for RandomWeights<'_> {
@@ -116,7 +130,13 @@ impl Source for RandomWeights<'_> {
         // The head, and with it the embedding, as `Weights::quantize` has them.
         let in_layer = self.names.is_of_layer(name);
         let dtype = if self.dtype.is_quantized() && !in_layer { DType::I8 } else { self.dtype };
-        Tensor::in_memory(dtype, rows, cols, |out| fill_random(name, dtype, cols, out))
+        let zeros = if in_layer { self.zeros } else { 0.0 };
+        Tensor::in_memory(dtype, rows, cols, |out| fill_random(name, dtype, cols, zeros, out))
+    }
+
+    fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let dense = self.matrix(name, rows, cols)?.into();
+        Ok(self.format.of(name).apply(&dense, &self.cpu.compute)?.unwrap_or(dense))
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -135,7 +155,7 @@ impl Source for RandomWeights<'_> {
 /// If memory runs out.
 pub fn random_predictors(spec: &ModelSpec, rank: usize) -> Result<Vec<Predictor>> {
     let tensor = |name: &str, rows, cols| {
-        Tensor::in_memory(DType::F16, rows, cols, |out| fill_random(name, DType::F16, cols, out))
+        Tensor::in_memory(DType::F16, rows, cols, |out| fill_random(name, DType::F16, cols, 0.0, out))
     };
     let predictor = |layer| {
         let [a, b, _] = predictor_tensors(layer);
@@ -175,8 +195,9 @@ pub fn parameters(spec: &ModelSpec, neuron_major: bool) -> Result<Vec<(String, V
 }
 
 /// Fills a tensor with values of random sign and mantissa, of magnitude about `1 / √cols`: activations stay in range,
-/// and no value is special (zero, denormal, infinite) to any kernel. Speed matters: models of many GB are made.
-pub fn fill_random(name: &str, dtype: DType, cols: usize, out: &mut [u8]) {
+/// and no value is special (zero, denormal, infinite) to any kernel; but the fraction `zeros` of them is 0. Speed matters: models
+/// of many GB are made.
+pub fn fill_random(name: &str, dtype: DType, cols: usize, zeros: f64, out: &mut [u8]) {
     const BLOCK: usize = 1 << 22;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
@@ -191,11 +212,13 @@ pub fn fill_random(name: &str, dtype: DType, cols: usize, out: &mut [u8]) {
             if dtype.is_quantized() {
                 for row in block.chunks_exact_mut(row) {
                     random_bits(&mut state, DType::F32, cols, &mut bytes);
+                    random_zeros(&mut state, DType::F32, zeros, &mut bytes);
                     decode(DType::F32, &bytes, &mut values);
                     encode(dtype, &values, row);
                 }
             } else {
                 random_bits(&mut state, dtype, cols, block);
+                random_zeros(&mut state, dtype, zeros, block);
             }
         }
     };
@@ -215,11 +238,32 @@ fn random_bits(state: &mut u64, dtype: DType, cols: usize, out: &mut [u8]) {
         _ => (0x807f_ffff_807f_ffff, 0x0000_0001_0000_0001 * (((127 + exponent) as u64) << 23)),
     };
     for chunk in out.chunks_mut(8) {
-        // xorshift64* (Vigna, arXiv 1402.6246).
-        *state ^= *state >> 12;
-        *state ^= *state << 25;
-        *state ^= *state >> 27;
-        let bits = state.wrapping_mul(0x2545_f491_4f6c_dd1d) & keep | set;
+        let bits = next(state) & keep | set;
         chunk.copy_from_slice(&bits.to_le_bytes()[..chunk.len()]);
     }
+}
+
+/// Zeroes the fraction `zeros` of the floats in `out`, and moves the generator on.
+fn random_zeros(state: &mut u64, dtype: DType, zeros: f64, out: &mut [u8]) {
+    if zeros == 0.0 {
+        return;
+    }
+    let limit = (zeros * 65536.0) as u32;
+    let size = dtype.row_bytes(1);
+    for elements in out.chunks_mut(4 * size) {
+        let bits = next(state);
+        for (i, element) in elements.chunks_exact_mut(size).enumerate() {
+            if u32::from((bits >> (16 * i)) as u16) < limit {
+                element.fill(0);
+            }
+        }
+    }
+}
+
+/// xorshift64* (Vigna, arXiv 1402.6246).
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
 }

@@ -138,7 +138,7 @@ fn prompts_and_dense_models_stream() {
 /// A neuron-major directory of random weights.
 fn directory(dir: &Path) -> PathBuf {
     let path = dir.join("model");
-    synthesize("smollm2-135m", DType::BF16, true, &path, |_, _| ()).unwrap();
+    synthesize("smollm2-135m", DType::BF16, true, 0.0, &path, |_, _| ()).unwrap();
     path
 }
 

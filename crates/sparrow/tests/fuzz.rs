@@ -9,8 +9,8 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Map, Value, json};
-use sparrow::SelectorSpec;
 use sparrow::sparsity::{SkippedBlocks, Threshold};
+use sparrow::{DType, SelectorSpec};
 use tiny::TensorFile;
 
 /// One act of damage to a file.
@@ -246,6 +246,30 @@ fn safetensors_header() {
         }
         tiny::framed(value.to_string().as_bytes(), &file.data)
     });
+}
+
+#[test]
+fn bitmaps() {
+    for dtype in [None, Some(DType::I8), Some(DType::I4G32)] {
+        let dir = good(false, false);
+        let file = tiny::write_packed(dir.path(), dtype);
+        bytes_of(dir.path(), "model.safetensors", 150);
+        // The bytes of the tensors alone: past the checks of the header.
+        survive(
+            dir.path(),
+            "model.safetensors",
+            300,
+            prop::collection::vec((any::<Index>(), 1..=255u8), 1..4),
+            |_, list| {
+                let mut damaged = file.clone();
+                for (at, bits) in list {
+                    let len = damaged.data.len();
+                    damaged.data[at.index(len)] ^= bits;
+                }
+                damaged.bytes()
+            },
+        );
+    }
 }
 
 /// Weights that are any bits at all (NaN, infinities, denormals) run.

@@ -24,7 +24,7 @@ const MB: f64 = 1e6;
 fn loading_maps_and_running_stays_within_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model");
-    synthesize("smollm2-135m", DType::BF16, false, &path, |_, _| ()).unwrap();
+    synthesize("smollm2-135m", DType::BF16, false, 0.0, &path, |_, _| ()).unwrap();
     let size = std::fs::metadata(path.join("model.safetensors")).unwrap().len() as f64;
     assert!(size > 250.0 * MB, "the file has {size} bytes");
     let cpu = cpu();

@@ -22,7 +22,7 @@ const MB: f64 = 1e6;
 fn only_a_fraction_of_the_mlps_is_resident() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model");
-    synthesize("smollm2-135m", DType::BF16, true, &path, |_, _| ()).unwrap();
+    synthesize("smollm2-135m", DType::BF16, true, 0.0, &path, |_, _| ()).unwrap();
     let cpu = cpu();
     let before = resident();
     let mut model = Model::load_placed(&path, "cache:0.2".parse().unwrap()).unwrap();

@@ -113,8 +113,8 @@ fn skipping_is_adding_nothing() {
     let ids = Random::new(1).ids(model.spec.vocab_size, TOKENS);
     let selector = model.prepare(&SelectorSpec::Skip(Some(blocks)), &cpu()).unwrap();
     let mut edited = random_model(&odd_spec(), DType::F32, 2);
-    edited.weights.layers[1].o.weight = zero(&edited.weights.layers[1].o.weight);
-    edited.weights.layers[0].mlp.down.weight = zero(&edited.weights.layers[0].mlp.down.weight);
+    edited.weights.layers[1].o.weight = zero(reference::whole(&edited.weights.layers[1].o.weight)).into();
+    edited.weights.layers[0].mlp.down.weight = zero(reference::whole(&edited.weights.layers[0].mlp.down.weight)).into();
     let model = Arc::new(model);
     let mut skipping = session(&exact(), &model, selector, 1, Some(DType::F32));
     let found = prefill_in(&mut skipping, 0, &ids, &[12, 8]);
@@ -194,8 +194,12 @@ fn signs_are_counted() {
     let mut model = random_model(&odd_spec(), DType::BF16, 8);
     let ids = Random::new(1).ids(model.spec.vocab_size, TOKENS);
     let selector = ready(&mut model, "sign:fixed=0.05");
-    let gates: Vec<Vec<f64>> =
-        model.weights.layers.iter().map(|l| reference::values(&l.mlp.gate.as_ref().unwrap().weight)).collect();
+    let gates: Vec<Vec<f64>> = model
+        .weights
+        .layers
+        .iter()
+        .map(|l| reference::values(reference::whole(&l.mlp.gate.as_ref().unwrap().weight)))
+        .collect();
     let hidden = model.spec.hidden_size;
     let mut seen = Recorder::default();
     prefill_observed(&mut session(&exact(), &Arc::new(model), selector, 1, None), 0, &ids, &[TOKENS], &mut seen);
@@ -218,7 +222,7 @@ fn look_ahead_predictors_regress_on_the_earlier_input() {
     let mut random = Random::new(5);
     let w: Vec<f32> = (0..n * hidden).map(|_| random.normal() as f32).collect();
     let weight = Tensor::in_memory(Stored::F32, n, hidden, |out| encode(Stored::F32, &w, out)).unwrap();
-    let gate = sparrow::model::weights::Linear { weight, bias: None, input_major: false };
+    let gate = sparrow::model::weights::Linear { weight: weight.into(), bias: None, input_major: false };
     let w = DMatrix::from_row_iterator(n, hidden, w.into_iter().map(f64::from));
     let z = DMatrix::from_fn(hidden, samples, |i, _| random.normal() * 0.7f64.powi(i as i32));
     let mix = DMatrix::from_fn(hidden, hidden, |_, _| random.normal());

@@ -348,7 +348,7 @@ fn problem(n: usize, hidden: usize, samples: usize) -> (Linear, DMatrix<f64>, DM
     let mix = DMatrix::from_fn(hidden, hidden, |_, j| random.normal() * 0.8f64.powi(j as i32));
     let x = mix * DMatrix::from_fn(hidden, samples, |_, _| random.normal());
     let c = &x * x.transpose() / samples as f64;
-    (Linear { weight, bias: None, input_major: false }, w, c)
+    (Linear { weight: weight.into(), bias: None, input_major: false }, w, c)
 }
 
 /// tr((W − W')·C·(W − W')ᵀ) = E‖W·x − W'·x‖².

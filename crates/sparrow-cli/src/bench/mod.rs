@@ -23,7 +23,7 @@ const QUALITY_TOKENS: usize = 8192;
 pub struct Args {
     /// Measure single kernels instead of a model, all or those named: kernels, element types, tiers (linear bf16 avx512)
     #[arg(long, num_args = 0.., value_name = "NAME", conflicts_with_all = [
-        "model", "shape", "dtype", "selector", "active", "overlap", "prompt_tokens", "gen_tokens", "batch", "text", "runs", "weights",
+        "model", "shape", "dtype", "selector", "active", "overlap", "prompt_tokens", "gen_tokens", "batch", "text", "runs", "weights", "weights_format", "zeros",
     ])]
     kernels: Option<Vec<String>>,
     #[command(flatten)]

@@ -105,7 +105,8 @@ impl Row {
             }
             other => other.to_string(),
         };
-        // Where rows have a type of their own, it is part of the name.
+        // Where rows have a format or a type of their own, it is part of the name.
+        let name = job.weights_format.as_ref().map_or(name.clone(), |format| format!("{format}, {name}"));
         let name = job.dtype.as_ref().map_or(name.clone(), |dtype| format!("{dtype}, {name}"));
         let name = job.weights.as_ref().map_or(name.clone(), |weights| format!("{name}, {weights}"));
         Row {

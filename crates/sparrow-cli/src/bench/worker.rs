@@ -18,7 +18,7 @@ use sparrow::generate::{GenerateOptions, generate};
 use sparrow::model::{Component, Timing};
 use sparrow::sample::{SampleOptions, Sampler};
 use sparrow::sparsity::Selector;
-use sparrow::{Cpu, DType, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
+use sparrow::{Cpu, DType, Model, SelectorSpec, Session, SessionOptions, Tokenizer, WeightsFormat};
 use sparrow_kernels::{Compute, Isa};
 
 use crate::machine::{self, Input};
@@ -39,6 +39,8 @@ pub struct Job {
     pub weights: Option<String>,
     /// Of the weights; `None`: as they are stored.
     pub dtype: Option<String>,
+    /// How matrices are kept; `None`: `auto`.
+    pub weights_format: Option<String>,
     /// Of cached keys and values; `None`: the weights' own, or bf16.
     pub kv_dtype: Option<String>,
     #[serde(with = "selector_text")]
@@ -57,10 +59,13 @@ impl Job {
     /// # Errors
     /// If shape or element type are not known.
     pub fn random_weight_bytes(&self) -> anyhow::Result<Option<u64>> {
-        let Source::Shape { name } = &self.source else { return Ok(None) };
+        let Source::Shape { name, zeros } = &self.source else { return Ok(None) };
         let dtype: DType = self.dtype.as_deref().unwrap_or("bf16").parse().map_err(anyhow::Error::msg)?;
-        let parameters = sparrow::shapes::spec(name)?.parameters();
-        Ok(Some(parameters * dtype.row_bytes(1 << 10) as u64 / (1 << 10)))
+        let parameters = sparrow::shapes::spec(name)?.parameters() as f64;
+        let whole = parameters * dtype.row_bytes(1 << 10) as f64 / f64::from(1 << 10);
+        let packed = whole * (1.0 - zeros) + parameters / 8.0;
+        let may_pack = self.weights_format.as_deref() != Some("dense");
+        Ok(Some(if may_pack { whole.min(packed) } else { whole } as u64))
     }
 
     /// Refuses weights that do not fit the memory that is available now.
@@ -85,8 +90,15 @@ impl Job {
 /// A directory with a text for its tokenizer (checkpoints without a tokenizer get arbitrary tokens), or random weights.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Source {
-    Directory { dir: PathBuf, text: PathBuf },
-    Shape { name: String },
+    Directory {
+        dir: PathBuf,
+        text: PathBuf,
+    },
+    /// `zeros` is the fraction of the layers' weights that are 0.
+    Shape {
+        name: String,
+        zeros: f64,
+    },
 }
 
 /// What the worker loaded.
@@ -343,15 +355,21 @@ impl Bench {
         let kv_dtype = parse(&job.kv_dtype).map_err(anyhow::Error::msg)?;
         let placement: Placement =
             job.weights.as_deref().map_or(Ok(Placement::default()), str::parse).map_err(anyhow::Error::msg)?;
+        let format: WeightsFormat = job
+            .weights_format
+            .as_deref()
+            .map_or(Ok(WeightsFormat::default()), str::parse)
+            .map_err(anyhow::Error::msg)?;
         let (mut model, tokenizer, name) = match &job.source {
             Source::Directory { dir, .. } => {
                 let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::load(dir)).transpose()?;
                 (Model::load_placed(dir, placement)?, tokenizer, dir.display().to_string())
             }
-            Source::Shape { name } => {
+            Source::Shape { name, zeros } => {
                 let dtype = dtype.unwrap_or(DType::BF16);
                 let neuron_major = job.selector != SelectorSpec::Dense || matches!(placement, Placement::Cache(_));
-                let mut model = sparrow::shapes::random_model(sparrow::shapes::spec(name)?, dtype, neuron_major)?;
+                let spec = sparrow::shapes::spec(name)?;
+                let mut model = sparrow::shapes::random_model(spec, dtype, neuron_major, *zeros, &format, &cpu)?;
                 model.placement = placement;
                 (model, None, name.clone())
             }
@@ -381,7 +399,7 @@ impl Bench {
                 let predictors = sparrow::shapes::random_predictors(&model.spec, rank)?;
                 Selector::low_rank(predictors, false, vec![*rule; model.spec.num_layers])
             }
-            _ => prepare(&mut model, &job.selector, dtype, &cpu)?,
+            _ => prepare(&mut model, &job.selector, dtype, &format, &cpu)?,
         };
         let weights = &model.weights;
         let as_stored = job.selector == SelectorSpec::Dense && !weights.dtype().is_quantized() && kv_dtype.is_none();
@@ -432,7 +450,7 @@ impl Bench {
         }
         let decode_s = decode.elapsed().as_secs_f64();
         let stats = self.session.stats();
-        let heads = self.session.model().weights.head.bytes().len() as u64 * stats.steps;
+        let heads = self.session.model().weights.head.byte_len() * stats.steps;
         let decode_tokens = steps * batch;
         let per_token = |total: u64| total as f64 / decode_tokens as f64;
         let read = input.zip(Input::so_far());

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use sparrow::checkpoint::Placement;
 use sparrow::sparsity::is_relu_family;
-use sparrow::{DType, SelectorSpec};
+use sparrow::{DType, SelectorSpec, WeightsFormat};
 
 use super::worker::{Job, Source};
-use crate::model::{CpuArgs, KvArg, demo_dir};
+use crate::model::{CpuArgs, KvArg, demo_dir, fraction};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -31,6 +31,12 @@ pub struct WorkloadArgs {
     /// with --shape weights are in memory, and the cache copies them [default: mmap]
     #[arg(long, value_name = "PLACE")]
     weights: Vec<Placement>,
+    /// One row per format of the matrices (repeatable): [PATTERN=]auto|dense|bitmap[,…], as in generate [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    weights_format: Vec<WeightsFormat>,
+    /// With --shape: make this fraction of the layers' weights 0, anywhere, as if they were pruned
+    #[arg(long, default_value_t = 0.0, value_name = "FRACTION", requires = "shape", value_parser = fraction)]
+    zeros: f64,
     /// Add a row whose active neurons are chosen at random: this fraction of them
     #[arg(long, value_name = "FRACTION")]
     active: Option<f32>,
@@ -59,7 +65,7 @@ impl WorkloadArgs {
     /// One job per selector.
     pub fn jobs(&self) -> anyhow::Result<Vec<Job>> {
         let (source, default_selectors) = match &self.shape {
-            Some(shape) => (Source::Shape { name: shape.clone() }, vec![SelectorSpec::Dense]),
+            Some(shape) => (Source::Shape { name: shape.clone(), zeros: self.zeros }, vec![SelectorSpec::Dense]),
             None => {
                 let dir = match &self.model {
                     Some(model) => sparrow::resolve_model(model)?,
@@ -83,22 +89,30 @@ impl WorkloadArgs {
             dtypes.push(self.shape.is_some().then_some(DType::BF16));
         }
         let placements = if self.weights.is_empty() { vec![Placement::Mapped] } else { self.weights.clone() };
-        let job = |placement: Placement, dtype: Option<DType>, selector: SelectorSpec| Job {
-            source: source.clone(),
-            weights: (!self.weights.is_empty()).then(|| placement.to_string()),
-            dtype: dtype.map(|dtype| dtype.to_string()),
-            kv_dtype: self.kv.kv_dtype.map(|dtype| dtype.to_string()),
-            selector,
-            prompt_tokens: self.prompt_tokens as usize,
-            gen_tokens: self.gen_tokens.unwrap_or(if self.shape.is_some() { 32 } else { 128 }) as usize,
-            batch: self.batch as usize,
-            threads: self.cpu.threads,
-            isa: None,
-        };
+        let mut formats: Vec<Option<&WeightsFormat>> = self.weights_format.iter().map(Some).collect();
+        if formats.is_empty() {
+            formats.push(None);
+        }
+        let job =
+            |placement: Placement, dtype: Option<DType>, format: Option<&WeightsFormat>, selector: SelectorSpec| Job {
+                source: source.clone(),
+                weights: (!self.weights.is_empty()).then(|| placement.to_string()),
+                dtype: dtype.map(|dtype| dtype.to_string()),
+                weights_format: format.map(ToString::to_string),
+                kv_dtype: self.kv.kv_dtype.map(|dtype| dtype.to_string()),
+                selector,
+                prompt_tokens: self.prompt_tokens as usize,
+                gen_tokens: self.gen_tokens.unwrap_or(if self.shape.is_some() { 32 } else { 128 }) as usize,
+                batch: self.batch as usize,
+                threads: self.cpu.threads,
+                isa: None,
+            };
         let mut jobs = Vec::new();
         for dtype in dtypes {
             for selector in &selectors {
-                jobs.extend(placements.iter().map(|&placement| job(placement, dtype, selector.clone())));
+                for &format in &formats {
+                    jobs.extend(placements.iter().map(|&placement| job(placement, dtype, format, selector.clone())));
+                }
             }
         }
         Ok(jobs)

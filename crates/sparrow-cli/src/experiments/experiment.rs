@@ -159,14 +159,11 @@ impl Experiment {
     /// # Errors
     /// If a file is missing, or the row asks for something that this version cannot do.
     pub fn job(&self) -> anyhow::Result<Job> {
-        if self.mode.sparse {
-            bail!("column mode: {} needs weights stored without their zeros, which this version cannot do", self.mode);
-        }
         if self.k_sparsity.or(self.v_sparsity).is_some() {
             bail!("columns k_sparsity and v_sparsity: this version cannot prune cached keys and values");
         }
         let source = match &self.model {
-            ModelName::Shape(name) => Source::Shape { name: name.clone() },
+            ModelName::Shape(name) => Source::Shape { name: name.clone(), zeros: self.sparsity.unwrap_or(0.0) },
             ModelName::Demo => self.directory(demo_dir()?)?,
             ModelName::Checkpoint(name) => self.directory(sparrow::resolve_model(name)?)?,
         };
@@ -174,6 +171,8 @@ impl Experiment {
             source,
             weights: None,
             dtype: self.mode.dtype.map(|dtype| dtype.to_string()),
+            // The head is worth packing only if it was pruned too.
+            weights_format: Some(if self.mode.sparse { "auto,*.layers.*=bitmap" } else { "dense" }.to_owned()),
             kv_dtype: self.kv_dtype.map(|dtype| dtype.to_string()),
             selector: self.selector.clone(),
             prompt_tokens: self.prompt_tokens,

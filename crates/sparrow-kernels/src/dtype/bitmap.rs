@@ -13,8 +13,8 @@
 //! are all 0 (+0.0; q = 0 of quantised types) need not be stored; -0.0 is stored. Mask, values and offsets of floats are those
 //! of the `sparse-bitmask` format of compressed-tensors, which has no last offset.
 
-use super::DType;
-use super::quantized::{BLOCK, Int4, MAX_INT8_COLS};
+use super::quantized::{BLOCK, Int4, MAX_INT8_COLS, MIDDLE};
+use super::{DType, decode};
 use half::f16;
 use std::fmt;
 use std::ops::Range;
@@ -292,6 +292,43 @@ impl<'a> Bitmap<'a> {
             ..*parts
         };
         Bitmap { parts }
+    }
+
+    /// One row as `f32`, zeros where nothing is stored.
+    ///
+    /// # Panics
+    /// If `row` is not below [`rows`](Self::rows), or `out` does not have its length.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows() && out.len() == self.cols(), "Bitmap::decode_row: row {row} of {self:?}");
+        let (dtype, mask, scales) = (self.dtype(), self.mask_row(row), self.scale_row(row));
+        let mut values = &self.parts.values[self.parts.offsets[row] as usize * unit_bytes(dtype)..];
+        out.fill(0.0);
+        if let Some(int4) = int4(dtype) {
+            for (b, block) in mask.chunks(BLOCK / 8).enumerate() {
+                let scale = b * BLOCK / int4.group * size_of::<f16>();
+                let scale = f16::from_le_bytes([scales[scale], scales[scale + 1]]).to_f32();
+                let stored = (0..8 * block.len()).filter(|bit| block[bit / 8] >> (bit % 8) & 1 == 1);
+                for (j, bit) in stored.enumerate() {
+                    let nibble = values[j / 2] >> (j % 2 * 4) & 0xf;
+                    out[b * BLOCK + bit] = (f32::from(nibble) - f32::from(MIDDLE)) * scale;
+                }
+                values = &values[units(dtype, block) as usize..];
+            }
+            return;
+        }
+        let scale = self.int8_scale(row);
+        for i in (0..self.cols()).filter(|i| mask[i / 8] >> (i % 8) & 1 == 1) {
+            let (value, rest) = values.split_at(unit_bytes(dtype));
+            out[i] = match dtype {
+                DType::I8 => f32::from(value[0] as i8) * scale,
+                float => {
+                    let mut decoded = [0.0];
+                    decode(float, value, &mut decoded);
+                    decoded[0]
+                }
+            };
+            values = rest;
+        }
     }
 
     /// The mask of one row.

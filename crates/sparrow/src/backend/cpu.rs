@@ -1,8 +1,8 @@
 //! The forward pass's operations on the CPU: roles and weights in, kernels called.
 
-use sparrow_kernels::{AttentionShape, Compute, LinearPart, decode};
+use sparrow_kernels::{AttentionShape, Compute, LinearPart};
 
-use crate::checkpoint::Tensor;
+use crate::checkpoint::Weight;
 use crate::model::kv::KvCache;
 use crate::model::spec::{ModelSpec, Norm, NormKind};
 use crate::model::weights::{Linear, NormWeights};
@@ -27,8 +27,8 @@ impl Cpu {
     }
 
     /// Row `id` of an embedding table, times `scale`.
-    pub(crate) fn embed(&self, table: &Tensor, id: usize, scale: f32, out: &mut [f32]) {
-        decode(table.dtype(), table.matrix().row(id), out);
+    pub(crate) fn embed(&self, table: &Weight, id: usize, scale: f32, out: &mut [f32]) {
+        table.decode(id..id + 1, out);
         if scale != 1.0 {
             out.iter_mut().for_each(|v| *v *= scale);
         }
@@ -61,21 +61,18 @@ impl Cpu {
     pub(crate) fn linear<const N: usize>(&self, x: &[f32], m: usize, layers: [(&Linear, &mut [f32]); N]) {
         if layers.iter().any(|(layer, _)| layer.input_major) {
             for (layer, out) in layers {
-                self.compute.linear_in_out(x, m, layer.weight.matrix(), None, layer.bias.as_deref(), out);
+                self.compute.linear_in_out(x, m, layer.weight.stored(), None, layer.bias.as_deref(), out);
             }
             return;
         }
-        let mut parts = layers.map(|(layer, out)| LinearPart {
-            weights: layer.weight.matrix().into(),
-            bias: layer.bias.as_deref(),
-            out,
-        });
+        let mut parts =
+            layers.map(|(layer, out)| LinearPart { weights: layer.weight.stored(), bias: layer.bias.as_deref(), out });
         self.compute.linear(x, m, &mut parts);
     }
 
     /// Logits of `m` normed hidden states, `[m, vocab]`.
-    pub(crate) fn head(&self, weight: &Tensor, h: &[f32], m: usize, out: &mut [f32]) {
-        self.compute.linear(h, m, &mut [LinearPart { weights: weight.matrix().into(), bias: None, out }]);
+    pub(crate) fn head(&self, weight: &Weight, h: &[f32], m: usize, out: &mut [f32]) {
+        self.compute.linear(h, m, &mut [LinearPart { weights: weight.stored(), bias: None, out }]);
     }
 
     /// `softmax(q·Kᵀ)·V` of each row over its sequence's cache.

@@ -2,6 +2,7 @@
 //!
 //! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
 
+mod bitmap_tensor;
 pub mod config;
 mod direct_file;
 mod fields;
@@ -11,14 +12,20 @@ mod placement;
 mod safetensors_files;
 mod sidecar;
 mod storage;
+mod tensor;
+mod weight;
 mod write;
 
+pub use bitmap_tensor::BitmapTensor;
+pub(crate) use bitmap_tensor::prefix as bitmap_prefix;
 pub(crate) use config::require_dir;
 pub(crate) use fields::read_json;
 pub(crate) use neuron_store::{NeuronStore, Places, Reading};
 pub use placement::Placement;
 pub use safetensors_files::{Checkpoint, TensorInfo};
 pub(crate) use sidecar::{fingerprint, hex, predictor_tensors, read_sidecar};
+pub use storage::MappedFile;
 pub(crate) use storage::Memory;
-pub use storage::{MappedFile, Tensor};
-pub(crate) use write::{Directory, Pending, file_dtype, pretty};
+pub use tensor::Tensor;
+pub use weight::Weight;
+pub(crate) use write::{Directory, Pending, file_dtype, pretty, shard_name};

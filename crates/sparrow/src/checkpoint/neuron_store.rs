@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::direct_file::DirectFile;
-use super::storage::{Memory, Tensor};
+use super::storage::Memory;
+use super::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::sparsity::Load;
 

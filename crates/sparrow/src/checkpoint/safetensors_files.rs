@@ -1,17 +1,22 @@
 //! The `*.safetensors` files of a directory: one file, or shards through `model.safetensors.index.json`.
 //! Format: <https://huggingface.co/docs/safetensors>.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 use sparrow_kernels::DType;
 
+use super::bitmap_tensor::{BitmapTensor, prefix};
 use super::fields::{Fields, read_json};
-use super::storage::{MappedFile, Tensor};
+use super::storage::{Bytes, MappedFile};
+use super::tensor::Tensor;
+use super::weight::Weight;
+use super::write::Pending;
 use crate::error::{Error, Result};
 use crate::model::names::TensorNames;
 
@@ -29,7 +34,7 @@ pub struct Checkpoint {
 #[derive(Debug)]
 struct Entry {
     file: Arc<MappedFile>,
-    dtype: safetensors::Dtype,
+    dtype: Dtype,
     shape: Vec<usize>,
     range: Range<usize>,
 }
@@ -40,11 +45,18 @@ pub struct TensorInfo {
     /// Name in the checkpoint.
     pub name: String,
     /// Dtype as the file has it.
-    pub dtype: safetensors::Dtype,
+    pub dtype: Dtype,
     /// Dimensions.
     pub shape: Vec<usize>,
     /// Size on disk.
     pub bytes: usize,
+}
+
+/// One stored tensor that other tensors belong to.
+pub(crate) struct Part {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: Bytes,
 }
 
 impl TensorInfo {
@@ -128,9 +140,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether the checkpoint has a tensor of that name.
+    /// Whether the checkpoint has a tensor of that name, or a bitmap of it.
     pub fn contains(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+        self.entries.contains_key(name) || self.bitmap_prefix(name).is_some()
     }
 
     /// The weights `name` of exactly that shape.
@@ -140,6 +152,23 @@ impl Checkpoint {
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let (entry, dtype) = self.take(name, &[rows, cols])?;
         Ok(Tensor::mapped(&entry.file, entry.range.clone(), dtype, rows, cols))
+    }
+
+    /// The weights `name` of exactly that shape, whole or as a [bitmap](super::bitmap_tensor).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::matrix`], or [`BitmapTensor::read`].
+    pub fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        match self.bitmap_prefix(name) {
+            Some(layer) => Ok(BitmapTensor::read(self, &layer, rows, cols)?.into()),
+            None => Ok(self.matrix(name, rows, cols)?.into()),
+        }
+    }
+
+    /// What the tensors of the weights `name` begin with, if they are stored as a bitmap.
+    fn bitmap_prefix(&self, name: &str) -> Option<String> {
+        prefix(name)
+            .filter(|layer| !self.entries.contains_key(name) && self.entries.contains_key(&format!("{layer}.bitmask")))
     }
 
     /// The vector `name` of exactly that length, as f32: norms and biases, small enough to copy.
@@ -154,25 +183,51 @@ impl Checkpoint {
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<(&Entry, DType)> {
-        let expected = format!("shape {shape:?}");
-        let Some(entry) = self.entries.get(name) else {
-            let (path, tensor, found) = (self.dir.clone(), name.to_owned(), "no such tensor".to_owned());
-            return Err(Error::Tensor { path, tensor, expected, found });
-        };
-        let error = |expected, found| Error::Tensor {
-            path: entry.file.path().to_owned(),
-            tensor: name.to_owned(),
-            expected,
-            found,
-        };
-        let Some(dtype) = kernel_dtype(entry.dtype) else {
-            return Err(error("dtype F32, F16 or BF16".into(), format!("{:?}", entry.dtype)));
-        };
-        if entry.shape != shape {
-            return Err(error(expected, format!("shape {:?}", entry.shape)));
-        }
+        let shape: Vec<_> = shape.iter().copied().map(Some).collect();
+        let entry = self.checked(name, &[Dtype::F32, Dtype::F16, Dtype::BF16], &shape)?;
+        let dtype = kernel_dtype(entry.dtype).expect("one of the three");
         self.taken.insert(name.to_owned());
-        Ok((entry, dtype))
+        Ok((&self.entries[name], dtype))
+    }
+
+    /// The tensor `name`, if it is of one of `dtypes` and of `shape`, where `None` is any size.
+    ///
+    /// # Errors
+    /// If the tensor is missing, or has another dtype or shape.
+    pub(crate) fn part(&mut self, name: &str, dtypes: &[Dtype], shape: &[Option<usize>]) -> Result<Part> {
+        let entry = self.checked(name, dtypes, shape)?;
+        let bytes = Bytes::mapped(&entry.file, entry.range.clone());
+        let part = Part { dtype: entry.dtype, shape: entry.shape.clone(), bytes };
+        self.taken.insert(name.to_owned());
+        Ok(part)
+    }
+
+    fn checked(&self, name: &str, dtypes: &[Dtype], shape: &[Option<usize>]) -> Result<&Entry> {
+        let expected = || {
+            let sizes: Vec<_> = shape.iter().map(|n| n.map_or("any".to_owned(), |n| n.to_string())).collect();
+            format!("shape [{}]", sizes.join(", "))
+        };
+        let Some(entry) = self.entries.get(name) else {
+            return Err(self.wrong(name, expected(), "no such tensor".into()));
+        };
+        if !dtypes.contains(&entry.dtype) {
+            let names: Vec<_> = dtypes.iter().map(|dtype| format!("{dtype:?}")).collect();
+            let (last, others) = names.split_last().expect("some dtype is expected");
+            let names = if others.is_empty() { last.clone() } else { format!("{} or {last}", others.join(", ")) };
+            return Err(self.wrong(name, format!("dtype {names}"), format!("{:?}", entry.dtype)));
+        }
+        let fits =
+            entry.shape.len() == shape.len() && entry.shape.iter().zip(shape).all(|(a, b)| b.is_none_or(|b| *a == b));
+        if !fits {
+            return Err(self.wrong(name, expected(), format!("shape {:?}", entry.shape)));
+        }
+        Ok(entry)
+    }
+
+    /// The error that says so of the tensor `name`.
+    pub(crate) fn wrong(&self, name: &str, expected: String, found: String) -> Error {
+        let path = self.entries.get(name).map_or(self.dir.as_path(), |entry| entry.file.path()).to_owned();
+        Error::Tensor { path, tensor: name.to_owned(), expected, found }
     }
 
     /// Takes the pages of all files out of this process's resident memory and out of the page cache.
@@ -185,6 +240,20 @@ impl Checkpoint {
             }
             last = Some(file);
         }
+    }
+
+    /// A tensor that is a matrix kernels compute with, mapped.
+    pub(crate) fn tensor(&self, info: &TensorInfo) -> Option<Tensor> {
+        let (dtype, [rows, cols]) = info.matrix()?;
+        let entry = self.entries.get(&info.name)?;
+        Some(Tensor::mapped(&entry.file, entry.range.clone(), dtype, rows, cols))
+    }
+
+    /// The tensor as it is, to be written again.
+    pub(crate) fn pending(&self, info: &TensorInfo) -> Pending<'_> {
+        let bytes = self.bytes(&info.name).expect("listed tensors exist");
+        let TensorInfo { name, dtype, shape, .. } = info.clone();
+        Pending { name, dtype, shape, len: bytes.len(), bytes: Box::new(move || Cow::Borrowed(bytes)) }
     }
 
     /// The stored bytes of a tensor.
@@ -229,11 +298,11 @@ impl Checkpoint {
 }
 
 /// The dtype as kernels name it, if they compute with it.
-fn kernel_dtype(dtype: safetensors::Dtype) -> Option<DType> {
+fn kernel_dtype(dtype: Dtype) -> Option<DType> {
     match dtype {
-        safetensors::Dtype::F32 => Some(DType::F32),
-        safetensors::Dtype::F16 => Some(DType::F16),
-        safetensors::Dtype::BF16 => Some(DType::BF16),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
         _ => None,
     }
 }
@@ -261,7 +330,7 @@ fn misfit(bytes: &[u8]) -> Option<String> {
     let len = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
     let header: Value = serde_json::from_slice(bytes.get(8..)?.get(..len)?).ok()?;
     header.as_object()?.iter().filter(|(name, _)| *name != "__metadata__").find_map(|(name, info)| {
-        let dtype: safetensors::Dtype = serde_json::from_value(info.get("dtype")?.clone()).ok()?;
+        let dtype: Dtype = serde_json::from_value(info.get("dtype")?.clone()).ok()?;
         let shape: Vec<u64> = serde_json::from_value(info.get("shape")?.clone()).ok()?;
         let (start, end): (u64, u64) = serde_json::from_value(info.get("data_offsets")?.clone()).ok()?;
         let bits = shape.iter().try_fold(dtype.bitsize() as u64, |product, &n| product.checked_mul(n));

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, MmapMut};
-use sparrow_kernels::{Compute, DType, Matrix, quantize};
 
 use super::direct_file::{read_at, truncated};
 use super::fields::require_file;
@@ -107,59 +106,52 @@ fn out_of_memory(len: usize) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Io { path: format!("{len} bytes of memory").into(), source }
 }
 
-/// Where a tensor's bytes are.
+/// Where bytes are.
 #[derive(Debug, Clone)]
 enum Storage {
     Mapped(Arc<MappedFile>),
     Memory(Arc<Mmap>),
 }
 
-/// A matrix of weights, `[rows, cols]` row-major; cheap to clone.
+/// Bytes of weights; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Tensor {
+pub(crate) struct Bytes {
     storage: Storage,
     range: Range<usize>,
-    dtype: DType,
-    rows: usize,
-    cols: usize,
 }
 
-impl Tensor {
+impl Bytes {
     /// The part `range` of a mapped file.
     ///
     /// # Panics
-    /// If the range is outside the file or has another length than the shape.
-    pub(crate) fn mapped(file: &Arc<MappedFile>, range: Range<usize>, dtype: DType, rows: usize, cols: usize) -> Self {
-        assert!(range.end <= file.bytes().len(), "tensor range outside its file");
-        assert_eq!(range.len(), rows * dtype.row_bytes(cols), "tensor range has another length than its shape");
-        Tensor { storage: Storage::Mapped(file.clone()), range, dtype, rows, cols }
+    /// If the range is outside the file.
+    pub(crate) fn mapped(file: &Arc<MappedFile>, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= file.bytes().len(), "range outside its file");
+        Bytes { storage: Storage::Mapped(file.clone()), range }
     }
 
-    /// A tensor in memory, page-aligned and on huge pages where the system has them, filled by `fill`.
+    /// `memory`, from here on read-only.
     ///
     /// # Errors
-    /// If the memory cannot be had.
-    pub fn in_memory(dtype: DType, rows: usize, cols: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
-        let len = rows * dtype.row_bytes(cols);
-        let mut memory = Memory::zeroed(len)?;
-        fill(&mut memory);
+    /// If the system refuses.
+    pub(crate) fn of(memory: Memory) -> Result<Self> {
+        let len = memory.len();
         let map = memory.0.make_read_only().map_err(out_of_memory(len))?;
-        Ok(Tensor { storage: Storage::Memory(Arc::new(map)), range: 0..len, dtype, rows, cols })
+        Ok(Bytes { storage: Storage::Memory(Arc::new(map)), range: 0..len })
     }
 
-    /// The same weights in memory; those of a mapped file are read from the file, not through the map.
+    /// The same bytes in memory; those of a mapped file are read from the file, not through the map.
     ///
     /// # Errors
     /// If the file cannot be read or has become shorter, or the memory cannot be had.
-    pub(crate) fn to_memory(&self) -> Result<Tensor> {
+    pub(crate) fn to_memory(&self) -> Result<Bytes> {
         let Storage::Mapped(file) = &self.storage else { return Ok(self.clone()) };
         let mut memory = Memory::zeroed(self.range.len())?;
         file.read(self.range.clone(), &mut memory)?;
-        let map = memory.0.make_read_only().map_err(out_of_memory(self.range.len()))?;
-        Ok(Tensor { storage: Storage::Memory(Arc::new(map)), range: 0..self.range.len(), ..self.clone() })
+        Bytes::of(memory)
     }
 
-    /// The file it is mapped from, and which part of it.
+    /// The file they are mapped from, and which part of it.
     pub(crate) fn file(&self) -> Option<(&Arc<MappedFile>, Range<usize>)> {
         match &self.storage {
             Storage::Mapped(file) => Some((file, self.range.clone())),
@@ -167,59 +159,31 @@ impl Tensor {
         }
     }
 
-    /// The same weights in the quantised type `dtype`, in memory.
-    ///
-    /// # Errors
-    /// If the memory cannot be had.
-    pub(crate) fn quantized(&self, dtype: DType, compute: &Compute) -> Result<Tensor> {
-        Tensor::in_memory(dtype, self.rows, self.cols, |out| quantize(compute, self.matrix(), dtype, out))
-    }
-
-    /// The view that kernels take.
-    pub fn matrix(&self) -> Matrix<'_> {
-        Matrix::new(self.dtype, self.rows, self.cols, self.bytes())
-    }
-
-    /// The rows `range`, sharing the bytes.
+    /// A part of them.
     ///
     /// # Panics
-    /// If the range is out of bounds.
-    pub fn row_range(&self, range: Range<usize>) -> Tensor {
-        assert!(range.start <= range.end && range.end <= self.rows, "row range out of bounds");
-        let row = self.dtype.row_bytes(self.cols);
-        let bytes = self.range.start + range.start * row..self.range.start + range.end * row;
-        Tensor { range: bytes, rows: range.len(), ..self.clone() }
+    /// If `range` is out of bounds.
+    pub(crate) fn part(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.range.len(), "range out of bounds");
+        Bytes { range: self.range.start + range.start..self.range.start + range.end, ..self.clone() }
     }
 
-    /// Row-major little-endian bytes.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.storage {
-            Storage::Mapped(file) => &file.bytes()[self.range.clone()],
-            Storage::Memory(map) => &map[self.range.clone()],
-        }
-    }
-
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Rows: outputs of a linear layer, tokens of an embedding.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Lets the system take the pages of a mapped tensor out of this process's resident memory; they come back from
-    /// the page cache when touched again. Used after a tensor was copied into another layout.
+    /// Lets the system take the pages of a mapped file out of this process's resident memory; they come back from the page
+    /// cache when touched again. Used after weights were copied into another layout.
     pub(crate) fn release(&self) {
         #[cfg(target_os = "linux")]
         if let Storage::Mapped(file) = &self.storage {
             release_pages(&file.map, self.range.clone());
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match &self.storage {
+            Storage::Mapped(file) => &file.bytes()[self.range.clone()],
+            Storage::Memory(map) => &map[self.range.clone()],
         }
     }
 }

@@ -131,17 +131,22 @@ impl Directory {
         for (i, (size, list)) in shards.into_iter().enumerate() {
             let name = match count {
                 1 => "model.safetensors".to_owned(),
-                _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+                _ => shard_name(i, count),
             };
             weight_map.extend(list.iter().map(|t| (t.name.clone(), Value::from(name.as_str()))));
             self.safetensors(&name, list)?;
             progress(size as u64);
         }
         if count > 1 {
-            let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-            self.text("model.safetensors.index.json", &pretty(&index))?;
+            self.index(total, weight_map)?;
         }
         Ok(())
+    }
+
+    /// Writes the index of shards that hold `total` bytes; `weight_map` has the file of each tensor.
+    pub(crate) fn index(&self, total: usize, weight_map: serde_json::Map<String, Value>) -> Result<()> {
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+        self.text("model.safetensors.index.json", &pretty(&index))
     }
 
     /// Moves the complete directory to its place.
@@ -150,6 +155,11 @@ impl Directory {
         self.finished = true;
         Ok(())
     }
+}
+
+/// The name of shard `i`, from 0, of `count`.
+pub(crate) fn shard_name(i: usize, count: usize) -> String {
+    format!("model-{:05}-of-{count:05}.safetensors", i + 1)
 }
 
 /// Removes what killed processes left of the same target; a process that still runs keeps its own.

@@ -116,9 +116,9 @@ fn cached(
 fn gather(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, gate_known: bool, s: &mut Scratch) {
     let Selection { masks, ids, .. } = &s.selection;
     let mlp = SparseMlp {
-        gate: w.gate.as_ref().map(|g| g.weight.matrix().into()),
-        up: w.up.weight.matrix().into(),
-        down: w.down.weight.matrix().into(),
+        gate: w.gate.as_ref().map(|g| g.weight.stored()),
+        up: w.up.weight.stored(),
+        down: w.down.weight.stored(),
         gate_bias: w.gate.as_ref().and_then(|g| g.bias.as_deref()),
         up_bias: w.up.bias.as_deref(),
         down_bias: w.down.bias.as_deref(),

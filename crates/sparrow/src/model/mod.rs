@@ -1,6 +1,7 @@
 //! A loaded model, and the state of a forward pass over it.
 
 mod clock;
+pub mod format;
 pub mod forward;
 pub mod kv;
 mod mlp;
@@ -26,6 +27,7 @@ use crate::checkpoint::config::{GenerationConfig, read_config, read_generation_c
 use crate::checkpoint::{Checkpoint, Placement, read_sidecar, require_dir};
 use crate::error::{Error, Result};
 use crate::sparsity::{ActiveInputs, Predictor, Selection, Selector, SelectorSpec, Sidecar, SkippedBlocks};
+use format::WeightsFormat;
 use neuron_cache::NeuronCache;
 use spec::{ModelSpec, Rope};
 use weights::{LayerWeights, Weights};
@@ -125,6 +127,19 @@ impl Model {
             return Err(Error::option("dtype", message));
         }
         self.weights.quantize(dtype, &cpu.compute, progress)
+    }
+
+    /// Stores the matrices as `format` asks, in memory where that is another way than they are stored in now: after
+    /// [`prepare`](Self::prepare) and [`quantize`](Self::quantize), so that nothing is packed twice.
+    ///
+    /// # Errors
+    /// As [`Weights::set_format`].
+    pub fn set_format(&mut self, format: &WeightsFormat, cpu: &Cpu, progress: impl FnMut(u64, u64)) -> Result<()> {
+        match self.placement {
+            // Single neurons are read from the file as it has them.
+            Placement::Cache(_) => Ok(()),
+            _ => self.weights.set_format(&self.spec, format, &cpu.compute, progress),
+        }
     }
 
     /// The type of cached keys and values unless another is asked for: that of the weights, bf16 if they are quantised.

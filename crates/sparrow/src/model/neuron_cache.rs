@@ -1,13 +1,13 @@
 //! MLPs whose neurons are mostly not in memory: active ones from the pools of the weight cache, all of them as a stream.
 
-use sparrow_kernels::{LinearPart, Matrix, Packed, SparseMlp};
+use sparrow_kernels::{LinearPart, Matrix, Packed, SparseMlp, Stored};
 
 use super::Model;
 use super::spec::ModelSpec;
 use super::weights::MlpWeights;
 use crate::backend::Cpu;
-use crate::checkpoint::{Memory, NeuronStore, Places, Reading};
-use crate::error::Result;
+use crate::checkpoint::{Memory, NeuronStore, Places, Reading, Weight};
+use crate::error::{Error, Result};
 use crate::sparsity::{CacheSpec, Load, Selection, Selector, WeightCache, ones};
 
 /// Weights of one chunk of a stream. While it is computed with, the next one is read: twice this in memory.
@@ -67,11 +67,13 @@ impl NeuronCache {
         let gate = model.spec.gated && !selector.computes_gate();
         let parts = |w: &MlpWeights| {
             let gate = w.gate.as_ref().filter(|_| gate).map(|gate| &gate.weight);
-            gate.into_iter().chain([&w.up.weight, &w.down.weight]).cloned().collect()
+            let whole = |weight: &Weight| weight.dense().cloned().ok_or_else(needs_dense);
+            gate.into_iter().chain([&w.up.weight, &w.down.weight]).map(whole).collect()
         };
         let mlps = || model.weights.layers.iter().map(|layer| &layer.mlp);
-        let store = NeuronStore::new(mlps().map(parts).collect(), !cache.mapped)?;
-        let row_bytes = model.weights.layers[0].mlp.up.weight.matrix().row_bytes();
+        let store = NeuronStore::new(mlps().map(parts).collect::<Result<_>>()?, !cache.mapped)?;
+        let up = &model.weights.layers[0].mlp.up.weight;
+        let row_bytes = up.dtype().row_bytes(up.cols());
         let parts = if gate { 3 } else { 2 };
         let pool = |_| WeightCache::new(neurons, parts * row_bytes, cache.slots(neurons), cache.policy);
         let pools = (0..model.spec.num_layers).map(pool).collect::<Result<_>>()?;
@@ -126,7 +128,7 @@ impl NeuronCache {
                 Matrix::strided(weight.dtype(), slots, weight.cols(), slot_bytes, bytes)
             };
             let mlp = SparseMlp {
-                gate: w.gate.as_ref().map(|gate| if self.gate { rows(0) } else { gate.weight.matrix() }.into()),
+                gate: w.gate.as_ref().map(|gate| if self.gate { rows(0).into() } else { gate.weight.stored() }),
                 up: rows(offsets.len() - 2).into(),
                 down: rows(offsets.len() - 1).into(),
                 gate_bias: w.gate.as_ref().and_then(|gate| gate.bias.as_deref()),
@@ -176,14 +178,19 @@ impl NeuronCache {
 
             let rows = |part: usize| {
                 let stored = &w.up.weight;
-                Matrix::new(stored.dtype(), n, stored.cols(), &s.weights[s.offsets[part]..][..n * *row_bytes])
+                Stored::from(Matrix::new(
+                    stored.dtype(),
+                    n,
+                    stored.cols(),
+                    &s.weights[s.offsets[part]..][..n * *row_bytes],
+                ))
             };
             let [up, down] = [2, 1].map(|from_end| rows(s.offsets.len() - from_end));
             let part = |bias: &'a Option<Vec<f32>>| bias.as_ref().map(|bias| &bias[start..start + n]);
             for buffer in [&mut s.gate, &mut s.up, &mut s.neurons] {
                 buffer.resize(m * n, 0.0);
             }
-            let up = LinearPart { weights: up.into(), bias: part(&w.up.bias), out: &mut s.up };
+            let up = LinearPart { weights: up, bias: part(&w.up.bias), out: &mut s.up };
             match (&w.gate, x.gate_values) {
                 (Some(_), Some(values)) => {
                     for (to, from) in s.gate.chunks_exact_mut(n).zip(values.chunks_exact(neurons)) {
@@ -192,7 +199,7 @@ impl NeuronCache {
                     compute.linear(h, m, &mut [up]);
                 }
                 (Some(gate), None) => {
-                    let gate = LinearPart { weights: rows(0).into(), bias: part(&gate.bias), out: &mut s.gate };
+                    let gate = LinearPart { weights: rows(0), bias: part(&gate.bias), out: &mut s.gate };
                     compute.linear(h, m, &mut [gate, up]);
                 }
                 (None, _) => compute.linear(h, m, &mut [up]),
@@ -220,4 +227,9 @@ impl NeuronCache {
         }
         Ok((neurons * s.offsets.len() * *row_bytes) as u64)
     }
+}
+
+fn needs_dense() -> Error {
+    let message = "reads rows of one length, but the MLPs' weights are stored as bitmaps: use --weights ram or mmap";
+    Error::option("weights", message)
 }

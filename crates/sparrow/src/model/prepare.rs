@@ -48,7 +48,7 @@ pub(super) fn selector(model: &Model, selector: &SelectorSpec, cpu: &Cpu) -> Res
                 _ => relu,
             };
             let thresholds = rule(given).or(stored).ok_or_else(|| or_rule("calibrated thresholds", "quantile=0.5"))?;
-            let bits = |layer| SignBits::new(&cpu.compute, deciding(layer).weight.matrix());
+            let bits = |layer| SignBits::new(&cpu.compute, &deciding(layer).weight);
             Selector::sign(model.weights.layers.iter().map(bits).collect(), thresholds)
         }
         SelectorSpec::Input(given) => {

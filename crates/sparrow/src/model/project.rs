@@ -19,12 +19,12 @@ pub(crate) fn project<const N: usize>(
     stats: &mut Stats,
 ) {
     let Some(thresholds) = selector.inputs() else {
-        stats.layer_bytes += projections.iter().map(|(_, linear, _)| linear.weight.bytes().len() as u64).sum::<u64>();
+        stats.layer_bytes += projections.iter().map(|(_, linear, _)| linear.weight.byte_len()).sum::<u64>();
         return cpu.linear(x, m, projections.map(|(_, linear, out)| (linear, out)));
     };
     for (projection, linear, out) in projections {
         assert!(linear.input_major, "input selection needs input-major weights: use Model::prepare");
-        let (weights, bias) = (linear.weight.matrix(), linear.bias.as_deref());
+        let (weights, bias) = (linear.weight.stored(), linear.bias.as_deref());
         let kept = thresholds.linear(cpu, layer, projection, weights, bias, x, m, m <= GATHER_ROWS, out, s);
         stats.add(layer, kept.weights, kept.of, kept.bytes);
     }

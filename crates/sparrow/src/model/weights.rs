@@ -1,9 +1,10 @@
 //! The weights of a model, by role.
 
-use sparrow_kernels::{Compute, DType, transpose};
+use sparrow_kernels::{Compute, DType};
 
+use super::format::WeightsFormat;
 use super::spec::{ModelSpec, NormKind, Positions, QkNorm};
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, Tensor, Weight};
 use crate::error::{Error, Result};
 
 /// Suffix of a down projection that is stored transposed, `[intermediate, hidden]`: row `i` belongs to neuron `i`.
@@ -16,6 +17,13 @@ pub trait Source {
     /// # Errors
     /// If it cannot be had in that shape.
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor>;
+    /// The weights `name`, `[rows, cols]`, however they are stored.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        Ok(self.matrix(name, rows, cols)?.into())
+    }
     /// The vector `name`, of `len` values.
     ///
     /// # Errors
@@ -29,6 +37,9 @@ impl Source for Checkpoint {
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         Checkpoint::matrix(self, name, rows, cols)
     }
+    fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        Checkpoint::weight(self, name, rows, cols)
+    }
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         Checkpoint::vector(self, name, len)
     }
@@ -41,15 +52,15 @@ impl Source for Checkpoint {
 #[derive(Debug)]
 pub struct Weights {
     /// `[vocab, hidden]`.
-    pub embedding: Tensor,
+    pub embedding: Weight,
     /// `[positions, hidden]`, where positions are learned.
-    pub positions: Option<Tensor>,
+    pub positions: Option<Weight>,
     /// One per decoder layer.
     pub layers: Vec<LayerWeights>,
     /// Before the head.
     pub norm: NormWeights,
     /// `[vocab, hidden]`; the embedding itself if tied.
-    pub head: Tensor,
+    pub head: Weight,
 }
 
 /// The weights of one decoder layer.
@@ -92,7 +103,7 @@ pub struct MlpWeights {
 #[derive(Debug)]
 pub struct Linear {
     /// `[out, in]` as checkpoints store it, or `[in, out]` if input-major.
-    pub weight: Tensor,
+    pub weight: Weight,
     /// `[out]`.
     pub bias: Option<Vec<f32>>,
     /// A row belongs to an input, so that the rows of inactive inputs need not be read. An input-major down projection is
@@ -116,16 +127,18 @@ impl Weights {
     /// The source's: a tensor that is missing or has another shape or dtype.
     pub fn load(spec: &ModelSpec, source: &mut dyn Source) -> Result<Self> {
         let (hidden, names) = (spec.hidden_size, &spec.names);
-        let mut table = |name: &str, rows| source.matrix(&format!("{name}.weight"), rows, hidden);
-        let embedding = table(names.embedding, spec.vocab_size)?;
+        let embedding = source.weight(&format!("{}.weight", names.embedding), spec.vocab_size, hidden)?;
         let positions = match spec.positions {
             Positions::Rope { .. } => None,
-            Positions::Learned { offset } => Some(table(names.positions, spec.max_position_embeddings + offset)?),
+            Positions::Learned { offset } => {
+                let name = format!("{}.weight", names.positions);
+                Some(source.weight(&name, spec.max_position_embeddings + offset, hidden)?)
+            }
         };
         let layers = (0..spec.num_layers).map(|i| layer(spec, source, i)).collect::<Result<_>>()?;
         let head = match spec.tied {
             true => embedding.clone(),
-            false => source.matrix(&format!("{}.weight", names.head), spec.vocab_size, hidden)?,
+            false => source.weight(&format!("{}.weight", names.head), spec.vocab_size, hidden)?,
         };
         let norm = norm(spec, source, names.norm, hidden)?;
         Ok(Weights { embedding, positions, layers, norm, head })
@@ -157,9 +170,9 @@ impl Weights {
     /// # Errors
     /// If a file cannot be read or has become shorter, or memory runs out.
     pub fn read_into_memory(&mut self, mlps: bool) -> Result<()> {
-        let tied = self.head.bytes().as_ptr() == self.embedding.bytes().as_ptr();
-        let read = |tensor: &mut Tensor| {
-            *tensor = tensor.to_memory()?;
+        let tied = self.is_tied();
+        let read = |weight: &mut Weight| {
+            *weight = weight.to_memory()?;
             Ok(())
         };
         for layer in &mut self.layers {
@@ -195,9 +208,7 @@ impl Weights {
     pub(crate) fn evict(&self) {
         let mlps = self.layers.iter().map(|layer| &layer.mlp);
         for linear in mlps.flat_map(|mlp| mlp.gate.iter().chain([&mlp.up, &mlp.down])) {
-            if let Some((file, _)) = linear.weight.file() {
-                file.evict();
-            }
+            linear.weight.evict();
         }
     }
 
@@ -206,25 +217,33 @@ impl Weights {
         self.layers.iter().all(|layer| layer.mlp.down.input_major)
     }
 
-    /// Quantises every matrix that tokens are multiplied with, in memory; the mapped originals are released. The head, and with
-    /// it a tied embedding, becomes int8 also where the layers become int4: its errors go straight into the logits, and it
-    /// is a small part of the bytes. `progress(done, total)` counts bytes of the originals.
+    /// Quantises every matrix that tokens are multiplied with and that is not quantised yet, in memory; the mapped originals
+    /// are released. The head, and with it a tied embedding, becomes int8 also where the layers become int4: its errors go
+    /// straight into the logits, and it is a small part of the bytes. `progress(done, total)` counts bytes of the originals.
     ///
     /// # Errors
-    /// If `dtype` is not a quantised type, a matrix is quantised already, or memory runs out.
+    /// If `dtype` is not a quantised type, a matrix is quantised to another, or memory runs out.
     pub fn quantize(&mut self, dtype: DType, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
-        let stored = self.dtype();
-        if !dtype.is_quantized() || stored.is_quantized() {
+        let other = |stored: DType| !dtype.is_quantized() || stored.is_quantized() && stored != dtype;
+        if let Some(stored) = self
+            .layers
+            .iter_mut()
+            .flat_map(LayerWeights::projections_mut)
+            .map(|w| w.weight.dtype())
+            .find(|&stored| other(stored))
+        {
             let message = format!("the weights are {stored}: they can be quantised to int8 or int4, not to {dtype}");
             return Err(Error::option("dtype", message));
         }
-        let tied = self.head.bytes().as_ptr() == self.embedding.bytes().as_ptr();
+        let tied = self.is_tied();
         let (total, mut done) = (self.bytes_outside_mlp() + self.mlp_bytes(), 0);
-        let mut replace = |tensor: &mut Tensor, dtype| {
-            let stored = std::mem::replace(tensor, tensor.quantized(dtype, compute)?);
-            stored.release();
-            done += stored.bytes().len() as u64;
-            progress(done, total);
+        let mut replace = |weight: &mut Weight, dtype| {
+            if !weight.dtype().is_quantized() {
+                let stored = std::mem::replace(weight, weight.quantized(dtype, compute)?);
+                stored.release();
+                done += stored.byte_len();
+                progress(done, total);
+            }
             Ok(())
         };
         for linear in self.layers.iter_mut().flat_map(LayerWeights::projections_mut) {
@@ -237,9 +256,57 @@ impl Weights {
         Ok(())
     }
 
+    /// Stores every matrix of the layers and the head as `rules` ask, in memory where that is another way than now; the mapped
+    /// originals are released. `progress(done, total)` counts matrices.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn set_format(
+        &mut self,
+        spec: &ModelSpec,
+        rules: &WeightsFormat,
+        compute: &Compute,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let tied = self.is_tied();
+        let names: Vec<String> = self.named(spec).map(|(name, _)| name).collect();
+        let weights = self.layers.iter_mut().flat_map(LayerWeights::projections_mut).map(|linear| &mut linear.weight);
+        for (done, (name, weight)) in names.iter().zip(weights.chain([&mut self.head])).enumerate() {
+            progress(done as u64, names.len() as u64);
+            if let Some(changed) = rules.of(name).apply(weight, compute)? {
+                std::mem::replace(weight, changed).release();
+            }
+        }
+        if tied {
+            self.embedding = self.head.clone();
+        }
+        Ok(())
+    }
+
+    /// What tokens are multiplied with, and what a checkpoint calls it: the matrices of the layers, then the head.
+    pub fn named<'a>(&'a self, spec: &'a ModelSpec) -> impl Iterator<Item = (String, &'a Weight)> {
+        let names = &spec.names;
+        let [q, k, v] = if spec.fused.qkv { [names.fused_qkv; 3] } else { names.qkv };
+        let [gate, up] = if spec.fused.gate_up { [names.fused_gate_up; 2] } else { [names.gate, names.up] };
+        // In the order of `projections`.
+        let parts = [q, k, v, names.output, up, names.down, gate];
+        let layers = self.layers.iter().enumerate().flat_map(move |(i, layer)| {
+            let named =
+                move |(part, linear): (&str, &'a Linear)| (format!("{}.weight", names.layer(i, part)), &linear.weight);
+            parts.into_iter().zip(layer.projections()).map(named)
+        });
+        let head = if self.is_tied() { names.embedding } else { names.head };
+        layers.chain([(format!("{head}.weight"), &self.head)])
+    }
+
+    /// Whether the head is the embedding.
+    pub fn is_tied(&self) -> bool {
+        self.head.shares_bytes(&self.embedding)
+    }
+
     /// Bytes that a token reads whatever the sparsity of the MLPs: attention and head.
     pub fn bytes_outside_mlp(&self) -> u64 {
-        self.layers.iter().map(LayerWeights::attention_bytes).sum::<u64>() + self.head.bytes().len() as u64
+        self.layers.iter().map(LayerWeights::attention_bytes).sum::<u64>() + self.head.byte_len()
     }
 
     /// Bytes of all MLP matrices together.
@@ -249,12 +316,8 @@ impl Weights {
 
     /// Bytes of all matrices, a tied head counted once.
     pub fn bytes(&self) -> u64 {
-        let embedding = if self.head.bytes().as_ptr() == self.embedding.bytes().as_ptr() {
-            0
-        } else {
-            self.embedding.bytes().len()
-        };
-        self.bytes_outside_mlp() + self.mlp_bytes() + embedding as u64
+        let embedding = if self.is_tied() { 0 } else { self.embedding.byte_len() };
+        self.bytes_outside_mlp() + self.mlp_bytes() + embedding
     }
 }
 
@@ -264,27 +327,32 @@ impl LayerWeights {
         [q, k, v, o, up, down].into_iter().chain(gate)
     }
 
+    fn projections(&self) -> impl Iterator<Item = &Linear> {
+        let LayerWeights { q, k, v, o, mlp: MlpWeights { gate, up, down }, .. } = self;
+        [q, k, v, o, up, down].into_iter().chain(gate)
+    }
+
     /// Bytes of the matrices of attention.
     pub fn attention_bytes(&self) -> u64 {
-        [&self.q, &self.k, &self.v, &self.o].map(|w| w.weight.bytes().len() as u64).iter().sum()
+        [&self.q, &self.k, &self.v, &self.o].map(|w| w.weight.byte_len()).iter().sum()
     }
 }
 
 impl MlpWeights {
     /// Bytes of all its matrices.
     pub fn bytes(&self) -> u64 {
-        [&self.up, &self.down].into_iter().chain(&self.gate).map(|w| w.weight.bytes().len() as u64).sum()
+        [&self.up, &self.down].into_iter().chain(&self.gate).map(|w| w.weight.byte_len()).sum()
     }
 
-    /// Bytes of one neuron: its rows of gate, up and down.
+    /// Bytes of one neuron: its rows of gate, up and down; an average, where rows are stored as bitmaps.
     pub fn neuron_bytes(&self) -> u64 {
-        let matrices = if self.gate.is_some() { 3 } else { 2 };
-        matrices * self.gate_row_bytes()
+        self.bytes() / self.up.outputs().max(1) as u64
     }
 
-    /// Bytes of one row of `up` (a row of `gate` has as many).
+    /// Bytes of one row of the gate, or of `up` without one; an average, where rows are stored as bitmaps.
     pub fn gate_row_bytes(&self) -> u64 {
-        self.up.weight.matrix().row_bytes() as u64
+        let weight = &self.gate.as_ref().unwrap_or(&self.up).weight;
+        weight.byte_len() / weight.rows().max(1) as u64
     }
 }
 
@@ -345,15 +413,15 @@ fn mlp(spec: &ModelSpec, source: &mut dyn Source, index: usize) -> Result<MlpWei
     let transposed = format!("{down}.{NEURON_MAJOR}");
     let neuron_major = source.contains(&transposed);
     let weight = match neuron_major {
-        true => source.matrix(&transposed, intermediate, hidden)?,
-        false => source.matrix(&format!("{down}.weight"), hidden, intermediate)?,
+        true => source.weight(&transposed, intermediate, hidden)?,
+        false => source.weight(&format!("{down}.weight"), hidden, intermediate)?,
     };
     let bias = if bias { Some(source.vector(&format!("{down}.bias"), hidden)?) } else { None };
     Ok(MlpWeights { gate, up, down: Linear { weight, bias, input_major: neuron_major } })
 }
 
 fn linear(source: &mut dyn Source, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear> {
-    let weight = source.matrix(&format!("{name}.weight"), rows, cols)?;
+    let weight = source.weight(&format!("{name}.weight"), rows, cols)?;
     let bias = if bias { Some(source.vector(&format!("{name}.bias"), rows)?) } else { None };
     Ok(Linear { weight, bias, input_major: false })
 }
@@ -379,11 +447,14 @@ impl Linear {
         }
         let stored = self.weight.clone();
         if stored.dtype().is_quantized() {
-            return Err(Error::option("selector", "prepare it before the weights are quantised"));
+            let message = format!(
+                "needs a row of each neuron, but the weights are quantised to {} with a row of each output: select (or \
+                 `sparrow sparsify`) first, then quantise",
+                stored.dtype()
+            );
+            return Err(Error::option("selector", message));
         }
-        self.weight = Tensor::in_memory(stored.dtype(), stored.cols(), stored.rows(), |out| {
-            transpose(compute, stored.matrix(), out);
-        })?;
+        self.weight = stored.transposed(compute)?;
         self.input_major = true;
         stored.release();
         Ok(())

@@ -132,9 +132,7 @@ impl Calibration {
             .map(|(l, layer)| {
                 let scorer = match task.options.selector {
                     SelectorSpec::LowRank(_) => Scorer::LowRank(&predictors[l]),
-                    SelectorSpec::Sign(_) => {
-                        Scorer::Sign(SignBits::new(&task.cpu.compute, deciding(layer).weight.matrix()))
-                    }
+                    SelectorSpec::Sign(_) => Scorer::Sign(SignBits::new(&task.cpu.compute, &deciding(layer).weight)),
                     _ => Scorer::Gate,
                 };
                 ScoreCurve::new(task.cpu, layer, model.spec.activation, &samples[l], &scorer, true_active)
@@ -192,7 +190,7 @@ impl Calibration {
                 Selector::low_rank(self.predictors().unwrap_or_default().to_vec(), look_ahead, thresholds)
             }
             Method::Sign { thresholds } => {
-                let bits = |layer| SignBits::new(&cpu.compute, deciding(layer).weight.matrix());
+                let bits = |layer| SignBits::new(&cpu.compute, &deciding(layer).weight);
                 Selector::sign(model.weights.layers.iter().map(bits).collect(), thresholds)
             }
             Method::Input { thresholds } => {

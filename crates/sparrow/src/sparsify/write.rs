@@ -38,10 +38,7 @@ pub(super) fn write_weights(
                 let name = format!("{down}.{NEURON_MAJOR}");
                 Pending { name, dtype: info.dtype, shape: vec![cols, rows], len, bytes: Box::new(transposed) }
             }
-            _ => {
-                let bytes = Box::new(move || Cow::Borrowed(bytes));
-                Pending { name: info.name, dtype: info.dtype, shape: info.shape, len, bytes }
-            }
+            _ => checkpoint.pending(&info),
         });
     }
     let total = tensors.iter().map(|t| t.len as u64).sum();

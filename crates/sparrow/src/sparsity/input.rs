@@ -2,7 +2,7 @@
 //! arXiv 2408.14690).
 
 use serde::{Deserialize, Serialize};
-use sparrow_kernels::{Matrix, count_ones, union_masks};
+use sparrow_kernels::{Stored, count_ones, union_masks};
 
 use super::threshold::Threshold;
 use crate::backend::Cpu;
@@ -82,7 +82,7 @@ impl InputThresholds {
         cpu: &Cpu,
         layer: usize,
         projection: Projection,
-        weights: Matrix,
+        weights: Stored,
         bias: Option<&[f32]>,
         x: &[f32],
         m: usize,
@@ -113,7 +113,7 @@ impl InputThresholds {
         let inputs = (rows < n).then_some(s.ids.as_slice());
         cpu.compute.linear_in_out(&s.x, m, weights, inputs, bias, out);
         Kept {
-            bytes: (rows * weights.row_bytes()) as u64,
+            bytes: (rows * weights.size() / n.max(1)) as u64,
             weights: (count_ones(&s.masks) * width) as u64,
             of: (m * n * width) as u64,
         }

@@ -8,7 +8,7 @@
 //! A predictor that looks ahead sees another input `z`, that of the attention before. The best unrestricted linear map
 //! from it is `V = W·E[x·zᵀ]·E[z·zᵀ]⁻¹`, and the best of rank r is that of `V` for inputs `z` (reduced-rank regression).
 
-use sparrow_kernels::{DType, decode, encode};
+use sparrow_kernels::{DType, encode};
 use sparrow_linalg::Matrix;
 
 use crate::checkpoint::Tensor;
@@ -51,7 +51,7 @@ impl Predictor {
             return Err(Error::option("text", "the model's activations are not finite on this text"));
         }
         let mut stored = vec![0.0f32; n * hidden];
-        decode(gate.weight.dtype(), gate.weight.bytes(), &mut stored);
+        gate.weight.decode(0..n, &mut stored);
         let mut w = Matrix::new(n, hidden, stored.into_iter().map(f64::from).collect());
         let square = |values: &[f64]| Matrix::new(hidden, hidden, values.to_vec());
         let c = square(&moments.predictor);

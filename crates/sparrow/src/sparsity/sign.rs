@@ -1,7 +1,9 @@
 //! The gate's signs estimated from sign bits: no training, a sixteenth of a bf16 gate's bytes (SparseInfer,
 //! arXiv 2411.12692).
 
-use sparrow_kernels::{Compute, Matrix};
+use sparrow_kernels::Compute;
+
+use crate::checkpoint::Weight;
 
 /// The sign bits of one layer's gate, `[intermediate, ceil(hidden / 64)]`.
 #[derive(Debug, Clone)]
@@ -12,8 +14,21 @@ pub struct SignBits {
 
 impl SignBits {
     /// Of the gate `[intermediate, hidden]`.
-    pub fn new(compute: &Compute, gate: Matrix) -> Self {
-        SignBits { bits: compute.weight_signs(gate), hidden: gate.cols() }
+    pub fn new(compute: &Compute, gate: &Weight) -> Self {
+        let (rows, hidden) = (gate.rows(), gate.cols());
+        let bits = match gate {
+            Weight::Dense(tensor) => compute.weight_signs(tensor.matrix()),
+            Weight::Bitmap(_) => {
+                let words = hidden.div_ceil(64);
+                let (mut row, mut bits) = (vec![0.0; hidden], vec![0; rows * words]);
+                for (i, bits) in bits.chunks_exact_mut(words).enumerate() {
+                    gate.decode(i..i + 1, &mut row);
+                    compute.pack_signs(&row, hidden, bits);
+                }
+                bits
+            }
+        };
+        SignBits { bits, hidden }
     }
 
     /// Bytes read per token.

@@ -2,7 +2,7 @@
 //! It reads a [`ModelSpec`] and the stored weights, and keeps no cache but the keys and values it has computed.
 
 use half::{bf16, f16};
-use sparrow::checkpoint::Tensor;
+use sparrow::checkpoint::{Tensor, Weight};
 use sparrow::model::spec::{ModelSpec, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use sparrow::model::weights::{Linear, NormWeights};
 use sparrow::{DType, Model};
@@ -42,10 +42,10 @@ fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<V
 
     let mut x: Vec<Vec<f64>> = Vec::new();
     for (position, &token) in tokens.iter().enumerate() {
-        let mut row = row_of(&w.embedding, token as usize);
+        let mut row = row_of(whole(&w.embedding), token as usize);
         row.iter_mut().for_each(|v| *v *= f64::from(spec.embedding_scale));
         if let Positions::Learned { offset } = spec.positions {
-            add(&mut row, &row_of(w.positions.as_ref().unwrap(), position + offset));
+            add(&mut row, &row_of(whole(w.positions.as_ref().unwrap()), position + offset));
         }
         x.push(row);
     }
@@ -120,8 +120,8 @@ fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<V
     }
     let head = |x: &Vec<f64>| {
         let h = norm(&spec.norm, &w.norm, x);
-        let h = as_seen(&w.head, &h);
-        let logits = (0..spec.vocab_size).map(|v| dot(&row_of(&w.head, v), &h));
+        let h = as_seen(whole(&w.head), &h);
+        let logits = (0..spec.vocab_size).map(|v| dot(&row_of(whole(&w.head), v), &h));
         logits.map(|v| spec.logits_soft_cap.map_or(v, |cap| soft_cap(v, cap))).collect()
     };
     x.iter().map(head).collect()
@@ -159,6 +159,11 @@ fn decode(dtype: DType, bytes: &[u8], cols: usize) -> Vec<f64> {
     }
 }
 
+/// The reference reads matrices that store every element.
+pub fn whole(weight: &Weight) -> &Tensor {
+    weight.dense().unwrap()
+}
+
 fn row_of(tensor: &Tensor, row: usize) -> Vec<f64> {
     decode(tensor.dtype(), tensor.matrix().row(row), tensor.cols())
 }
@@ -178,8 +183,8 @@ pub fn linear(w: &Linear, x: &[f64]) -> Vec<f64> {
     if w.input_major {
         return input_major(w, x);
     }
-    let x = as_seen(&w.weight, x);
-    (0..w.weight.rows()).map(|i| dot(&row_of(&w.weight, i), &x) + bias(i)).collect()
+    let x = as_seen(whole(&w.weight), x);
+    (0..w.weight.rows()).map(|i| dot(&row_of(whole(&w.weight), i), &x) + bias(i)).collect()
 }
 
 fn as_seen(w: &Tensor, x: &[f64]) -> Vec<f64> {
@@ -192,7 +197,7 @@ fn as_seen(w: &Tensor, x: &[f64]) -> Vec<f64> {
 
 /// W·x + b of weights stored `[in, out]`.
 fn input_major(w: &Linear, x: &[f64]) -> Vec<f64> {
-    let (weights, outputs) = (values(&w.weight), w.outputs());
+    let (weights, outputs) = (values(whole(&w.weight)), w.outputs());
     let bias = |o: usize| w.bias.as_ref().map_or(0.0, |b| f64::from(b[o]));
     let term = |o: usize| x.iter().enumerate().map(|(i, v)| weights[i * outputs + o] * v).sum::<f64>();
     (0..outputs).map(|o| bias(o) + term(o)).collect()

@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value, json};
 use sparrow::checkpoint::Checkpoint;
+use sparrow::pack::{PackOptions, pack};
 use sparrow::sparsity::SidecarFile;
-use sparrow::{Cpu, Model, Result, Session, SessionOptions};
+use sparrow::{Cpu, DType, Model, Result, Session, SessionOptions};
 
 pub const HIDDEN: usize = 8;
 pub const INTERMEDIATE: usize = 12;
@@ -36,6 +37,21 @@ impl TensorFile {
             file.header.insert(name.clone(), info);
         }
         file
+    }
+
+    /// What a good file holds.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        let mut parsed: Map<String, Value> = serde_json::from_slice(&bytes[8..header]).unwrap();
+        parsed.remove("__metadata__");
+        TensorFile { header: parsed, data: bytes[header..].to_vec() }
+    }
+
+    /// The bytes of one tensor.
+    pub fn tensor(&mut self, name: &str) -> &mut [u8] {
+        let range = &self.header[name]["data_offsets"];
+        let at = |i: usize| range[i].as_u64().unwrap() as usize;
+        &mut self.data[at(0)..at(1)]
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -145,6 +161,17 @@ pub fn write_model(dir: &Path) {
     write_json(&dir.join("generation_config.json"), &json!({ "eos_token_id": 2 }));
     write_json(&dir.join("tokenizer.json"), &tokenizer());
     write(&dir.join("model.safetensors"), TensorFile::new(&tensors()).bytes());
+}
+
+/// Replaces the weights by the same ones as bitmaps, quantised to `dtype` if there is one; the file is returned.
+pub fn write_packed(dir: &Path, dtype: Option<DType>) -> TensorFile {
+    let out = dir.join("packed");
+    let options = PackOptions { dtype, format: "bitmap,*embed*=dense".parse().unwrap() };
+    pack(dir, &out, &options, &Cpu::new(Some(1)), |_, _| ()).unwrap();
+    let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+    std::fs::remove_dir_all(out).unwrap();
+    write(&dir.join("model.safetensors"), &bytes);
+    TensorFile::parse(&bytes)
 }
 
 /// Replaces `model.safetensors` by two shards and their index, which is returned.

@@ -1,0 +1,178 @@
+//! Writes a model whose pruned matrices are stored as bitmaps: smaller, and mapped as it is read.
+
+use std::path::Path;
+
+use serde::Serialize;
+use sparrow_kernels::DType;
+
+use crate::backend::Cpu;
+use crate::checkpoint::config::{read_config, require_dir};
+use crate::checkpoint::{
+    BitmapTensor, Checkpoint, Directory, TensorInfo, Weight, bitmap_prefix, fingerprint, pretty, shard_name,
+};
+use crate::error::{Error, Result};
+use crate::model::format::WeightsFormat;
+use crate::model::names::TensorNames;
+use crate::sparsity::SidecarFile;
+
+/// Bytes of the original that one file is made from, and that are in memory at a time.
+const SHARD_BYTES: usize = 1 << 30;
+
+/// What to pack, and how.
+#[derive(Debug, Clone, Default)]
+pub struct PackOptions {
+    /// Quantise what is packed to int8 or int4 without zero points; `None`: as it is.
+    pub dtype: Option<DType>,
+    /// Which matrices.
+    pub format: WeightsFormat,
+}
+
+/// One packed matrix.
+#[derive(Debug, Clone, Serialize)]
+pub struct PackedTensor {
+    /// Its name in the original.
+    pub name: String,
+    /// Element type, as packed.
+    pub dtype: String,
+    /// `[rows, cols]`.
+    pub shape: [usize; 2],
+    /// Stored elements ÷ all.
+    pub density: f64,
+    /// Size in the original.
+    pub bytes_before: u64,
+    /// Size packed.
+    pub bytes_after: u64,
+}
+
+/// Packs the model in `dir` into the new directory `out`; `progress(done, total)` counts bytes of the original. Tensors that are
+/// not packed stay as they are, and so do the other files.
+///
+/// # Errors
+/// If the model cannot be read or is packed already, `out` exists or cannot be written, or no matrix is worth packing.
+pub fn pack(
+    dir: &Path,
+    out: &Path,
+    options: &PackOptions,
+    cpu: &Cpu,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Vec<PackedTensor>> {
+    require_dir(dir)?;
+    let spec = read_config(&dir.join("config.json"))?;
+    let checkpoint = Checkpoint::open(dir)?;
+    let directory = Directory::create(out)?;
+    let shards = shards(&checkpoint);
+    let total = checkpoint.tensors().map(|t| t.bytes as u64).sum();
+    let (mut packed, mut weight_map, mut written, mut done) = (Vec::new(), serde_json::Map::new(), 0, 0);
+    progress(0, total);
+    for (i, infos) in shards.iter().enumerate() {
+        let mut tensors = Vec::with_capacity(infos.len());
+        for info in infos {
+            let tensor = pack_one(&checkpoint, &spec.names, info, options, cpu)?;
+            done += info.bytes as u64;
+            progress(done, total);
+            tensors.push(tensor);
+        }
+        let mut pending = Vec::new();
+        for (info, tensor) in infos.iter().zip(&tensors) {
+            match tensor {
+                None => pending.push(checkpoint.pending(info)),
+                Some(tensor) => {
+                    packed.push(PackedTensor::new(info, tensor));
+                    pending.extend(tensor.pending(&bitmap_prefix(&info.name).expect("a weight")));
+                }
+            }
+        }
+        let name = if shards.len() == 1 { "model.safetensors".to_owned() } else { shard_name(i, shards.len()) };
+        weight_map.extend(pending.iter().map(|t| (t.name.clone(), name.as_str().into())));
+        written += pending.iter().map(|t| t.len).sum::<usize>();
+        directory.safetensors(&name, pending)?;
+    }
+    if packed.is_empty() {
+        let message = format!(
+            "no matrix of {} has enough zeros to be worth packing: prune it first (`sparrow prune`), or ask for it with \
+             --weights-format bitmap",
+            dir.display()
+        );
+        return Err(Error::option("model", message));
+    }
+    if shards.len() > 1 {
+        directory.index(written, weight_map)?;
+    }
+    directory.copy_companions(dir)?;
+    copy_sidecar(dir, &directory)?;
+    directory.finish()?;
+    Ok(packed)
+}
+
+/// The tensors of each file, in the order of their names.
+fn shards(checkpoint: &Checkpoint) -> Vec<Vec<TensorInfo>> {
+    let mut shards: Vec<(usize, Vec<TensorInfo>)> = Vec::new();
+    for info in checkpoint.tensors() {
+        match shards.last_mut() {
+            Some((size, list)) if *size + info.bytes <= SHARD_BYTES => {
+                *size += info.bytes;
+                list.push(info);
+            }
+            _ => shards.push((info.bytes, vec![info])),
+        }
+    }
+    shards.into_iter().map(|(_, list)| list).collect()
+}
+
+/// The tensor as a bitmap, if it is a matrix of a layer, or the head, that `options` want packed.
+fn pack_one(
+    checkpoint: &Checkpoint,
+    names: &TensorNames,
+    info: &TensorInfo,
+    options: &PackOptions,
+    cpu: &Cpu,
+) -> Result<Option<BitmapTensor>> {
+    let is_weight = bitmap_prefix(&info.name).is_some();
+    let head = [names.head, names.embedding].iter().any(|name| info.name.strip_suffix(".weight") == Some(name));
+    let Some(tensor) = checkpoint.tensor(info).filter(|_| is_weight && (head || names.is_of_layer(&info.name))) else {
+        return Ok(None);
+    };
+    let stored = Weight::from(tensor);
+    let mut weight = stored.clone();
+    let format = options.format.of(&info.name);
+    // Zeros are counted before quantising, which makes more of them.
+    let worth = format.prefers_bitmap(&weight);
+    if let Some(dtype) = options.dtype.filter(|_| worth) {
+        weight = weight.quantized(dtype, &cpu.compute)?;
+    }
+    let packed = match (worth, &weight) {
+        (true, Weight::Dense(tensor)) => Some(BitmapTensor::pack(tensor, &cpu.compute)?),
+        _ => None,
+    };
+    stored.release();
+    Ok(packed)
+}
+
+/// The sidecar of the original, for the weights as they are now.
+fn copy_sidecar(dir: &Path, directory: &Directory) -> Result<()> {
+    let path = dir.join(SidecarFile::NAME);
+    if !path.is_file() {
+        return Ok(());
+    }
+    let mut json = crate::checkpoint::read_json(&path)?;
+    json["fingerprint"] = fingerprint(&Checkpoint::open(directory.path())?).into();
+    directory.text(SidecarFile::NAME, &pretty(&json))?;
+    let (from, to) = (dir.join(SidecarFile::TENSORS), directory.path().join(SidecarFile::TENSORS));
+    if from.is_file() {
+        std::fs::copy(&from, &to).map_err(Error::io(&from))?;
+    }
+    Ok(())
+}
+
+impl PackedTensor {
+    fn new(info: &TensorInfo, tensor: &BitmapTensor) -> Self {
+        PackedTensor {
+            name: info.name.clone(),
+            dtype: tensor.dtype().to_string(),
+            shape: [tensor.rows(), tensor.cols()],
+            density: tensor.bitmap().density(),
+            bytes_before: info.bytes as u64,
+            bytes_after: tensor.byte_len(),
+        }
+    }
+}
