@@ -98,23 +98,35 @@ pub(crate) const fn mask_row_bytes(cols: usize) -> usize {
     cols.div_ceil(8)
 }
 
-/// `8 * N` bits of a row's mask from element `i`, a multiple of 8, on; zeros from element `len` on.
+/// `8 * N` bits of a row's mask from element `i`, a multiple of 8, on; zeros from element `len` on. N is 1, 2, 4 or 8.
 ///
 /// # Safety
 /// `i < len`, and the mask must be readable up to element `len`.
 #[inline(always)]
 pub(crate) unsafe fn mask_bits<const N: usize>(mask: *const u8, i: usize, len: usize) -> u64 {
-    let (left, mut bytes) = (len - i, [0; 8]);
-    // SAFETY: the caller guarantees the bytes.
+    // SAFETY: the caller guarantees the bytes that hold bits below len.
     unsafe {
         let from = mask.add(i / 8);
-        if left >= 8 * N {
-            from.copy_to_nonoverlapping(bytes.as_mut_ptr(), N);
-            return u64::from_le_bytes(bytes);
+        match N {
+            _ if len - i < 8 * N => last_mask_bits(from, len - i),
+            1 => u64::from(*from),
+            2 => u64::from(u16::from_le(from.cast::<u16>().read_unaligned())),
+            4 => u64::from(u32::from_le(from.cast::<u32>().read_unaligned())),
+            _ => u64::from_le(from.cast::<u64>().read_unaligned()),
         }
-        from.copy_to_nonoverlapping(bytes.as_mut_ptr(), left.div_ceil(8));
     }
-    u64::from_le_bytes(bytes) & ((1 << left) - 1)
+}
+
+/// The first `n < 64` bits of `mask`.
+///
+/// # Safety
+/// They must be readable.
+#[cold]
+unsafe fn last_mask_bits(mask: *const u8, n: usize) -> u64 {
+    let mut bytes = [0; 8];
+    // SAFETY: the contract is the caller's.
+    unsafe { mask.copy_to_nonoverlapping(bytes.as_mut_ptr(), n.div_ceil(8)) };
+    u64::from_le_bytes(bytes) & ((1 << n) - 1)
 }
 
 /// The int4 type, if it is one.

@@ -58,14 +58,11 @@ impl Compute {
             && k > 0
             && let Some(dtype) = parts.first().map(|p| p.weights.dtype())
             && let Some(gemm) = self.kernels.gemm[dtype as usize]
-            && parts.iter().all(|p| p.weights.dtype() == dtype && matches!(p.weights, Stored::Dense(_)))
+            && parts.iter().all(|p| p.weights.dtype() == dtype)
         {
             let parts: Vec<Part> = parts
                 .iter_mut()
-                .filter_map(|p| match p.weights {
-                    Stored::Dense(weights) => Some(Part { weights, bias: p.bias, out: SharedMut::new(p.out) }),
-                    Stored::Bitmap(_) => None,
-                })
+                .map(|p| Part { weights: p.weights, bias: p.bias, out: SharedMut::new(p.out) })
                 .collect();
             // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
             // borrowed mutably.

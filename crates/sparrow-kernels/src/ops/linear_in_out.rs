@@ -56,12 +56,11 @@ impl Compute {
         let count = inputs.map_or(k, <[u32]>::len);
         if m > FEW
             && count > 0
-            && let Stored::Dense(w) = w
             && let Some(gemm) = self.kernels.gemm[w.dtype() as usize]
         {
             let part = Part { weights: w, bias, out: SharedMut::new(out) };
             let int8 = w.dtype() == DType::I8;
-            let gathered = (int8 || inputs.is_some()).then(|| self.gather(x, k, w.into(), inputs));
+            let gathered = (int8 || inputs.is_some()).then(|| self.gather(x, k, w, inputs));
             let x = gathered.as_deref().unwrap_or(x);
             let int8 = int8.then(|| self.quantize_activations(x, m));
             let gemm_of =

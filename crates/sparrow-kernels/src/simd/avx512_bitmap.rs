@@ -3,13 +3,46 @@
 //! Elements of 8 and 16 bits need VBMI2. `near_end` says that a whole vector may not be readable where the stored elements
 //! are; then only those that the mask asks for are.
 
-use super::avx512::{upto16, upto32};
+use super::avx512::{prefetch, upto16, upto32};
 use std::arch::x86_64::*;
 
 /// The mask of the first `n` lanes, all if there are fewer.
 #[inline(always)]
 pub(crate) fn upto64(n: usize) -> __mmask64 {
     if n >= 64 { __mmask64::MAX } else { (1u64 << n) - 1 }
+}
+
+/// Columns whose mask fills a cache line.
+pub(crate) const LINE: usize = 512;
+
+/// The mask of [`LINE`] columns.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct MaskLine(pub [u32; LINE / 32]);
+
+/// The masks of some rows, `bytes` each, from column `from` on, zeros past the last; in one place, which saves the registers that
+/// point to them. Those of the rows that come `next` are asked for: they may be any addresses.
+///
+/// # Safety
+/// `from` is a multiple of [`LINE`] below the columns of the rows, whose masks must be readable; AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(crate) unsafe fn mask_lines<const R: usize>(
+    bytes: usize,
+    masks: [*const u8; R],
+    next: [*const u8; R],
+    from: usize,
+) -> [MaskLine; R] {
+    let mut lines = [MaskLine([0; LINE / 32]); R];
+    for r in 0..R {
+        prefetch(next[r].wrapping_add(from / 8), false);
+        // SAFETY: the load is masked to what the row has.
+        unsafe {
+            let line = _mm512_maskz_loadu_epi8(upto64(bytes - from / 8), masks[r].add(from / 8).cast());
+            _mm512_store_si512(lines[r].0.as_mut_ptr().cast(), line);
+        }
+    }
+    lines
 }
 
 /// The next elements of 32 bits, put where bits are set, zeros elsewhere; `values` moves behind them.

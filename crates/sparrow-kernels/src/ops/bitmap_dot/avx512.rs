@@ -6,9 +6,6 @@ use crate::simd::avx512::{LANES, prefetch, upto16};
 use crate::simd::avx512_bitmap::*;
 use std::arch::x86_64::*;
 
-/// Columns whose mask fills a cache line.
-const LINE: usize = 512;
-
 /// The next [`STEP`] elements of a row, widened: bf16 even and odd ones apart, others in order.
 ///
 /// # Safety
@@ -80,24 +77,23 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool
         // The rows of the next call are asked for at the same distance from their beginning.
         let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
         let ahead: [usize; R] = std::array::from_fn(|r| next_rows[r].1.addr().wrapping_sub(values[r].addr()));
-        for i in (0..cols).step_by(STEP) {
-            let mut w = [[_mm512_setzero_ps(); 2]; R];
-            for r in 0..R {
-                for line in (0..STEP * code_size(D)).step_by(64) {
-                    prefetch(values[r].wrapping_add(ahead[r] + line), false);
-                }
-                w[r] = next::<D>(a.rows.bits::<4>(masks[r], i) as u32, &mut values[r], NEAR_END);
-            }
-            if i.is_multiple_of(LINE) {
+        for line in (0..cols).step_by(LINE) {
+            let lines = mask_lines(a.rows.mask_bytes, masks, next_rows.map(|row| row.0), line);
+            let x = a.arranged.add(line);
+            for step in 0..(cols - line).min(LINE).div_ceil(STEP) {
+                let mut w = [[_mm512_setzero_ps(); 2]; R];
                 for r in 0..R {
-                    prefetch(next_rows[r].0.wrapping_add(i / 8), false);
+                    for part in (0..STEP * code_size(D)).step_by(64) {
+                        prefetch(values[r].wrapping_add(ahead[r] + part), false);
+                    }
+                    w[r] = next::<D>(lines[r].0[step], &mut values[r], NEAR_END);
                 }
-            }
-            for t in 0..M {
-                for half in 0..2 {
-                    let x = _mm512_loadu_ps(a.arranged.add(t * padded + i + half * LANES));
-                    for r in 0..R {
-                        sums[r][t] = _mm512_fmadd_ps(w[r][half], x, sums[r][t]);
+                for t in 0..M {
+                    for half in 0..2 {
+                        let x = _mm512_loadu_ps(x.add(t * padded + step * STEP + half * LANES));
+                        for r in 0..R {
+                            sums[r][t] = _mm512_fmadd_ps(w[r][half], x, sums[r][t]);
+                        }
                     }
                 }
             }

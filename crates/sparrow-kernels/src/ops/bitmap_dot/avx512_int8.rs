@@ -2,13 +2,11 @@
 
 use super::BitmapDotInt8;
 use crate::simd::avx512::prefetch;
-use crate::simd::avx512_bitmap::place_8_bits;
+use crate::simd::avx512_bitmap::{LINE, mask_lines, place_8_bits};
 use std::arch::x86_64::*;
 
 /// Codes of one vector.
 const LANES: usize = 64;
-/// Columns whose mask fills a cache line.
-const LINE: usize = 512;
 
 /// `R` rows, from row `j` of the set on, by `M` activations; the products as in [`dot_int8`](crate::ops::dot_int8::avx512).
 ///
@@ -26,22 +24,20 @@ unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapD
         let (masks, mut values) = (rows.map(|row| row.0), rows.map(|row| row.1));
         let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
         let ahead: [usize; R] = std::array::from_fn(|r| next_rows[r].1.addr().wrapping_sub(values[r].addr()));
-        for i in (0..cols).step_by(LANES) {
-            let mut w = [_mm512_setzero_si512(); R];
-            for r in 0..R {
-                prefetch(values[r].wrapping_add(ahead[r]), false);
-                let placed = place_8_bits(a.rows.bits::<8>(masks[r], i), &mut values[r], NEAR_END);
-                w[r] = _mm512_xor_si512(placed, flip);
-            }
-            if i.is_multiple_of(LINE) {
+        for line in (0..cols).step_by(LINE) {
+            let lines = mask_lines(a.rows.mask_bytes, masks, next_rows.map(|row| row.0), line);
+            for step in 0..(cols - line).min(LINE).div_ceil(LANES) {
+                let mut w = [_mm512_setzero_si512(); R];
                 for r in 0..R {
-                    prefetch(next_rows[r].0.wrapping_add(i / 8), false);
+                    prefetch(values[r].wrapping_add(ahead[r]), false);
+                    let bits = u64::from(lines[r].0[2 * step]) | u64::from(lines[r].0[2 * step + 1]) << 32;
+                    w[r] = _mm512_xor_si512(place_8_bits(bits, &mut values[r], NEAR_END), flip);
                 }
-            }
-            for t in 0..M {
-                let x = _mm512_loadu_si512(a.x.codes(t).add(i).cast());
-                for r in 0..R {
-                    sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], w[r], x);
+                for t in 0..M {
+                    let x = _mm512_loadu_si512(a.x.codes(t).add(line + step * LANES).cast());
+                    for r in 0..R {
+                        sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], w[r], x);
+                    }
                 }
             }
         }

@@ -15,7 +15,7 @@ pub(crate) mod avx512_int8;
 use super::dot_int8::Int8Rows;
 use super::row_set::RowSet;
 use crate::dtype::Bitmap;
-use crate::dtype::bitmap::{mask_bits, mask_row_bytes, unit_bytes};
+use crate::dtype::bitmap::{mask_row_bytes, unit_bytes};
 
 /// Columns of x are padded with zeros to a multiple of this.
 pub(crate) const STEP: usize = 32;
@@ -103,16 +103,6 @@ impl BitmapRows {
     unsafe fn scale(&self, j: usize) -> f32 {
         // SAFETY: the row is one of the bitmap.
         unsafe { self.scales.cast::<f32>().add(self.id(j)).read_unaligned() }
-    }
-
-    /// `8 * N` bits of a row's mask from column `i`, a multiple of 8, on, zeros past the last.
-    ///
-    /// # Safety
-    /// The mask must be that of a row, `i < cols`.
-    #[inline(always)]
-    unsafe fn bits<const N: usize>(&self, mask: *const u8, i: usize) -> u64 {
-        // SAFETY: the contract is the caller's.
-        unsafe { mask_bits::<N>(mask, i, self.cols) }
     }
 }
 

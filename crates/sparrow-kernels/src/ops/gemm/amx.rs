@@ -4,7 +4,7 @@
 //! all columns. Weights `[out, in]` are A as they are stored, the activations B, and C is the transposed result; weights
 //! `[in, out]` are B after interleaving pairs of rows, the activations A, and C is the result. Either way the same loop.
 
-use super::{Engine, Gemm, Layout, Panel, StoredRows};
+use super::{Engine, Gemm, Layout, Outputs, Panel, StoredRows};
 use crate::Compute;
 use crate::dtype::{BF16, I4G32, I4G32Z, I4G128, I4G128Z};
 use crate::simd::amx::{load_tile_config, multiply_tiles, release_tiles};
@@ -138,18 +138,18 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn finish(
-        _: &Gemm,
-        panel: &Panel,
+        gemm: &Gemm,
+        outputs: &Outputs,
         tokens: Range<usize>,
         sums: *const f32,
         bias: *const f32,
         out: *mut f32,
         stride: usize,
     ) {
-        for row in (0..panel.rows).step_by(16) {
-            let mask = upto16(panel.rows - row);
+        for row in (0..outputs.rows).step_by(16) {
+            let mask = upto16(outputs.rows - row);
             for token in (0..tokens.len()).step_by(16) {
-                let tile = match panel.layout {
+                let tile = match gemm.layout {
                     Layout::OutIn => row / 16 * 2 + token / 16,
                     Layout::InOut => token / 16 * 2 + row / 16,
                 };
@@ -158,7 +158,7 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
                     let from = sums.add(tile * TILE / 4);
                     let mut values: [__m512i; 16] =
                         std::array::from_fn(|r| _mm512_loadu_si512(from.add(r * 16).cast()));
-                    if panel.layout == Layout::OutIn {
+                    if gemm.layout == Layout::OutIn {
                         values = transpose16(values);
                     }
                     let b =

@@ -3,12 +3,12 @@
 //! As in [`amx`](super::amx), with four neighbours of k where bf16 has two: C\[16, 16\] += A\[16 rows, 64\] · B\[64, 16
 //! columns\], row p of B holding elements 4p to 4p + 3 of all columns. Sums are exact in `i32`.
 
-use super::{Engine, Gemm, Layout, Panel};
+use super::{Engine, Gemm, Layout, Outputs, Panel};
 use crate::Compute;
-use crate::dtype::quantized::int8_scale;
 use crate::ops::dot_int8::{Int8Activations, Int8Rows};
 use crate::simd::amx::{load_tile_config, multiply_tiles, release_tiles};
 use crate::simd::avx512::{LANES, prefetch, transpose16, upto16, upto32};
+use crate::simd::avx512_bitmap::upto64;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -138,7 +138,7 @@ unsafe impl Engine for Int8 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn finish(
         gemm: &Gemm,
-        panel: &Panel,
+        outputs: &Outputs,
         tokens: Range<usize>,
         sums: *const f32,
         bias: *const f32,
@@ -146,18 +146,16 @@ unsafe impl Engine for Int8 {
         stride: usize,
     ) {
         let x = quantized(gemm);
-        let stored = panel.stored_rows();
-        for row in (0..panel.rows).step_by(LANES) {
-            let mask = upto16(panel.rows - row);
+        for row in (0..outputs.rows).step_by(LANES) {
+            let mask = upto16(outputs.rows - row);
             let mut scales = [1.0f32; LANES];
-            if panel.layout == Layout::OutIn {
-                for (r, scale) in scales.iter_mut().enumerate().take(panel.rows - row) {
-                    // SAFETY: the panel has the row.
-                    *scale = unsafe { int8_scale(stored.row(row + r), panel.weights.cols()) };
+            if gemm.layout == Layout::OutIn {
+                for (r, scale) in scales.iter_mut().enumerate().take(outputs.rows - row) {
+                    *scale = outputs.weights.int8_scale(outputs.row + row + r);
                 }
             }
             for token in (0..tokens.len()).step_by(LANES) {
-                let tile = match panel.layout {
+                let tile = match gemm.layout {
                     Layout::OutIn => row / 16 * 2 + token / 16,
                     Layout::InOut => token / 16 * 2 + row / 16,
                 };
@@ -166,7 +164,7 @@ unsafe impl Engine for Int8 {
                     let from = sums.add(tile * TILE / 4);
                     let mut values: [__m512i; 16] =
                         std::array::from_fn(|r| _mm512_loadu_si512(from.add(r * 16).cast()));
-                    if panel.layout == Layout::OutIn {
+                    if gemm.layout == Layout::OutIn {
                         values = transpose16(values);
                     }
                     let scales = _mm512_loadu_ps(scales.as_ptr());
@@ -191,11 +189,6 @@ unsafe impl Engine for Int8 {
 #[inline(always)]
 fn quantized(gemm: &Gemm) -> Int8Rows {
     gemm.int8.map(Int8Activations::rows).expect("int8 weights come with int8 activations")
-}
-
-#[inline(always)]
-fn upto64(n: usize) -> __mmask64 {
-    if n >= 64 { __mmask64::MAX } else { (1u64 << n) - 1 }
 }
 
 /// Many activations by weights, both in int8.

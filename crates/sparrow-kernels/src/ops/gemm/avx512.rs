@@ -1,6 +1,6 @@
 //! The blocked product in `f32` with AVX-512: weights of any type are widened once per panel.
 
-use super::{Engine, Gemm, Layout, Panel};
+use super::{Engine, Gemm, Layout, Outputs, Panel};
 use crate::Compute;
 use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z};
 use crate::simd::avx512::{LANES, load_at, prefetch, transpose16};
@@ -117,14 +117,14 @@ unsafe impl<const D: u8> Engine for Widened<D> {
 
     unsafe fn finish(
         _: &Gemm,
-        panel: &Panel,
+        outputs: &Outputs,
         tokens: Range<usize>,
         sums: *const f32,
         bias: *const f32,
         out: *mut f32,
         stride: usize,
     ) {
-        let rows = panel.rows;
+        let rows = outputs.rows;
         for t in 0..tokens.len() {
             // SAFETY: tokens and rows are within the sums and within out, which only this task writes there.
             let (from, to) = unsafe {

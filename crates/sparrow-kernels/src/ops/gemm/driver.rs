@@ -1,6 +1,7 @@
 //! The loops around an [`Engine`].
 
-use super::{Engine, Gemm, Panel, Part};
+use super::source::Source;
+use super::{Engine, Gemm, Outputs, Part};
 use crate::Compute;
 use crate::shared_mut::SharedMut;
 use std::ops::Range;
@@ -8,7 +9,7 @@ use std::ops::Range;
 /// Activations that share one packing of the weights.
 const MAX_TOKENS: usize = 512;
 /// The most outputs of a task.
-const MAX_ROWS: usize = 256;
+pub(super) const MAX_ROWS: usize = 256;
 /// Tasks per thread, to even out.
 const TASKS: usize = 4;
 
@@ -80,24 +81,24 @@ unsafe fn block_of_rows<E: Engine>(
     let mut scratch = compute.scratch.take_aligned(panels * (panel_bytes + strips * sum_bytes));
     let (packed_w, sums) = scratch.split_at_mut(panels * panel_bytes);
     let mut packed_x = packed;
+    let mut source = Source::new::<E>(compute, gemm, part.weights, range.clone());
     // SAFETY: the caller vouches for the features; the operands have the shapes that the calls are told.
     unsafe { E::start() };
     for k in (0..gemm.k).step_by(E::BLOCK) {
         let len = E::BLOCK.min(gemm.k - k);
         let (first, last) = (k == 0, k + len == gemm.k);
+        source.start_block(k, len);
         for (p, to) in packed_w.chunks_exact_mut(panel_bytes).enumerate() {
             let row = range.start + p * E::ROWS;
             let rows = E::ROWS.min(range.end - row);
-            let panel = Panel { weights: part.weights, layout, ids: gemm.ids, row, rows, k, len };
             // SAFETY: as above; a panel has at most this many bytes.
-            unsafe { E::pack_w(&panel, to.as_mut_ptr()) };
+            unsafe { E::pack_w(&source.panel(row, rows, k, len), to.as_mut_ptr()) };
         }
         let padded = len.next_multiple_of(E::STEP);
         let strip_bytes = E::TOKENS * padded * E::X_BYTES;
         // The weights of the next block are on their way while this one is multiplied, evenly spread over the products.
         let ahead = k + len;
-        let (row, rows, len) = (range.start, range.len(), E::BLOCK.min(gemm.k - ahead));
-        let next = Panel { weights: part.weights, layout, ids: gemm.ids, row, rows, k: ahead, len }.stored_rows();
+        let next = source.ahead(ahead, E::BLOCK.min(gemm.k - ahead));
         let (mut product, mut asked) = (0, 0);
         for s in 0..strips {
             let x = packed_x[s * strip_bytes..(s + 1) * strip_bytes].as_ptr();
@@ -112,10 +113,12 @@ unsafe fn block_of_rows<E: Engine>(
                 }
                 product += 1;
                 if !last {
-                    while asked * strips * panels < product * next.count {
-                        for line in (0..next.bytes).step_by(64) {
-                            // SAFETY: as above.
-                            unsafe { E::prefetch(next.at(asked).wrapping_add(line), false) };
+                    while asked * strips * panels < product * next.count() {
+                        for (start, bytes) in next.piece(asked) {
+                            for line in (0..bytes).step_by(64) {
+                                // SAFETY: as above.
+                                unsafe { E::prefetch(start.wrapping_add(line), false) };
+                            }
                         }
                         asked += 1;
                     }
@@ -136,10 +139,10 @@ unsafe fn block_of_rows<E: Engine>(
                     let rows = E::ROWS.min(range.end - row);
                     let bias = part.bias.map_or(std::ptr::null(), |b| b[row..row + rows].as_ptr());
                     let out = part.out.pointer(token * n + row);
-                    let panel = Panel { weights: part.weights, layout, ids: gemm.ids, row, rows, k, len };
+                    let outputs = Outputs { weights: part.weights, row, rows };
                     let here = token..tokens.end.min(token + E::TOKENS);
                     // SAFETY: as above; rows and tokens are inside out, and this task alone writes there.
-                    unsafe { E::finish(gemm, &panel, here, sums, bias, out, n) };
+                    unsafe { E::finish(gemm, &outputs, here, sums, bias, out, n) };
                 }
             }
         }

@@ -6,7 +6,8 @@
 //! All tiers share the loops of [`drive`]; an [`Engine`] packs the operands and multiplies. Activations are packed once per
 //! call, in *strips* of a few tokens, weights once per task, in *panels* of a few rows, each cut along k into blocks. For
 //! every block of k a task packs its panels (they stay in L2) and runs every strip (it stays in L1) against all of them,
-//! adding to results that stay in L2 until the last block writes them out.
+//! adding to results that stay in L2 until the last block writes them out. Bitmaps are expanded before they are packed, a panel or
+//! a block at a time (`source.rs`), so that strips see them as they see dense weights.
 //!
 //! The numbers for bf16 on AMX, 512 tokens, 48 KiB of L1 and 2 MiB of L2 per core: a strip is 32 tokens × 256 × 2 B = 16 KiB; a
 //! task of 256 rows holds 128 KiB of panels, 512 KiB of sums, and the 256 KiB of packed activations of a block pass through
@@ -20,6 +21,7 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 pub(crate) mod driver;
+mod source;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -30,7 +32,7 @@ pub(crate) mod avx512;
 
 use super::dot_int8::Int8Activations;
 use crate::Compute;
-use crate::dtype::{DType, Matrix};
+use crate::dtype::{DType, Matrix, Stored};
 use crate::shared_mut::SharedMut;
 use std::ops::Range;
 
@@ -48,7 +50,7 @@ pub(crate) enum Layout {
 
 /// One weight, its bias and its result `[m, n]`.
 pub(crate) struct Part<'a> {
-    pub weights: Matrix<'a>,
+    pub weights: Stored<'a>,
     /// `[n]`.
     pub bias: Option<&'a [f32]>,
     pub out: SharedMut<'a, f32>,
@@ -123,6 +125,13 @@ impl<'a> Panel<'a> {
         let base = self.weights.bytes().as_ptr().wrapping_add(first * stride);
         StoredRows { base, stride, ids, count, skip: bytes(start), bytes: bytes(len) }
     }
+}
+
+/// Some outputs of a weight: `rows` from `row` on.
+pub(crate) struct Outputs<'a> {
+    pub weights: Stored<'a>,
+    pub row: usize,
+    pub rows: usize,
 }
 
 /// Parts of some stored rows of a weight.
@@ -204,13 +213,13 @@ pub(crate) unsafe trait Engine {
     /// The CPU must have the features.
     unsafe fn prefetch(p: *const u8, write: bool);
 
-    /// Writes the sums of the outputs of a panel by `tokens`, with bias, to out `[tokens, rows]`, rows `stride` apart.
+    /// Writes the sums of `outputs`, those of a panel, by `tokens`, with bias, to out `[tokens, rows]`, rows `stride` apart.
     ///
     /// # Safety
     /// The CPU must have the features; sums, bias (null for none) and out must be valid for these shapes.
     unsafe fn finish(
         gemm: &Gemm,
-        panel: &Panel,
+        outputs: &Outputs,
         tokens: Range<usize>,
         sums: *const f32,
         bias: *const f32,
