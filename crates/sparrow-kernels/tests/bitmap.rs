@@ -94,7 +94,9 @@ fn check_linear(compute: &Compute, w: &Pair, m: usize, random: &mut Random) {
             }
             // Each form is within its tolerance of the exact sum.
             let size = w.size(j, &x[t * k..(t + 1) * k]) + f64::from(bias[j]).abs();
-            assert_close(got, want.into(), 2.0 * (steps + 16.0) * U * size, &|| context(t, j));
+            // The blocked product of dense weights may round to bf16.
+            let rounded = if (9..=16).contains(&m) && compute.isa() >= Isa::Amx { 2f64.powi(-8) } else { 0.0 };
+            assert_close(got, want.into(), (2.0 * (steps + 16.0) * U + rounded) * size, &|| context(t, j));
         }
     }
 }
@@ -113,6 +115,8 @@ fn products_are_those_of_dense_weights() {
             }
         }
         pairs.push(Pair::random(dtype, 131, 1, 0.5, &mut random));
+        // Beyond a task, a block and a line of the mask.
+        pairs.push(Pair::random(dtype, 310, 1100, 0.5, &mut random));
         pairs.push(Pair::random(dtype, 70, 1030, 0.4, &mut random));
         for compute in tiers_to_test() {
             for (i, pair) in pairs.iter().enumerate() {
@@ -151,7 +155,7 @@ fn forms_and_types_mix_in_one_call() {
 fn input_major_products_are_those_of_dense_weights() {
     let mut random = Random(3);
     for dtype in TYPES {
-        for (k, n) in [(1, 1), (3, 70), (70, 33), (300, 130), (17, 259)] {
+        for (k, n) in [(1, 1), (3, 70), (70, 33), (300, 130), (17, 259), (530, 300)] {
             let w = Pair::random(dtype, k, n, 0.5, &mut random);
             let ids: Vec<u32> = (0..k as u32).filter(|_| random.below(3) > 0).collect();
             for compute in tiers_to_test() {

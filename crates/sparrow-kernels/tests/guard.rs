@@ -181,6 +181,43 @@ fn linear(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
     }
 }
 
+/// Weights of which a third is stored.
+fn bitmap(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: usize) {
+    if !BitmapParts::supports(dtype) {
+        return;
+    }
+    case(format_args!("bitmap {dtype} m={m} n={n} k={k} {} {guard:?}", compute.isa()));
+    let mut dense = vec![0; n * row_bytes(dtype, k)];
+    for (r, row) in dense.chunks_exact_mut(row_bytes(dtype, k)).enumerate() {
+        let values: Vec<f32> = (0..k).map(|i| if (i + r) % 3 == 0 { 0.5 } else { 0.0 }).collect();
+        encode(dtype, &values, row);
+    }
+    let packed = pack(compute, Matrix::new(dtype, n, k, &dense));
+    let [mask, values, scales] = [&packed.mask, &packed.values, &packed.scales].map(|bytes| Guarded::new(guard, bytes));
+    let offsets = Guarded::new(guard, &packed.offsets);
+    let parts = BitmapParts { mask: &mask, offsets: &offsets, values: &values, scales: &scales, ..packed.parts() };
+    let weights = Bitmap::new(parts).unwrap();
+    let (x, mut out) = (floats(guard, m * k), floats(guard, m * n));
+    compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
+    let (x, mut out, ids) = (floats(guard, m * n), floats(guard, m * k), ids(guard, n));
+    for inputs in [None, Some(&ids[..])] {
+        compute.linear_in_out(&x, m, weights, inputs, None, &mut out);
+    }
+    let (x, part) = (floats(guard, m * k), weights.into());
+    let mlp = SparseMlp {
+        gate: Some(part),
+        up: part,
+        down: part,
+        gate_bias: None,
+        up_bias: None,
+        down_bias: None,
+        activation: Activation::Silu,
+        packed: None,
+    };
+    compute.sparse_mlp(&mlp, &x, m, &ids, None, None, &mut out);
+    unpack(compute, weights, &mut Guarded::new(guard, &dense));
+}
+
 #[test]
 fn operations_stay_within_their_slices() {
     name_the_case_of_a_fault();
@@ -190,6 +227,9 @@ fn operations_stay_within_their_slices() {
                 for k in EDGES {
                     for (m, n) in [(1, 1), (1, 9), (3, 17), (8, 8), (9, 16), (17, 33)] {
                         linear(&compute, guard, dtype, m, n, k);
+                    }
+                    for (m, n) in [(1, 1), (1, 9), (3, 17), (8, 8), (9, 16), (17, 33)] {
+                        bitmap(&compute, guard, dtype, m, n, k);
                     }
                     sparse_mlp(&compute, guard, dtype, 33, k);
                     transposition(&compute, guard, dtype, 9, k);
@@ -203,6 +243,9 @@ fn operations_stay_within_their_slices() {
                 // Tails of more than a page.
                 for (m, n, k) in [(1, 67, 2063), (5, 1029, 66), (33, 300, 1031)] {
                     linear(&compute, guard, dtype, m, n, k);
+                }
+                for (m, n, k) in [(1, 67, 2063), (33, 300, 531)] {
+                    bitmap(&compute, guard, dtype, m, n, k);
                 }
                 sparse_mlp(&compute, guard, dtype, 515, 1031);
             }

@@ -1,7 +1,7 @@
 //! Dense linear layers over weights stored `[out, in]`.
 
 use super::gemm::{FEW, Gemm, Layout, Part};
-use super::products::{Activations, Products};
+use super::products::{Activations, FEW_BY_BITMAP, Products};
 use super::row_set::RowSet;
 use crate::Compute;
 use crate::dtype::{DType, Stored};
@@ -29,7 +29,8 @@ impl Compute {
     /// more. For more than 8 activations and bf16 or int4 weights, all parts alike, [`Isa::Amx`](crate::Isa::Amx) first rounds x, and
     /// int4 weights, to bf16 (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
     ///
-    /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the error above.
+    /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the error above; up
+    /// to 16 activations are then not rounded to bf16.
     ///
     /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums are then
     /// exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
@@ -54,7 +55,8 @@ impl Compute {
         }
         let k = x.len() / m;
         let int8 = parts.iter().any(|p| p.weights.dtype() == DType::I8).then(|| self.quantize_activations(x, m));
-        if m > FEW
+        let few = parts.iter().map(|p| few(self, p.weights)).max().unwrap_or(FEW);
+        if m > few
             && k > 0
             && let Some(dtype) = parts.first().map(|p| p.weights.dtype())
             && let Some(gemm) = self.kernels.gemm[dtype as usize]
@@ -138,6 +140,14 @@ impl Compute {
             // SAFETY: the table holds only kernels that this CPU can run.
             unsafe { encode(&values[row * n..(row + 1) * n], to) };
         });
+    }
+}
+
+/// Up to how many activations are multiplied without packing the weight.
+fn few(compute: &Compute, weights: Stored) -> usize {
+    match weights {
+        Stored::Bitmap(w) if compute.has_bitmap_dot(w.dtype()) => FEW_BY_BITMAP,
+        _ => FEW,
     }
 }
 

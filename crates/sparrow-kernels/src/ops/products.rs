@@ -15,6 +15,10 @@ const EXPANDED: usize = 24;
 /// As [`EXPANDED`] for many activations: a panel that stays in L2.
 const PANEL: usize = 64;
 
+/// Up to this many activations rows of a bitmap are expanded in registers, for [`FEW`] activations at a time: measured, twice
+/// that is still faster than expanding for the blocked product.
+pub(super) const FEW_BY_BITMAP: usize = 16;
+
 /// Activations `[m, k]`.
 #[derive(Clone, Copy)]
 pub(super) struct Activations<'a> {
@@ -44,6 +48,12 @@ impl Compute {
                 Stored::Bitmap(w) => self.bitmap_products(w, rows, x, to),
             }
         }
+    }
+
+    /// Whether the tier multiplies bitmaps of this type without expanding them in memory.
+    pub(super) fn has_bitmap_dot(&self, dtype: DType) -> bool {
+        self.kernels.bitmap_dot[dtype as usize].is_some()
+            || dtype == DType::I8 && self.kernels.bitmap_dot_int8.is_some()
     }
 
     /// # Safety
@@ -78,27 +88,33 @@ impl Compute {
     /// # Safety
     /// See [`products`](Self::products).
     unsafe fn bitmap_products(&self, w: Bitmap, rows: RowSet, x: Activations, to: Products) {
-        let (m, dtype) = (x.m, w.dtype());
-        if m <= FEW {
+        let (m, k, dtype) = (x.m, w.cols(), w.dtype());
+        if m <= FEW_BY_BITMAP {
             let (in_int8, in_floats) = (self.kernels.bitmap_dot_int8, self.kernels.bitmap_dot[dtype as usize]);
+            let here = |t: usize| (FEW.min(m - t), to.out.wrapping_add(t * to.stride));
             if let (Some(int8), Some(kernel), DType::I8) = (x.int8, in_int8, dtype) {
                 let rows = BitmapRows::of(&w, &rows);
-                // SAFETY: the table holds only kernels that this CPU can run; the contract is the caller's.
-                unsafe { kernel(&BitmapDotInt8 { rows, x: int8.rows(), m, out: to.out, out_stride: to.stride }) };
+                for t in (0..m).step_by(FEW) {
+                    let ((m, out), x) = (here(t), int8.rows().from(t));
+                    // SAFETY: the table holds only kernels that this CPU can run; the contract is the caller's.
+                    unsafe { kernel(&BitmapDotInt8 { rows, x, m, out, out_stride: to.stride }) };
+                }
                 return;
             }
             if let Some(kernel) = in_floats {
-                let mut arranged = self.scratch.take(m * w.cols().next_multiple_of(STEP));
+                let mut arranged = self.scratch.take(FEW.min(m) * k.next_multiple_of(STEP));
                 let (rows, arranged) = (BitmapRows::of(&w, &rows), arranged.as_mut_ptr());
-                let x = x.x.as_ptr();
-                // SAFETY: as above; the scratch has room for x, padded.
-                unsafe { kernel(&BitmapDot { rows, x, m, arranged, out: to.out, out_stride: to.stride }) };
+                for t in (0..m).step_by(FEW) {
+                    let ((m, out), x) = (here(t), x.x[t * k..].as_ptr());
+                    // SAFETY: as above; the scratch has room for these rows of x, padded.
+                    unsafe { kernel(&BitmapDot { rows, x, m, arranged, out, out_stride: to.stride }) };
+                }
                 return;
             }
         }
         let step = if m > FEW { PANEL } else { EXPANDED };
         let count = rows.len();
-        let mut scratch = self.scratch.take_aligned(step.min(count) * dtype.row_bytes(w.cols()));
+        let mut scratch = self.scratch.take_aligned(step.min(count) * dtype.row_bytes(k));
         for start in (0..count).step_by(step) {
             let expanded = self.expand_rows(&w, rows.part(start..count.min(start + step)), &mut scratch);
             let to = Products { out: to.out.wrapping_add(start), ..to };

@@ -41,6 +41,11 @@ pub(crate) struct Int8Rows {
 }
 
 impl Int8Rows {
+    /// The rows from row `t`, which must exist, on.
+    pub(crate) fn from(self, t: usize) -> Int8Rows {
+        Int8Rows { base: self.base.wrapping_add(t * self.row_bytes), ..self }
+    }
+
     /// The codes of row `t`.
     ///
     /// # Safety

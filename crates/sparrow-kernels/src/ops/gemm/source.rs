@@ -9,7 +9,8 @@ use crate::ops::axpy::COLUMN_STEP;
 use crate::scratch::AlignedBuffer;
 use std::ops::Range;
 
-/// The weights of the outputs of one task.
+/// The weights of the outputs of one task, on whose stack it lives.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Source<'a> {
     Stored { weights: Matrix<'a>, gemm: &'a Gemm<'a>, outputs: Range<usize> },
     Expanded(Expanded<'a>),
