@@ -60,22 +60,26 @@ unsafe fn arrange<const D: u8>(a: &BitmapDot) {
     }
 }
 
-/// `R` rows, from row `j` of the set on, by `M` activations.
+/// `R` rows, row `j` of the set and others `apart`, by `M` activations.
 ///
 /// # Safety
-/// See [`BitmapDotFn`](super::BitmapDotFn); `j + R <= count`, `M == m`, x arranged, and unless `NEAR_END` a vector must be readable after
+/// See [`BitmapDotFn`](super::BitmapDotFn); they must be in the set, `M == m`, x arranged, and unless `NEAR_END` a vector must be readable after
 /// the rows' last elements; the features those of the type.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
-unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapDot, j: usize) {
+unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool>(
+    a: &BitmapDot,
+    j: usize,
+    apart: usize,
+) {
     let (cols, padded) = (a.rows.cols, a.rows.cols.next_multiple_of(STEP));
     let mut sums = [[_mm512_setzero_ps(); M]; R];
-    // SAFETY: rows j..j + R are in the set; x is padded; out is [m, count].
+    // SAFETY: the rows are in the set; x is padded; out is [m, count].
     unsafe {
-        let rows: [_; R] = std::array::from_fn(|r| a.rows.row(j + r));
+        let rows: [_; R] = std::array::from_fn(|r| a.rows.row(j + r * apart));
         let (masks, mut values) = (rows.map(|row| row.0), rows.map(|row| row.1));
-        // The rows of the next call are asked for at the same distance from their beginning.
-        let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
+        // The rows that follow are asked for at the same distance from their beginning.
+        let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + r * apart + 1).min(a.rows.count - 1)));
         let ahead: [usize; R] = std::array::from_fn(|r| next_rows[r].1.addr().wrapping_sub(values[r].addr()));
         for line in (0..cols).step_by(LINE) {
             let lines = mask_lines(a.rows.mask_bytes, masks, next_rows.map(|row| row.0), line);
@@ -100,7 +104,7 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool
         }
         for t in 0..M {
             for r in 0..R {
-                *a.out.add(t * a.out_stride + j + r) = _mm512_reduce_add_ps(sums[r][t]);
+                *a.out.add(t * a.out_stride + j + r * apart) = _mm512_reduce_add_ps(sums[r][t]);
             }
         }
     }
@@ -113,17 +117,21 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
 unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &BitmapDot) {
-    let mut j = 0;
     // SAFETY: the contract is the caller's; rows are in range.
     unsafe {
-        while j < a.rows.count {
-            let whole = j + R <= a.rows.count && !(j..j + R).any(|j| a.rows.near_end(j));
-            if whole {
-                tile::<D, R, M, false>(a, j);
+        // Rows far apart, each followed by its neighbour: R streams that go on, as hardware prefetchers like them.
+        let apart = a.rows.count / R;
+        for j in 0..apart {
+            if (0..R).any(|r| a.rows.near_end(j + r * apart)) {
+                for r in 0..R {
+                    tile::<D, 1, M, true>(a, j + r * apart, 0);
+                }
             } else {
-                tile::<D, 1, M, true>(a, j);
+                tile::<D, R, M, false>(a, j, apart);
             }
-            j += if whole { R } else { 1 };
+        }
+        for j in R * apart..a.rows.count {
+            tile::<D, 1, M, true>(a, j, 0);
         }
     }
 }

@@ -8,21 +8,21 @@ use std::arch::x86_64::*;
 /// Codes of one vector.
 const LANES: usize = 64;
 
-/// `R` rows, from row `j` of the set on, by `M` activations; the products as in [`dot_int8`](crate::ops::dot_int8::avx512).
+/// `R` rows, row `j` of the set and others `apart`, by `M` activations; the products as in [`dot_int8`](crate::ops::dot_int8::avx512).
 ///
 /// # Safety
-/// See [`BitmapDotInt8Fn`](super::BitmapDotInt8Fn); `j + R <= count`, `M == m`, and unless `NEAR_END` a vector must be readable after the rows' last
+/// See [`BitmapDotInt8Fn`](super::BitmapDotInt8Fn); they must be in the set, `M == m`, and unless `NEAR_END` a vector must be readable after the rows' last
 /// elements; AVX512-VNNI and VBMI2.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi2,popcnt")]
-unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapDotInt8, j: usize) {
+unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapDotInt8, j: usize, apart: usize) {
     let mut sums = [[_mm512_setzero_si512(); M]; R];
     let (cols, flip) = (a.rows.cols, _mm512_set1_epi8(-128));
-    // SAFETY: rows j..j + R are in the set; x is padded; out is [m, count].
+    // SAFETY: the rows are in the set; x is padded; out is [m, count].
     unsafe {
-        let rows: [_; R] = std::array::from_fn(|r| a.rows.row(j + r));
+        let rows: [_; R] = std::array::from_fn(|r| a.rows.row(j + r * apart));
         let (masks, mut values) = (rows.map(|row| row.0), rows.map(|row| row.1));
-        let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
+        let next_rows: [_; R] = std::array::from_fn(|r| a.rows.row((j + r * apart + 1).min(a.rows.count - 1)));
         let ahead: [usize; R] = std::array::from_fn(|r| next_rows[r].1.addr().wrapping_sub(values[r].addr()));
         for line in (0..cols).step_by(LINE) {
             let lines = mask_lines(a.rows.mask_bytes, masks, next_rows.map(|row| row.0), line);
@@ -45,8 +45,8 @@ unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapD
             let excess = a.x.sum(t).wrapping_mul(128);
             for r in 0..R {
                 let sum = _mm512_reduce_add_epi32(sums[r][t]).wrapping_sub(excess);
-                let scale = a.rows.scale(j + r) * a.x.scale(t);
-                *a.out.add(t * a.out_stride + j + r) = sum as f32 * scale;
+                let scale = a.rows.scale(j + r * apart) * a.x.scale(t);
+                *a.out.add(t * a.out_stride + j + r * apart) = sum as f32 * scale;
             }
         }
     }
@@ -59,17 +59,21 @@ unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapD
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi2,popcnt")]
 unsafe fn strip<const R: usize, const M: usize>(a: &BitmapDotInt8) {
-    let mut j = 0;
     // SAFETY: the contract is the caller's; rows are in range.
     unsafe {
-        while j < a.rows.count {
-            let whole = j + R <= a.rows.count && !(j..j + R).any(|j| a.rows.near_end(j));
-            if whole {
-                tile::<R, M, false>(a, j);
+        // Rows far apart, each followed by its neighbour: R streams that go on, as hardware prefetchers like them.
+        let apart = a.rows.count / R;
+        for j in 0..apart {
+            if (0..R).any(|r| a.rows.near_end(j + r * apart)) {
+                for r in 0..R {
+                    tile::<1, M, true>(a, j + r * apart, 0);
+                }
             } else {
-                tile::<1, M, true>(a, j);
+                tile::<R, M, false>(a, j, apart);
             }
-            j += if whole { R } else { 1 };
+        }
+        for j in R * apart..a.rows.count {
+            tile::<1, M, true>(a, j, 0);
         }
     }
 }
