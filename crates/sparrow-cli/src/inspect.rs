@@ -8,10 +8,12 @@ use serde_json::json;
 use sparrow::Model;
 use sparrow::checkpoint::{Checkpoint, TensorInfo, Weight};
 use sparrow::model::spec::{Positions, Rope, RopeScaling};
+use sparrow::prune::PruningRecord;
 use sparrow::sparsity::Method;
 
 use crate::model::demo_dir;
 use crate::output::{self, Format, percent};
+use crate::prune;
 
 /// Show what a model is.
 #[derive(clap::Args)]
@@ -35,6 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let spec = &model.spec;
     let sidecar = model.sidecar.as_ref().map(|s| &s.file);
     let bitmaps = Bitmaps::of(&model);
+    let pruning = PruningRecord::read(&dir)?;
     if args.format == Format::Json {
         return output::json(&json!({
             "model": dir.display().to_string(),
@@ -52,6 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             })).collect::<Vec<_>>(),
             "bitmaps": bitmaps,
             "sparsity": sidecar,
+            "pruning": pruning,
         }));
     }
     let positions = match &spec.positions {
@@ -99,6 +103,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let Bitmaps { matrices, zeros, bytes_per_weight } = bitmaps;
         let zeros = percent(*zeros);
         writeln!(out, "{:>14}  {matrices} matrices, {zeros} zeros, {bytes_per_weight:.3} bytes per weight", "bitmaps")?;
+    }
+    if let Some(p) = &pruning {
+        writeln!(out, "{:>14}  {}", "pruned", prune::describe(p))?;
+        writeln!(out, "{:>14}  {}", "its cost", prune::cost(p))?;
     }
     match sidecar {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,

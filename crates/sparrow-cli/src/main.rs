@@ -17,6 +17,7 @@ mod model;
 mod pack;
 mod plot;
 mod profile;
+mod prune;
 mod report;
 mod sparsify;
 mod synth;
@@ -50,6 +51,8 @@ enum Command {
     Sparsify(sparsify::Args),
     /// Write a pruned model with its matrices as bitmaps: smaller, and faster to decode
     Pack(pack::Args),
+    /// Set weights to zero: magnitude, Wanda or SparseGPT, calibrated on a text
+    Prune(prune::Args),
     /// Show what a model is: architecture, shapes, sizes, sparsity
     Inspect(inspect::Args),
     /// Show what this machine can do and what will be used
@@ -86,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Sparsify(args) => sparsify::run(args),
         Command::Pack(args) => pack::run(args),
+        Command::Prune(args) => prune::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Synth(args) => synth::run(args),

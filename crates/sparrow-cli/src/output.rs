@@ -72,6 +72,39 @@ pub fn progress(what: impl Into<String>, total: u64, bytes: bool) -> ProgressBar
     bar
 }
 
+/// Progress bars of work in stages, one at a time.
+pub struct Bars<S> {
+    name: fn(S) -> &'static str,
+    /// Stages that count bytes.
+    bytes: fn(S) -> bool,
+    current: Option<(S, ProgressBar)>,
+}
+
+impl<S: Copy + PartialEq> Bars<S> {
+    /// None yet.
+    pub fn new(name: fn(S) -> &'static str, bytes: fn(S) -> bool) -> Self {
+        Bars { name, bytes, current: None }
+    }
+
+    /// So much is done of a stage.
+    pub fn show(&mut self, stage: S, done: u64, total: u64) {
+        if self.current.as_ref().is_none_or(|(s, _)| *s != stage) {
+            self.clear();
+            self.current = Some((stage, progress((self.name)(stage), total, (self.bytes)(stage))));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set_position(done);
+        }
+    }
+
+    /// Takes the last bar away.
+    pub fn clear(&mut self) {
+        if let Some((_, bar)) = self.current.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// `1.5 GB`: decimal units.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use indicatif::ProgressBar;
 use sparrow::SelectorSpec;
 use sparrow::sparsify::{Goal, Sparsified, SparsifyOptions, Stage, sparsify};
 use sparrow::sparsity::{Method, Trial};
 
 use crate::inspect::describe;
 use crate::model::CpuArgs;
-use crate::output::{Format, json, percent, progress, table};
+use crate::output::{Bars, Format, json, percent, table};
 use crate::report;
 
 /// Calibrate a model on a text and write a directory that runs sparse.
@@ -138,22 +137,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.report {
         report::check(path)?;
     }
-    let mut current: Option<(Stage, ProgressBar)> = None;
-    let report = |stage: Stage, done: u64, total: u64| {
-        if current.as_ref().is_none_or(|(s, _)| *s != stage) {
-            if let Some((_, bar)) = current.take() {
-                bar.finish_and_clear();
-            }
-            current = Some((stage, progress(name(stage), total, stage == Stage::Writing)));
-        }
-        if let Some((_, bar)) = &current {
-            bar.set_position(done);
-        }
-    };
+    let mut bars = Bars::new(name, |stage| stage == Stage::Writing);
+    let report = |stage, done, total| bars.show(stage, done, total);
     let made = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
-    if let Some((_, bar)) = current {
-        bar.finish_and_clear();
-    }
+    bars.clear();
     if let (true, Method::LowRank { epochs: 0, .. }) = (args.epochs > 0, &made.file.method) {
         eprintln!("training told active neurons apart no better than the closed form, which is what was written");
     }

@@ -1,11 +1,15 @@
-//! Dense linear algebra for calibration: products, symmetric eigenvectors, Cholesky solves, on all cores.
+//! Dense linear algebra for calibration and pruning: products, symmetric eigenvectors, Cholesky factors; on all cores unless
+//! an operation says otherwise.
 //!
 //! A crate of its own because the library behind it is generic and slow to compile: here it is compiled once.
 #![deny(unsafe_code)]
 
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{LltParams, LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Solve;
-use faer::{Accum, Mat, MatMut, MatRef, Side, get_global_parallelism};
+use faer::linalg::triangular_inverse::invert_lower_triangular;
+use faer::{Accum, Auto, Mat, MatMut, MatRef, Par, Side, Spec, get_global_parallelism};
 
 /// A row-major matrix.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +132,7 @@ pub struct View<'a> {
     values: &'a [f32],
     rows: usize,
     cols: usize,
+    stride: usize,
     transposed: bool,
 }
 
@@ -138,7 +143,16 @@ impl<'a> View<'a> {
     /// If there are not as many values.
     pub fn new(values: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols, "{rows} x {cols} view of {} values", values.len());
-        View { values, rows, cols, transposed: false }
+        View { values, rows, cols, stride: cols, transposed: false }
+    }
+
+    /// A matrix `[rows, cols]` whose rows begin `stride` values apart: columns of a wider one.
+    ///
+    /// # Panics
+    /// If `values` ends before the matrix does, or rows overlap.
+    pub fn strided(values: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        check_stride(values.len(), rows, cols, stride);
+        View { values, rows, cols, stride, transposed: false }
     }
 
     /// Its transpose.
@@ -148,7 +162,7 @@ impl<'a> View<'a> {
     }
 
     fn faer(self) -> MatRef<'a, f32> {
-        let matrix = MatRef::from_row_major_slice(self.values, self.rows, self.cols);
+        let matrix = MatRef::from_row_major_slice_with_stride(self.values, self.rows, self.cols, self.stride);
         if self.transposed { matrix.transpose() } else { matrix }
     }
 }
@@ -161,6 +175,67 @@ pub fn product(a: View, b: View, out: &mut [f32]) {
     let (a, b) = (a.faer(), b.faer());
     let out = MatMut::from_row_major_slice_mut(out, a.nrows(), b.ncols());
     matmul(out, Accum::Replace, a, b, 1.0, get_global_parallelism());
+}
+
+/// Row-major f32 values as a matrix to write to.
+#[derive(Debug)]
+pub struct ViewMut<'a> {
+    values: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a> ViewMut<'a> {
+    /// As [`View::strided`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn strided(values: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        check_stride(values.len(), rows, cols, stride);
+        ViewMut { values, rows, cols, stride }
+    }
+}
+
+fn check_stride(values: usize, rows: usize, cols: usize, stride: usize) {
+    let needed = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
+    assert!(stride >= cols && values >= needed, "{rows} x {cols} view, stride {stride}, of {values} values");
+}
+
+/// `out += factor · a · b`, on the calling thread alone: callers split the work themselves, in a way that does not depend on
+/// how many threads there are, and so have the same sums on any number.
+///
+/// # Panics
+/// If the sizes do not fit.
+pub fn add_product(factor: f32, a: View, b: View, out: ViewMut) {
+    let ViewMut { values, rows, cols, stride } = out;
+    // faer 0.24 takes the strides of `from_row_major_slice_with_stride_mut` the wrong way round.
+    let out = MatMut::from_column_major_slice_with_stride_mut(values, cols, rows, stride).transpose_mut();
+    matmul(out, Accum::Add, a.faer(), b.faer(), factor, Par::Seq);
+}
+
+/// The upper triangular `U`, `[n, n]`, with `Uᵀ·U = A⁻¹` for a symmetric positive definite `A` `[n, n]`, whose upper triangle is
+/// read; none if it is not positive definite. On the calling thread alone; takes the memory of two such matrices.
+///
+/// With `J` the matrix that reverses an order and `J·A·J = L·Lᵀ`, `U` is `J·L⁻¹·J`: one factorisation instead of the two and
+/// the inverse that `chol(A⁻¹)` would need.
+///
+/// # Panics
+/// If there are not `n · n` values.
+pub fn inverse_cholesky_factor(mut a: Vec<f32>, n: usize) -> Option<Vec<f32>> {
+    assert_eq!(a.len(), n * n, "{n} x {n} matrix of {} values", a.len());
+    // J·A·J, row-major, is A's values from the last to the first.
+    a.reverse();
+    let mut factor = MatMut::from_row_major_slice_mut(&mut a, n, n);
+    let params = Spec::<LltParams, f32>::from(<LltParams as Auto<f32>>::auto());
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f32>(n, Par::Seq, params));
+    let stack = MemStack::new(&mut memory);
+    cholesky_in_place(factor.as_mut(), LltRegularization::default(), Par::Seq, stack, params).ok()?;
+    let mut inverse = vec![0.0; n * n];
+    let to = MatMut::from_row_major_slice_mut(&mut inverse, n, n);
+    invert_lower_triangular(to, factor.as_ref(), Par::Seq);
+    inverse.reverse();
+    Some(inverse)
 }
 
 #[cfg(test)]
@@ -196,6 +271,34 @@ mod tests {
         let scaled = Matrix::from_fn(6, 6, |i, j| vectors.at(i, j) * values[j]);
         assert!(close(&scaled.times(&vectors.transposed()), &a));
         assert!(Matrix::new(1, 1, vec![f64::NAN]).symmetric_eigen().is_none_or(|e| e.values[0].is_nan()));
+    }
+
+    #[test]
+    fn parts_of_matrices_are_added_to() {
+        let values: Vec<f32> = (0..20).map(|i| i as f32).collect();
+        let mut out = vec![1.0; 12];
+        // Columns 1 and 2 of rows 0 and 1 of a 4 x 5 matrix, times their transpose.
+        let part = View::strided(&values[1..], 2, 2, 5);
+        add_product(-1.0, part, part.transposed(), ViewMut::strided(&mut out[5..], 2, 2, 4));
+        let (a, b, c) = (1.0 - 5.0, 1.0 - 20.0, 1.0 - 85.0);
+        assert_eq!(out, [1.0, 1.0, 1.0, 1.0, 1.0, a, b, 1.0, 1.0, b, c, 1.0]);
+    }
+
+    #[test]
+    fn factors_of_the_inverse_make_the_inverse() {
+        for n in [1, 2, 7, 40, 130] {
+            let a = sample(2 * n + 5, n).gram();
+            let a = Matrix::from_fn(n, n, |i, j| a.at(i, j) + if i == j { n as f64 } else { 0.0 });
+            // Only the upper triangle is read.
+            let upper = (0..n * n).map(|i| if i % n < i / n { f32::NAN } else { a.at(i / n, i % n) as f32 }).collect();
+            let factor = inverse_cholesky_factor(upper, n).unwrap();
+            let factor = Matrix::from_fn(n, n, |i, j| f64::from(factor[i * n + j]));
+            assert!((0..n).all(|i| factor.at(i, i) > 0.0 && (0..i).all(|j| factor.at(i, j) == 0.0)));
+            let identity = factor.gram().times(&a);
+            let error = |i, j| (identity.at(i, j) - f64::from(u8::from(i == j))).abs();
+            assert!((0..n).all(|i| (0..n).all(|j| error(i, j) < 1e-3)), "{n}");
+        }
+        assert!(inverse_cholesky_factor(vec![-1.0], 1).is_none());
     }
 
     #[test]

@@ -47,47 +47,72 @@ pub fn evaluate(
         return Err(Error::option("window", format!("must be at least 2, found {window}")));
     }
     sparse.reset_stats();
-    let (mut nll, mut dense_nll, mut agreed) = (0.0, 0.0, 0usize);
-    let mut divergences = Vec::with_capacity(ids.len());
+    let mut comparison = Comparison::default();
     let vocab = dense.model().spec.vocab_size;
-    let mut dense_log_p = Vec::new();
+    let mut dense_logits = Vec::new();
     for (w, ids) in ids.chunks(window).enumerate().filter(|(_, ids)| ids.len() > 1) {
         dense.truncate(0, 0);
         sparse.truncate(0, 0);
-        dense_log_p.clear();
+        dense_logits.clear();
         dense.prefill_each(0, ids, &mut (), |_, logits| {
-            let at = dense_log_p.len();
-            dense_log_p.extend_from_slice(logits);
-            log_softmax(&mut dense_log_p[at..]);
+            dense_logits.extend_from_slice(logits);
             Ok(())
         })?;
-        let mut log_p = vec![0.0; vocab];
         sparse.prefill_each(0, ids, observer, |i, logits| {
-            let Some(&next) = ids.get(i + 1) else { return Ok(()) };
-            log_p.copy_from_slice(logits);
-            log_softmax(&mut log_p);
-            let reference = &dense_log_p[i * vocab..(i + 1) * vocab];
-            nll -= f64::from(log_p[next as usize]);
-            dense_nll -= f64::from(reference[next as usize]);
-            agreed += usize::from(argmax(&log_p) == argmax(reference));
-            divergences.push(kl_divergence(reference, &log_p));
+            if let Some(&next) = ids.get(i + 1) {
+                comparison.add(&dense_logits[i * vocab..(i + 1) * vocab], logits, next);
+            }
             Ok(())
         })?;
         progress(w * window + ids.len());
     }
-    let tokens = divergences.len();
-    divergences.sort_by(f64::total_cmp);
-    let per_token = |sum: f64| sum / tokens as f64;
-    Ok(Evaluation {
-        tokens,
-        perplexity: per_token(nll).exp(),
-        dense_perplexity: per_token(dense_nll).exp(),
-        kl_mean: per_token(divergences.iter().sum()),
-        kl_p99: divergences[((tokens as f64 * 0.99).ceil() as usize).clamp(1, tokens) - 1],
-        top1_agreement: per_token(agreed as f64),
-        active_fraction: sparse.stats().active_fraction(),
-        active_fraction_per_layer: sparse.stats().active_fraction_per_layer(),
-    })
+    Ok(comparison.finish(sparse.stats().active_fraction_per_layer()))
+}
+
+/// Two models' predictions of the same tokens.
+#[derive(Default)]
+pub(crate) struct Comparison {
+    nll: f64,
+    dense_nll: f64,
+    agreed: usize,
+    divergences: Vec<f64>,
+    log_p: [Vec<f32>; 2],
+}
+
+impl Comparison {
+    /// Counts what the logits of the dense and of the other model, `[vocab]`, say of the token `next`.
+    pub fn add(&mut self, dense_logits: &[f32], logits: &[f32], next: u32) {
+        for (log_p, logits) in self.log_p.iter_mut().zip([dense_logits, logits]) {
+            log_p.clear();
+            log_p.extend_from_slice(logits);
+            log_softmax(log_p);
+        }
+        let [reference, log_p] = &self.log_p;
+        self.nll -= f64::from(log_p[next as usize]);
+        self.dense_nll -= f64::from(reference[next as usize]);
+        self.agreed += usize::from(argmax(log_p) == argmax(reference));
+        self.divergences.push(kl_divergence(reference, log_p));
+    }
+
+    /// What was counted, beside the fraction of each layer that the other model computed.
+    ///
+    /// # Panics
+    /// If nothing was counted.
+    pub fn finish(mut self, active_fraction_per_layer: Vec<f64>) -> Evaluation {
+        let tokens = self.divergences.len();
+        self.divergences.sort_by(f64::total_cmp);
+        let per_token = |sum: f64| sum / tokens as f64;
+        Evaluation {
+            tokens,
+            perplexity: per_token(self.nll).exp(),
+            dense_perplexity: per_token(self.dense_nll).exp(),
+            kl_mean: per_token(self.divergences.iter().sum()),
+            kl_p99: self.divergences[((tokens as f64 * 0.99).ceil() as usize).clamp(1, tokens) - 1],
+            top1_agreement: per_token(self.agreed as f64),
+            active_fraction: active_fraction_per_layer.iter().sum::<f64>() / active_fraction_per_layer.len() as f64,
+            active_fraction_per_layer,
+        }
+    }
 }
 
 /// `x − ln Σ exp x`, in place; the sum in f64, because KL divergences of 1e-6 are measured with it.

@@ -12,11 +12,13 @@ pub mod eval;
 pub mod generate;
 pub mod model;
 pub mod pack;
+pub mod prune;
 pub mod sample;
 pub mod shapes;
 pub mod sparsify;
 pub mod sparsity;
 pub mod synth;
+mod text;
 pub mod tokenizer;
 
 pub use backend::Cpu;

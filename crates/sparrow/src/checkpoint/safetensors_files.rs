@@ -39,6 +39,12 @@ struct Entry {
     range: Range<usize>,
 }
 
+impl Entry {
+    fn info(&self, name: &str) -> TensorInfo {
+        TensorInfo { name: name.to_owned(), dtype: self.dtype, shape: self.shape.clone(), bytes: self.range.len() }
+    }
+}
+
 /// Name, dtype, shape and bytes of one stored tensor.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
@@ -82,6 +88,16 @@ impl Checkpoint {
             let hint = "convert the model with transformers' save_pretrained(safe_serialization=True)";
             return Err(Error::safetensors(dir, format!("has neither {SINGLE} nor {INDEX}; {hint}")));
         }
+        Ok(checkpoint)
+    }
+
+    /// Maps a single file.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub(crate) fn open_file(path: &Path) -> Result<Self> {
+        let mut checkpoint = Checkpoint { dir: path.to_owned(), entries: BTreeMap::new(), taken: BTreeSet::new() };
+        checkpoint.add_file(path)?;
         Ok(checkpoint)
     }
 
@@ -261,14 +277,19 @@ impl Checkpoint {
         self.entries.get(name).map(|e| &e.file.bytes()[e.range.clone()])
     }
 
+    /// What the files say of a tensor.
+    pub(crate) fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.entries.get_key_value(name).map(|(name, entry)| entry.info(name))
+    }
+
+    /// The directory, or the file if it was opened as one.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Every stored tensor.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo> + '_ {
-        self.entries.iter().map(|(name, e)| TensorInfo {
-            name: name.clone(),
-            dtype: e.dtype,
-            shape: e.shape.clone(),
-            bytes: e.range.len(),
-        })
+        self.entries.iter().map(|(name, entry)| entry.info(name))
     }
 
     /// The files, with a few bytes of each tensor: what identifies the checkpoint without reading it all.

@@ -2,6 +2,8 @@
 //! that an interruption never leaves half a model.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, View};
@@ -45,11 +47,13 @@ pub(crate) fn file_dtype(dtype: DType) -> Dtype {
     }
 }
 
-/// A directory under construction; removed again unless [`finish`](Self::finish)ed.
+/// A directory under construction; removed again unless [`finish`](Self::finish)ed or made to be gone on with.
 pub(crate) struct Directory {
     target: PathBuf,
     temporary: PathBuf,
-    finished: bool,
+    kept: bool,
+    /// Of a directory that is gone on with: held until it is finished or given up.
+    _lock: Option<File>,
 }
 
 impl Directory {
@@ -58,21 +62,42 @@ impl Directory {
     /// # Errors
     /// If `target` exists, or its parent cannot be written.
     pub(crate) fn create(target: &Path) -> Result<Self> {
-        if target.exists() {
-            let message = format!("{} already exists: choose another, or remove it first", target.display());
-            return Err(Error::option("output", message));
-        }
-        let name = target.file_name().ok_or_else(|| Error::option("output", "must name a directory"))?;
+        let name = refuse_existing(target)?;
         let prefix = format!(".{}.", name.to_string_lossy());
         remove_stale(target, &prefix);
         let temporary = target.with_file_name(format!("{prefix}{}.tmp", std::process::id()));
         std::fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
-        Ok(Directory { target: target.to_owned(), temporary, finished: false })
+        Ok(Directory { target: target.to_owned(), temporary, kept: false, _lock: None })
+    }
+
+    /// Starts the directory that will be `target`, or goes on with what an interrupted run left of it: `target` with `suffix`
+    /// added.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub(crate) fn resume(target: &Path, suffix: &str) -> Result<Self> {
+        let mut name = refuse_existing(target)?.to_owned();
+        name.push(suffix);
+        let temporary = target.with_file_name(name);
+        std::fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
+        let lock = lock(&temporary)?;
+        Ok(Directory { target: target.to_owned(), temporary, kept: true, _lock: lock })
     }
 
     /// Where to write meanwhile.
     pub(crate) fn path(&self) -> &Path {
         &self.temporary
+    }
+
+    /// Whether anything is in it that was written whole.
+    pub(crate) fn has_files(&self) -> Result<bool> {
+        for entry in std::fs::read_dir(&self.temporary).map_err(Error::io(&self.temporary))? {
+            let name = entry.map_err(Error::io(&self.temporary))?.file_name();
+            if !name.to_string_lossy().ends_with(PARTIAL) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Copies every plain file of `from` that is not weights, an index or a sidecar.
@@ -89,23 +114,27 @@ impl Directory {
         Ok(())
     }
 
-    /// Writes text to a file of the directory.
+    /// Writes text to a file of the directory, which is there whole or not at all.
     pub(crate) fn text(&self, name: &str, text: &str) -> Result<()> {
         let path = self.temporary.join(name);
-        std::fs::write(&path, text).map_err(Error::io(&path))
+        let partial = partial(&path);
+        std::fs::write(&partial, text).map_err(Error::io(&partial))?;
+        std::fs::rename(&partial, &path).map_err(Error::io(&path))
     }
 
-    /// Writes one safetensors file; `progress` gets each tensor's size as it is done.
+    /// Writes one safetensors file, which is there whole or not at all.
     pub(crate) fn safetensors(&self, name: &str, tensors: Vec<Pending>) -> Result<()> {
-        let path = self.temporary.join(name);
+        let target = self.temporary.join(name);
+        let path = partial(&target);
         // The format's library writes files that only their owner reads: give them the usual permissions.
         std::fs::write(&path, []).map_err(Error::io(&path))?;
         let permissions = std::fs::metadata(&path).map_err(Error::io(&path))?.permissions();
         let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let views = tensors.iter().map(|t| (t.name.clone(), t));
         safetensors::serialize_to_file(views, Some(metadata), &path)
-            .map_err(|e| Error::safetensors(&path, format!("cannot be written: {e}")))?;
-        std::fs::set_permissions(&path, permissions).map_err(Error::io(&path))
+            .map_err(|e| Error::safetensors(&target, format!("cannot be written: {e}")))?;
+        std::fs::set_permissions(&path, permissions).map_err(Error::io(&path))?;
+        std::fs::rename(&path, &target).map_err(Error::io(&target))
     }
 
     /// Writes tensors into files of about `shard_bytes`: `model.safetensors`, or shards and their index.
@@ -152,7 +181,7 @@ impl Directory {
     /// Moves the complete directory to its place.
     pub(crate) fn finish(mut self) -> Result<()> {
         std::fs::rename(&self.temporary, &self.target).map_err(Error::io(&self.target))?;
-        self.finished = true;
+        self.kept = true;
         Ok(())
     }
 }
@@ -160,6 +189,40 @@ impl Directory {
 /// The name of shard `i`, from 0, of `count`.
 pub(crate) fn shard_name(i: usize, count: usize) -> String {
     format!("model-{:05}-of-{count:05}.safetensors", i + 1)
+}
+
+/// Ends the name of a file while it is being written.
+const PARTIAL: &str = ".partial";
+
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(PARTIAL);
+    name.into()
+}
+
+/// Keeps other processes from going on with `dir` too. The system gives it up with the process, however that ends.
+fn lock(dir: &Path) -> Result<Option<File>> {
+    if cfg!(not(unix)) {
+        // Directories cannot be opened there.
+        return Ok(None);
+    }
+    let file = File::open(dir).map_err(Error::io(dir))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::option("output", format!("another process is writing {}", dir.display())))
+        }
+        // File systems without locks are left to the user's care.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
+    }
+}
+
+/// The name of the directory `target`, which must not be there.
+fn refuse_existing(target: &Path) -> Result<&OsStr> {
+    if target.exists() {
+        let message = format!("{} already exists: choose another, or remove it first", target.display());
+        return Err(Error::option("output", message));
+    }
+    target.file_name().ok_or_else(|| Error::option("output", "must name a directory"))
 }
 
 /// Removes what killed processes left of the same target; a process that still runs keeps its own.
@@ -180,7 +243,7 @@ fn remove_stale(target: &Path, prefix: &str) {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.kept {
             // Nothing to do about a failure here: the error that led here is being reported.
             let _ = std::fs::remove_dir_all(&self.temporary);
         }

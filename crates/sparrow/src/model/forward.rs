@@ -23,24 +23,13 @@ pub(crate) fn forward(
     s: &mut Scratch,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let (spec, weights, m) = (&model.spec, &model.weights, rows.len());
+    let layers = model.weights.layers.len();
     prepare_rows(model, cpu, rows, s);
-
-    for (row, x) in rows.iter().zip(s.x.chunks_exact_mut(spec.hidden_size)) {
-        cpu.embed(&weights.embedding, row.token as usize, spec.embedding_scale, x);
-    }
-    if let (Positions::Learned { offset }, Some(table)) = (&spec.positions, &weights.positions) {
-        for (row, h) in rows.iter().zip(s.h.chunks_exact_mut(spec.hidden_size)) {
-            cpu.embed(table, row.position + offset, 1.0, h);
-        }
-        cpu.compute.add_assign(&mut s.x, &s.h);
-    }
-    s.clock.lap(Component::Embed);
-
-    for i in 0..weights.layers.len() {
+    embed(model, cpu, rows, s);
+    for i in 0..layers {
         block(model, cpu, selector, caches, i, rows, s, observer)?;
     }
-    observer.see(weights.layers.len(), Point::Residual, &s.x, m);
+    observer.see(layers, Point::Residual, &s.x, rows.len());
     for row in rows {
         caches[row.sequence].advance(row);
     }
@@ -51,6 +40,21 @@ pub(crate) fn forward(
 pub(crate) fn prepare_rows(model: &Model, cpu: &Cpu, rows: &[Row], s: &mut Scratch) {
     s.resize(rows.len());
     cpu.rope_tables(&model.spec, rows, s);
+}
+
+/// `s.x` from the embeddings of the rows' tokens, and of their positions where these are learned.
+pub(crate) fn embed(model: &Model, cpu: &Cpu, rows: &[Row], s: &mut Scratch) {
+    let (spec, weights) = (&model.spec, &model.weights);
+    for (row, x) in rows.iter().zip(s.x.chunks_exact_mut(spec.hidden_size)) {
+        cpu.embed(&weights.embedding, row.token as usize, spec.embedding_scale, x);
+    }
+    if let (Positions::Learned { offset }, Some(table)) = (&spec.positions, &weights.positions) {
+        for (row, h) in rows.iter().zip(s.h.chunks_exact_mut(spec.hidden_size)) {
+            cpu.embed(table, row.position + offset, 1.0, h);
+        }
+        cpu.compute.add_assign(&mut s.x, &s.h);
+    }
+    s.clock.lap(Component::Embed);
 }
 
 /// One decoder layer: `s.x += attention(norm(s.x))`, then `s.x += mlp(norm(s.x))`, less what `selector` leaves out.

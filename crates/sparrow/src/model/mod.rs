@@ -20,6 +20,7 @@ use sparrow_kernels::DType;
 
 pub(crate) use clock::Clock;
 pub use clock::{Component, Timing};
+pub(crate) use session::{LOGIT_ROWS, PREFILL_ROWS};
 pub use session::{Session, SessionOptions};
 
 use crate::backend::Cpu;

@@ -15,10 +15,10 @@ use crate::sparsity::{Observer, Selector};
 
 /// Tokens of one prompt that go through the layers together. Large enough that every weight is reused many times,
 /// small enough that the working memory stays modest.
-const PREFILL_ROWS: usize = 512;
+pub(crate) const PREFILL_ROWS: usize = 512;
 
 /// Rows whose logits are computed together where all are wanted.
-const LOGIT_ROWS: usize = 32;
+pub(crate) const LOGIT_ROWS: usize = 32;
 
 /// Size of a [`Session`].
 #[derive(Debug, Clone, Copy)]

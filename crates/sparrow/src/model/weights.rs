@@ -135,7 +135,7 @@ impl Weights {
                 Some(source.weight(&name, spec.max_position_embeddings + offset, hidden)?)
             }
         };
-        let layers = (0..spec.num_layers).map(|i| layer(spec, source, i)).collect::<Result<_>>()?;
+        let layers = (0..spec.num_layers).map(|i| LayerWeights::load(spec, source, i)).collect::<Result<_>>()?;
         let head = match spec.tied {
             true => embedding.clone(),
             false => source.weight(&format!("{}.weight", names.head), spec.vocab_size, hidden)?,
@@ -322,6 +322,19 @@ impl Weights {
 }
 
 impl LayerWeights {
+    /// Takes the tensors of one layer out of `source`.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub(crate) fn load(spec: &ModelSpec, source: &mut dyn Source, index: usize) -> Result<Self> {
+        layer(spec, source, index)
+    }
+
+    /// Lets the system take the pages of its mapped matrices out of this process's resident memory.
+    pub(crate) fn release(&self) {
+        self.projections().for_each(|linear| linear.weight.release());
+    }
+
     fn projections_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
         let LayerWeights { q, k, v, o, mlp: MlpWeights { gate, up, down }, .. } = self;
         [q, k, v, o, up, down].into_iter().chain(gate)

@@ -9,24 +9,18 @@ mod write;
 use std::path::Path;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use self::calibration::{Calibration, Observed};
 pub use self::search::Goal;
 use crate::backend::Cpu;
-use crate::checkpoint::{Checkpoint, Directory, fingerprint, hex, pretty};
+use crate::checkpoint::{Checkpoint, Directory, fingerprint, pretty};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
 use crate::model::{Model, Session, SessionOptions};
 use crate::sparsity::{
-    CalibrationText, Method, Observer, Overlap, PredictorQuality, Quality, Recall, ScoreCurve, Selector, SelectorSpec,
-    SidecarFile,
+    Method, Observer, Overlap, PredictorQuality, Quality, Recall, ScoreCurve, Selector, SelectorSpec, SidecarFile,
 };
+use crate::text::Text;
 use crate::tokenizer::Tokenizer;
-
-/// Share of the text's tokens, at the end, that nothing was chosen on: the written quality is measured there. A search for
-/// a wanted quality reads as much again before it.
-const HELD_OUT: f64 = 0.1;
 
 /// What [`sparsify`] should make.
 #[derive(Debug, Clone)]
@@ -128,19 +122,12 @@ pub fn sparsify(
         ));
     }
     search::check(options, &model.spec)?;
-    let (text, mut ids) = read_text(text, &Tokenizer::load(dir)?)?;
-    ids.truncate(options.max_tokens);
-    let window = options.window.min(model.spec.context_length());
+    // A search for a wanted quality reads as much as is held out, before it.
     let searching = options.curve || options.goal.is_some_and(Goal::is_searched);
-    let part = ((ids.len() as f64 * HELD_OUT) as usize).max(2);
-    let parts = if searching { 2 * part } else { part };
-    if window < 2 || ids.len() < parts + window {
-        let message = format!("has {} tokens: too few for one window of {window} and a held-out tenth", ids.len());
-        return Err(Error::option("text", message));
-    }
-    let (seen, rest) = ids.split_at(ids.len() - parts);
-    let (searched, held_out) = rest.split_at(parts - part);
-    let text = CalibrationText { tokens: seen.len(), ..text };
+    let parts = if searching { 2 } else { 1 };
+    let text = Text::read(text, &Tokenizer::load(dir)?, options.max_tokens, options.window, &model.spec, parts)?;
+    let window = text.window;
+    let (seen, searched, held_out) = (text.seen(), text.searched(), text.held_out());
 
     let key = format!("{} {} {options:?}", fingerprint(&Checkpoint::open(dir)?), text.sha256);
     let task = Task { cpu, window, options, training: train::State::new(out, &key) };
@@ -170,12 +157,12 @@ pub fn sparsify(
         method: chosen.method,
         true_active_above: calibration.truth().to_vec(),
         quality: Quality {
-            text: format!("held-out tenth of {}", text.file),
+            text: text.held_out_name(),
             evaluation: held_out.evaluation,
             selection: held_out.selection,
             overlap: held_out.overlap,
         },
-        calibration: text,
+        calibration: text.calibration(seen.len()),
         search: chosen.trials,
     };
     directory.text(SidecarFile::NAME, &pretty(&file))?;
@@ -232,12 +219,4 @@ fn observe(
         progress((w * task.window + window.len()) as u64, ids.len() as u64);
     }
     Ok(())
-}
-
-/// Tokens of the calibration text, and what identifies it.
-fn read_text(path: &Path, tokenizer: &Tokenizer) -> Result<(CalibrationText, Vec<u32>)> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let ids = tokenizer.encode(&text, false)?;
-    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok((CalibrationText { file, sha256: hex(&Sha256::digest(text.as_bytes())), tokens: ids.len() }, ids))
 }

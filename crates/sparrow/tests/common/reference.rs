@@ -34,8 +34,29 @@ pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec
     chosen.enumerate().map(|(position, logits)| logits[position].clone()).collect()
 }
 
+/// What enters the matrices of a layer: see `inputs`.
+pub const ATTENTION: usize = 0;
+pub const OUTPUT: usize = 1;
+pub const MLP: usize = 2;
+pub const DOWN: usize = 3;
+
+/// Hands what enters the matrices of every layer for each of `tokens`, a sequence, to `see(layer, which matrices, values)`.
+pub fn inputs(model: &Model, tokens: &[u32], see: &mut dyn FnMut(usize, usize, &[f64])) {
+    logits_seen(model, tokens, &vec![tokens.len(); tokens.len()], ALL, see);
+}
+
 /// Logits where each position's frequencies are those of a sequence of `ends[position]` tokens.
 fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<Vec<f64>> {
+    logits_seen(model, tokens, ends, mask, &mut |_, _, _| ())
+}
+
+fn logits_seen(
+    model: &Model,
+    tokens: &[u32],
+    ends: &[usize],
+    mask: Mask,
+    see: &mut dyn FnMut(usize, usize, &[f64]),
+) -> Vec<Vec<f64>> {
     let (spec, w) = (&model.spec, &model.weights);
     let heads_per_kv = spec.num_heads / spec.num_kv_heads;
     let d = spec.head_dim;
@@ -53,6 +74,7 @@ fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<V
         let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for (position, x) in x.iter().enumerate() {
             let h = layer.attention_norm.as_ref().map_or(x.clone(), |w| norm(&spec.norm, w, x));
+            see(l, ATTENTION, &h);
             let (mut q, mut k) = (linear(&layer.q, &h), linear(&layer.k, &h));
             for (part, which) in [(&mut q, 0), (&mut k, 1)] {
                 if let Some((q_norm, k_norm)) = &layer.qk_norm {
@@ -91,6 +113,7 @@ fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<V
                     attended.push(seen.clone().zip(&scores).map(|(p, s)| s * values[p][i]).sum());
                 }
             }
+            see(l, OUTPUT, &attended);
             let mut out = linear(&layer.o, &attended);
             if let Some(post_norm) = &layer.attention_post_norm {
                 out = norm(&spec.norm, post_norm, &out);
@@ -99,6 +122,7 @@ fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<V
         }
         for (position, x) in x.iter_mut().enumerate() {
             let h = layer.mlp_norm.as_ref().map_or(x.clone(), |w| norm(&spec.norm, w, x));
+            see(l, MLP, &h);
             let up = linear(&layer.mlp.up, &h);
             let mut neurons: Vec<f64> = match &layer.mlp.gate {
                 Some(gate) => {
@@ -111,6 +135,7 @@ fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<V
                     *neuron = 0.0;
                 }
             }
+            see(l, DOWN, &neurons);
             let mut out = linear(&layer.mlp.down, &neurons);
             if let Some(post_norm) = &layer.mlp_post_norm {
                 out = norm(&spec.norm, post_norm, &out);

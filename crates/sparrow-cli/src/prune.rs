@@ -1,0 +1,139 @@
+//! `sparrow prune`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sparrow::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Stage, Target, prune};
+
+use crate::model::CpuArgs;
+use crate::output::{Bars, Format, json, percent, table};
+
+/// Set the weights of a model that matter least to zero, and write it as a directory like the one it came from. An interrupted run
+/// goes on when called again.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Hugging Face model directory, or hub id org/name[@revision]
+    #[arg(long, short, value_name = "DIR|ID")]
+    model: String,
+    /// Directory to write; must not exist
+    #[arg(long, short, value_name = "DIR")]
+    output: PathBuf,
+    /// magnitude (|w|, over a matrix), wanda (|w| times the norm of its input, in an output's row) or sparsegpt (what the row's other
+    /// weights, which are changed, make up for best)
+    #[arg(long)]
+    method: Method,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// uniform, or owl: layers with more outliers keep more, at most 8 points from the target, which is the mean
+    #[arg(long, default_value_t)]
+    allocation: Allocation,
+    /// Prune only tensors whose names fit a pattern of *, ? and [...]; may be repeated [default: every matrix of the decoder layers]
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// Leave tensors whose names fit a pattern as they are; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens per calibration window
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    window: u32,
+    /// Use this many tokens of the text
+    #[arg(long, alias = "tokens", default_value_t = 65_536, value_name = "N")]
+    max_tokens: usize,
+    #[command(flatten)]
+    cpu: CpuArgs,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// How much of each matrix goes.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct TargetArgs {
+    /// Zero this fraction, 0.2 to 0.8
+    #[arg(long, value_name = "FRACTION")]
+    sparsity: Option<f64>,
+    /// Keep N of every M weights along the input, as in 2:4
+    #[arg(long, value_name = "N:M")]
+    pattern: Option<Pattern>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let dir = sparrow::resolve_model(&args.model)?;
+    let TargetArgs { sparsity, pattern } = args.target;
+    let target = sparsity.map(Target::Sparsity).or(pattern.map(Target::Pattern)).expect("one is required");
+    let options = PruneOptions {
+        allocation: args.allocation,
+        include: args.include,
+        exclude: args.exclude,
+        window: args.window as usize,
+        max_tokens: args.max_tokens,
+        ..PruneOptions::new(args.method, target)
+    };
+    let mut bars = Bars::new(name, |_| false);
+    let report = |stage, done, total| bars.show(stage, done, total);
+    let record = prune(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
+    bars.clear();
+    match args.format {
+        Format::Json => json(&record),
+        Format::Table => print(&args.output, &record),
+    }
+}
+
+fn print(output: &Path, record: &PruningRecord) -> anyhow::Result<()> {
+    outln!("{}: {}", output.display(), describe(record));
+    outln!("{}", cost(record));
+    // A tensor's role is what remains of its name without the layer's number; in the order of the roles' names.
+    let role = |name: &str| {
+        let after = name.split('.').skip_while(|part| part.parse::<usize>().is_err()).skip(1);
+        after.filter(|part| *part != "weight").collect::<Vec<_>>().join(".")
+    };
+    let layers: Vec<BTreeMap<String, f64>> =
+        record.layers.iter().map(|layer| layer.tensors.iter().map(|(n, &s)| (role(n), s)).collect()).collect();
+    let roles: Vec<&String> =
+        layers.iter().flat_map(BTreeMap::keys).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    let rows = layers.iter().enumerate().map(|(l, tensors)| {
+        let zeros = roles.iter().map(|role| tensors.get(*role).map_or_else(String::new, |&s| percent(s)));
+        std::iter::once(format!("layer {l}")).chain(zeros).collect()
+    });
+    let header: Vec<&str> = std::iter::once("zeros").chain(roles.iter().map(|role| role.as_str())).collect();
+    table(&header, rows)
+}
+
+/// What was done to a model, in a few words.
+pub fn describe(record: &PruningRecord) -> String {
+    let PruningRecord { method, target, allocation, calibration, .. } = record;
+    let calibrated = match calibration.tokens {
+        0 => String::new(),
+        tokens => format!(", calibrated on {tokens} tokens of {}", calibration.file),
+    };
+    format!(
+        "{method} to {target}, {allocation}; {} of the weights of its tensors are zero{calibrated}",
+        percent(record.sparsity)
+    )
+}
+
+/// What it cost, in a few words.
+pub fn cost(record: &PruningRecord) -> String {
+    let (q, e) = (&record.quality, &record.quality.evaluation);
+    format!(
+        "perplexity {:.4}, before {:.4} ({:+.2} %); KL divergence {:.2e}; same top token {} ({})",
+        e.perplexity,
+        e.dense_perplexity,
+        (e.perplexity / e.dense_perplexity - 1.0) * 100.0,
+        e.kl_mean,
+        percent(e.top1_agreement),
+        q.text
+    )
+}
+
+fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Allocating => "looking for outliers",
+        Stage::Pruning => "pruning layers",
+        Stage::Evaluating => "measuring quality",
+    }
+}
