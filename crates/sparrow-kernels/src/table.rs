@@ -10,8 +10,7 @@ use crate::ops::activation::Activation;
 use crate::ops::attention::span::SpanFn;
 use crate::ops::attention::tiled::BlockFn;
 use crate::ops::axpy::AxpyRowsFn;
-#[cfg(target_arch = "x86_64")]
-use crate::ops::bitmap_dot;
+use crate::ops::bitmap_axpy::BitmapAxpyFn;
 use crate::ops::bitmap_dot::{BitmapDotFn, BitmapDotInt8Fn};
 use crate::ops::dot::DotRowsFn;
 use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
@@ -23,6 +22,8 @@ use crate::ops::gemm::GemmFn;
 use crate::ops::{
     activation, attention, axpy, dot, dot_int8, encode, expand, norm, rope, select, sign, softmax, sparse_mlp_integer,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::ops::{bitmap_axpy, bitmap_dot};
 use crate::probe;
 use std::mem::MaybeUninit;
 
@@ -43,6 +44,8 @@ pub(crate) struct Kernels {
     /// `None`: rows are expanded in memory.
     pub(crate) bitmap_dot: [Option<BitmapDotFn>; TYPES],
     pub(crate) bitmap_dot_int8: Option<BitmapDotInt8Fn>,
+    /// `None`: as above.
+    pub(crate) bitmap_axpy: [Option<BitmapAxpyFn>; TYPES],
     /// `None`: many activations are multiplied like few.
     pub(crate) gemm: [Option<GemmFn>; TYPES],
     pub(crate) span: [SpanFn; TYPES],
@@ -127,6 +130,7 @@ const SCALAR: Kernels = Kernels {
     ],
     bitmap_dot: [None; TYPES],
     bitmap_dot_int8: None,
+    bitmap_axpy: [None; TYPES],
     gemm: [None; TYPES],
     span: [
         attention::scalar::span_f32_scalar,
@@ -203,6 +207,7 @@ const AVX2: Kernels = Kernels {
     ],
     bitmap_dot: [None; TYPES],
     bitmap_dot_int8: None,
+    bitmap_axpy: [None; TYPES],
     gemm: [None; TYPES],
     span: [
         attention::avx2::span_f32_avx2,
@@ -288,6 +293,7 @@ const AVX512: Kernels = Kernels {
     ],
     bitmap_dot: [None; TYPES],
     bitmap_dot_int8: None,
+    bitmap_axpy: [None; TYPES],
     gemm: [
         Some(gemm::avx512::gemm_f32_avx512),
         Some(gemm::avx512::gemm_f16_avx512),
@@ -374,6 +380,16 @@ const AVX512_VBMI2: Kernels = Kernels {
         None,
     ],
     bitmap_dot_int8: Some(bitmap_dot::avx512_int8::bitmap_dot_int8_avx512),
+    bitmap_axpy: [
+        Some(bitmap_axpy::avx512::bitmap_axpy_f32_avx512),
+        Some(bitmap_axpy::avx512::bitmap_axpy_f16_avx512),
+        Some(bitmap_axpy::avx512::bitmap_axpy_bf16_avx512),
+        Some(bitmap_axpy::avx512::bitmap_axpy_i8_avx512),
+        None,
+        None,
+        None,
+        None,
+    ],
     ..AVX512_VNNI
 };
 

@@ -1,10 +1,12 @@
 //! Weighted sums of rows in either form, for a few activations.
 
 use super::axpy::{AxpyRows, COLUMN_STEP};
+use super::bitmap_axpy::BitmapAxpy;
+use super::bitmap_dot::BitmapRows;
 use super::dot::Rows;
 use super::row_set::RowSet;
 use crate::Compute;
-use crate::dtype::Stored;
+use crate::dtype::{Bitmap, Stored};
 
 /// Values of a sum that stay in L1 while rows are added.
 const L1_VALUES: usize = 8 * 1024;
@@ -35,18 +37,37 @@ impl Compute {
                 }
                 RowSet::Ids(ids) => self.add_dense(Rows::of(w, Some(ids)), w.dtype() as usize, by, m, out),
             },
-            Stored::Bitmap(w) => {
-                let mut scratch = self.scratch.take_aligned(EXPANDED.min(count) * w.dtype().row_bytes(w.cols()));
-                for start in (0..count).step_by(EXPANDED) {
-                    let part = start..count.min(start + EXPANDED);
-                    let rows = self.expand_rows(&w, rows.part(part.clone()), &mut scratch);
-                    let by = match by.columns {
-                        Some(columns) => Coefficients { columns: Some(&columns[part]), ..by },
-                        None => Coefficients { a: &by.a[start..], ..by },
+            Stored::Bitmap(w) => match self.kernels.bitmap_axpy[w.dtype() as usize] {
+                Some(kernel) => {
+                    assert!(out.len() >= m * w.cols(), "add_rows: out.len() is not m * n");
+                    let args = BitmapAxpy {
+                        rows: BitmapRows::of(&w, &rows),
+                        a: by.a.as_ptr(),
+                        a_stride: by.stride,
+                        columns: by.columns.map_or(std::ptr::null(), <[u32]>::as_ptr),
+                        m,
+                        out: out.as_mut_ptr(),
                     };
-                    self.add_dense(Rows::of(rows, None), w.dtype() as usize, by, m, out);
+                    // SAFETY: the table holds only kernels that this CPU can run; the caller vouches for the rows, the coefficients
+                    // were checked, and out is [m, n].
+                    unsafe { kernel(&args) };
                 }
-            }
+                None => self.add_expanded(w, rows, by, m, out),
+            },
+        }
+    }
+
+    fn add_expanded(&self, w: Bitmap, rows: RowSet, by: Coefficients, m: usize, out: &mut [f32]) {
+        let count = rows.len();
+        let mut scratch = self.scratch.take_aligned(EXPANDED.min(count) * w.dtype().row_bytes(w.cols()));
+        for start in (0..count).step_by(EXPANDED) {
+            let part = start..count.min(start + EXPANDED);
+            let rows = self.expand_rows(&w, rows.part(part.clone()), &mut scratch);
+            let by = match by.columns {
+                Some(columns) => Coefficients { columns: Some(&columns[part]), ..by },
+                None => Coefficients { a: &by.a[start..], ..by },
+            };
+            self.add_dense(Rows::of(rows, None), w.dtype() as usize, by, m, out);
         }
     }
 

@@ -105,8 +105,10 @@ impl Compute {
             let sum = unsafe { sums.part(b * m * n..(b + 1) * m * n) };
             sum.fill(0.0);
             let end = count.min((b + 1) * block);
-            for from in (b * block..end).step_by(CHUNK) {
-                let part = from..end.min(from + CHUNK);
+            // Rows of a bitmap are added whole, and want to be many.
+            let chunk = if matches!(w, Stored::Bitmap(_)) { block } else { CHUNK };
+            for from in (b * block..end).step_by(chunk) {
+                let part = from..end.min(from + chunk);
                 let (rows, a, columns) = match inputs {
                     Some(ids) => (RowSet::Ids(&ids[part.clone()]), x, Some(&ids[part])),
                     None => (RowSet::Range(part), &x[from..], None),

@@ -4,6 +4,7 @@ pub(crate) mod activation;
 mod add_rows;
 pub(crate) mod attention;
 pub(crate) mod axpy;
+pub(crate) mod bitmap_axpy;
 pub(crate) mod bitmap_dot;
 pub(crate) mod dot;
 pub(crate) mod dot_int8;

@@ -4,6 +4,7 @@
 //! are; then only those that the mask asks for are.
 
 use super::avx512::{prefetch, upto16, upto32};
+use crate::dtype::{BF16, F32, I8};
 use std::arch::x86_64::*;
 
 /// The mask of the first `n` lanes, all if there are fewer.
@@ -12,6 +13,8 @@ pub(crate) fn upto64(n: usize) -> __mmask64 {
     if n >= 64 { __mmask64::MAX } else { (1u64 << n) - 1 }
 }
 
+/// Columns that are widened at once.
+pub(crate) const STEP: usize = 32;
 /// Columns whose mask fills a cache line.
 pub(crate) const LINE: usize = 512;
 
@@ -117,5 +120,33 @@ pub(crate) unsafe fn place_4_bits(bits: u32, rest: u8, values: &mut *const u8, n
         let split = _mm256_or_si256(words, _mm256_slli_epi16::<4>(words));
         let nibbles = _mm256_and_si256(split, _mm256_set1_epi8(0xf));
         _mm256_mask_expand_epi8(_mm256_set1_epi8(rest as i8), bits, nibbles)
+    }
+}
+
+/// The next [`STEP`] elements of a row, widened: bf16 even and odd ones apart, others in order; of int8 the integers.
+///
+/// # Safety
+/// As [`place_32_bits`]; VBMI2.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
+pub(crate) unsafe fn next<const D: u8>(bits: u32, values: &mut *const u8, near_end: bool) -> [__m512; 2] {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        if D == F32 {
+            let low = place_32_bits(bits as u16, values, near_end);
+            return [low, place_32_bits((bits >> 16) as u16, values, near_end)].map(|v| _mm512_castsi512_ps(v));
+        }
+        if D == I8 {
+            let codes = _mm512_castsi512_si256(place_8_bits(bits.into(), values, near_end));
+            let halves = [_mm256_castsi256_si128(codes), _mm256_extracti128_si256::<1>(codes)];
+            return halves.map(|half| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(half)));
+        }
+        let both = place_16_bits(bits, values, near_end);
+        if D == BF16 {
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(odd)]
+        } else {
+            [_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both)].map(|half| _mm512_cvtph_ps(half))
+        }
     }
 }

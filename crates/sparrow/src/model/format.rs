@@ -95,13 +95,10 @@ impl Format {
             && match self {
                 Format::Dense => false,
                 Format::Bitmap => true,
-                Format::Auto => density(weight) < PAYS_BELOW,
+                Format::Auto => density(weight) < BitmapParts::pays_below(weight.dtype()),
             }
     }
 }
-
-/// Density below which a bitmap is read and multiplied faster than all elements.
-const PAYS_BELOW: f64 = 0.8;
 
 /// The fraction of elements that are not zero, in a sample of the rows: scattered ones, since zeros may follow a pattern.
 fn density(weight: &Weight) -> f64 {

@@ -1,33 +1,10 @@
 //! `bitmap_dot` with AVX-512: of 32 bits with its foundation, of 16 with VBMI2.
 
-use super::{BitmapDot, STEP};
+use super::BitmapDot;
 use crate::dtype::{BF16, F16, F32, code_size};
 use crate::simd::avx512::{LANES, prefetch, upto16};
 use crate::simd::avx512_bitmap::*;
 use std::arch::x86_64::*;
-
-/// The next [`STEP`] elements of a row, widened: bf16 even and odd ones apart, others in order.
-///
-/// # Safety
-/// As [`place_32_bits`], the features those of the type.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
-unsafe fn next<const D: u8>(bits: u32, values: &mut *const u8, near_end: bool) -> [__m512; 2] {
-    // SAFETY: the contract is the caller's.
-    unsafe {
-        if D == F32 {
-            let low = place_32_bits(bits as u16, values, near_end);
-            return [low, place_32_bits((bits >> 16) as u16, values, near_end)].map(|v| _mm512_castsi512_ps(v));
-        }
-        let both = place_16_bits(bits, values, near_end);
-        if D == BF16 {
-            let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000u32 as i32));
-            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(odd)]
-        } else {
-            [_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both)].map(|half| _mm512_cvtph_ps(half))
-        }
-    }
-}
 
 /// x as [`next`] orders elements, padded with zeros.
 ///

@@ -26,7 +26,7 @@ const READ: usize = 64;
 #[derive(Clone, Copy)]
 pub(crate) struct BitmapRows {
     mask: *const u8,
-    mask_bytes: usize,
+    pub mask_bytes: usize,
     offsets: *const u64,
     values: *const u8,
     /// Bytes of values.
@@ -76,7 +76,7 @@ impl BitmapRows {
     /// # Safety
     /// See [`id`](Self::id).
     #[inline(always)]
-    unsafe fn row(&self, j: usize) -> (*const u8, *const u8) {
+    pub(crate) unsafe fn row(&self, j: usize) -> (*const u8, *const u8) {
         // SAFETY: the row is one of the bitmap.
         unsafe {
             let id = self.id(j);
@@ -89,7 +89,7 @@ impl BitmapRows {
     /// # Safety
     /// See [`id`](Self::id).
     #[inline(always)]
-    unsafe fn near_end(&self, j: usize) -> bool {
+    pub(crate) unsafe fn near_end(&self, j: usize) -> bool {
         // SAFETY: the row is one of the bitmap.
         let end = unsafe { *self.offsets.add(self.id(j) + 1) as usize } * self.unit;
         self.len - end < READ
@@ -100,7 +100,7 @@ impl BitmapRows {
     /// # Safety
     /// See [`id`](Self::id).
     #[inline(always)]
-    unsafe fn scale(&self, j: usize) -> f32 {
+    pub(crate) unsafe fn scale(&self, j: usize) -> f32 {
         // SAFETY: the row is one of the bitmap.
         unsafe { self.scales.cast::<f32>().add(self.id(j)).read_unaligned() }
     }
