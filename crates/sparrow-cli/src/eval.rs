@@ -8,12 +8,12 @@ use serde::Serialize;
 use sparrow::checkpoint::Placement;
 use sparrow::eval::{Evaluation, evaluate};
 use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
-use sparrow::{Model, Session, SessionOptions};
+use sparrow::{KvOptions, Model, Session, SessionOptions};
 
 use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, prepare};
 use crate::output::{Format, json, percent, progress, table};
 
-/// Quality of a selector, of quantised weights or of a quantised cache, against the dense model as it is stored.
+/// Quality of a selector, of quantised weights or of a quantised or sparse cache, against the dense model as it is stored.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -46,6 +46,10 @@ struct Report {
     selector: String,
     dtype: String,
     kv_dtype: String,
+    kv_sparsity: Option<String>,
+    /// Of a window's cache.
+    kv_bytes: usize,
+    dense_kv_bytes: usize,
     #[serde(flatten)]
     evaluation: Evaluation,
     selection: Option<Vec<PredictorQuality>>,
@@ -60,9 +64,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&text_path).with_context(|| text_path.display().to_string())?;
     let cpu = args.model.cpu.cpu();
     let (mut model, tokenizer) = args.model.load()?;
+    let kv = args.kv.options();
     let default = match (model.default_selector(), is_relu_family(model.spec.activation)) {
         // Comparing dense with dense would say nothing.
-        (SelectorSpec::Dense, true) if args.storage.dtype.is_none() && args.kv.kv_dtype.is_none() => {
+        (SelectorSpec::Dense, true) if args.storage.dtype.is_none() && kv == KvOptions::default() => {
             SelectorSpec::Gate(None)
         }
         (other, _) => other,
@@ -81,10 +86,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let truth = truth.filter(|_| selector.selects_neurons());
     let model = Arc::new(model);
-    let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity: window, kv: KvOptions::default() };
     let stored = if model.weights.dtype().is_quantized() { Arc::new(Model::load(&dir)?) } else { model.clone() };
     let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
-    let options = SessionOptions { kv_dtype: args.kv.kv_dtype, ..options };
+    let options = SessionOptions { kv, ..options };
     let mut sparse = Session::new(model.clone(), cpu.clone(), selector, options)?;
     let mut recall = truth.as_ref().map(|truth| Recall::new(&cpu, &model.weights.layers, model.spec.activation, truth));
     let bar = progress("evaluating", ids.len() as u64, false);
@@ -98,7 +103,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         window,
         selector: spec.to_string(),
         dtype: model.weights.dtype().to_string(),
-        kv_dtype: args.kv.kv_dtype.unwrap_or(model.default_kv_dtype()).to_string(),
+        kv_dtype: kv.dtype.unwrap_or(model.default_kv_dtype()).to_string(),
+        kv_sparsity: kv.sparsity.map(|sparsity| sparsity.to_string()),
+        kv_bytes: sparse.kv_bytes(),
+        dense_kv_bytes: dense.kv_bytes(),
         evaluation,
         selection: recall.map(|r| r.per_layer()),
     };
@@ -117,7 +125,8 @@ fn print(report: &Report) -> anyhow::Result<()> {
         "dense, as stored",
         [format!("{:.4}", e.dense_perplexity), "0".into(), "0".into(), percent(1.0), percent(1.0)],
     );
-    let compared = format!("{}, weights {}, cache {}", report.selector, report.dtype, report.kv_dtype);
+    let pruned = report.kv_sparsity.as_ref().map_or(String::new(), |sparsity| format!(" {sparsity}"));
+    let compared = format!("{}, weights {}, cache {}{pruned}", report.selector, report.dtype, report.kv_dtype);
     let sparse = row(
         &compared,
         [

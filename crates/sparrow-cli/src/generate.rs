@@ -73,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(Error::ContextLength { needed: ids.len() + 1, context }).context("the prompt is too long");
     }
     let capacity = ids.len().saturating_add(args.max_new_tokens).min(context);
-    let options = SessionOptions { sequences: 1, capacity, kv_dtype: args.kv.kv_dtype };
+    let options = SessionOptions { sequences: 1, capacity, kv: args.kv.options() };
     let mut session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
     let options = GenerateOptions {
         sample: SampleOptions {

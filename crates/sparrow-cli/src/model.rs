@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use sparrow::checkpoint::Placement;
 use sparrow::sparsity::Selector;
-use sparrow::{Cpu, DType, Model, SelectorSpec, Tokenizer, WeightsFormat};
+use sparrow::{Cpu, DType, KvOptions, KvSparsity, Model, SelectorSpec, Tokenizer, WeightsFormat};
 
 use crate::output::progress;
 
@@ -73,12 +73,30 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     value.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
-/// `--kv-dtype`.
+/// How keys and values are cached.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct KvArg {
     /// Element type of cached keys and values: f32, f16, bf16 or int8 [default: that of the weights, bf16 for quantised ones]
     #[arg(long, value_parser = kv_dtype)]
     pub kv_dtype: Option<DType>,
+    /// Drop the smallest keys and values of tokens older than the tail, per head and block of 64 tokens: k=FRACTION,v=FRACTION, or
+    /// one fraction for both, as in k=0.3,v=0.5 [default: all stay dense]
+    #[arg(long, value_name = "FRACTIONS")]
+    pub kv_sparsity: Option<KvSparsity>,
+    /// With --kv-sparsity: last tokens that stay dense
+    #[arg(long, value_name = "N", default_value_t = KvOptions::default().dense_tail, requires = "kv_sparsity")]
+    pub kv_dense_tail: usize,
+    /// With --kv-sparsity: first tokens that stay dense
+    #[arg(long, value_name = "N", default_value_t = KvOptions::default().sinks, requires = "kv_sparsity")]
+    pub kv_sinks: usize,
+}
+
+impl KvArg {
+    /// The options of a session.
+    pub fn options(self) -> KvOptions {
+        let KvArg { kv_dtype, kv_sparsity, kv_dense_tail, kv_sinks } = self;
+        KvOptions { dtype: kv_dtype, sparsity: kv_sparsity, dense_tail: kv_dense_tail, sinks: kv_sinks }
+    }
 }
 
 /// An element type that caches can have, by its name.

@@ -385,6 +385,41 @@ fn profile_names_the_components() {
 }
 
 #[test]
+fn caches_can_be_sparse() {
+    let sparse = ["--kv-sparsity", "k=0.3,v=0.5", "--kv-dense-tail", "16", "--kv-sinks", "4"];
+    let with = |args: &[&'static str]| [args, &sparse[..]].concat();
+    let eval =
+        json(&with(&["eval", "--window", "512", "--max-tokens", "512", "--selector", "dense", "--format", "json"]));
+    assert_eq!(eval["kv_sparsity"], "k=0.3,v=0.5");
+    assert!(eval["kv_bytes"].as_f64().unwrap() < 0.9 * eval["dense_kv_bytes"].as_f64().unwrap(), "{eval}");
+    assert!(eval["kl_mean"].as_f64().unwrap() > 0.0, "{eval}");
+    // A short cache would be no smaller: what is dense has room for the tail and two blocks.
+    let sizes = ["--prompt-tokens", "440", "--gen-tokens", "60", "--runs", "1"];
+    let bench = [&["bench", "--selector", "dense", "--format", "json"], &sizes[..]].concat();
+    let bytes = |report: Value| report["rows"][0]["kv_bytes"].as_f64().unwrap();
+    assert!(bytes(json(&with(&bench))) < bytes(json(&bench)));
+    let profile = json(&with(&[
+        "profile",
+        "--selector",
+        "dense",
+        "--prompt-tokens",
+        "80",
+        "--gen-tokens",
+        "90",
+        "--format",
+        "json",
+    ]));
+    assert!(profile[0]["decode"]["pack kv"]["max"].as_f64().unwrap() > 0.0, "{profile}");
+    assert!(!succeed(&with(&["generate", "--prompt", PROMPT, "-n", "100"])).is_empty());
+    fail(
+        2,
+        &["generate", "--prompt", PROMPT, "--kv-sparsity", "k=2"],
+        &["--kv-sparsity", "k=FRACTION,v=FRACTION", "found \"k=2\""],
+    );
+    fail(2, &["generate", "--prompt", PROMPT, "--kv-sinks", "4"], &["--kv-sparsity"]);
+}
+
+#[test]
 fn synth_writes_a_checkpoint_without_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("smol");

@@ -33,8 +33,11 @@ fn main() {
             let cache = shape.kv_heads * capacity * stored.len();
             let [keys, values] = [(); 2].map(|()| stored.repeat(shape.kv_heads * capacity));
             let (q, mut out) = (vec![0.5f32; rows * width], vec![0.0; rows * width]);
-            let view =
-                |r| KvView { dtype, keys: &keys, values: &values, capacity, start: 0, len: capacity - rows + r + 1 };
+            let view = |r| KvView {
+                rows: KvRows::Dense(DenseKv { dtype, keys: &keys, values: &values, capacity }),
+                start: 0,
+                len: capacity - rows + r + 1,
+            };
             let mut run = || seconds(|| compute.attention(&shape, &q, rows, &view, &mut out));
             run();
             let rounds: Vec<[f64; 2]> = (0..ROUNDS)

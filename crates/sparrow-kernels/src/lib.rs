@@ -12,7 +12,7 @@
 //! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::zero_unset`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`difference_masks`], [`count_ones`] | which neurons are active |
 //! | [`Compute::pack_signs`], [`Compute::weight_signs`], [`Compute::sign_agreement`] | the sign of a dot product, estimated from sign bits |
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
-//! | [`Compute::store_kv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
+//! | [`Compute::store_kv`], [`SparseKv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
 //! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
 //! | [`pack`], [`count_stored`], [`fill_bitmap`], [`unpack`] | weights with many zeros ([`Bitmap`], [`Stored`]) |
 //! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
@@ -51,13 +51,14 @@ pub use compute::Compute;
 pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
 pub use dtype::{Bitmap, BitmapError, BitmapParts, DType, Matrix, Stored, UnknownDType, decode, encode};
 pub use ops::activation::Activation;
-pub use ops::attention::{AttentionShape, KvView};
+pub use ops::attention::{AttentionShape, DenseKv, KvRows, KvView};
 pub use ops::encode::KvMut;
 pub use ops::expand::unpack;
 pub use ops::linear::LinearPart;
 pub use ops::pack::{BitmapSizes, PackedBitmap, count_stored, fill_bitmap, pack};
 pub use ops::quantize::quantize;
 pub use ops::select::{count_ones, difference_masks, mask_words, union_masks};
+pub use ops::sparse_kv::{SparseKv, SparseKvShape};
 pub use ops::sparse_mlp::{Packed, SparseMlp};
 pub use ops::sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};
 pub use ops::transpose::transpose;

@@ -390,6 +390,16 @@ const AVX512_VBMI2: Kernels = Kernels {
         None,
         None,
     ],
+    span: [
+        attention::avx512_vbmi2::span_f32_avx512_vbmi2,
+        attention::avx512_vbmi2::span_f16_avx512_vbmi2,
+        attention::avx512_vbmi2::span_bf16_avx512_vbmi2,
+        attention::avx512_vbmi2::span_i8_avx512_vbmi2,
+        attention::scalar::span_i4g32_scalar,
+        attention::scalar::span_i4g32z_scalar,
+        attention::scalar::span_i4g128_scalar,
+        attention::scalar::span_i4g128z_scalar,
+    ],
     ..AVX512_VNNI
 };
 

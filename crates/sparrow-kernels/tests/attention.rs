@@ -27,7 +27,8 @@ impl Caches {
 
     fn view(&self, (sequence, seen): &(usize, Range<usize>)) -> KvView<'_> {
         let [keys, values] = self.sequences[*sequence].each_ref().map(|s| s.matrix().bytes());
-        KvView { dtype: self.dtype, keys, values, capacity: self.capacity, start: seen.start, len: seen.end }
+        let rows = KvRows::Dense(DenseKv { dtype: self.dtype, keys, values, capacity: self.capacity });
+        KvView { rows, start: seen.start, len: seen.end }
     }
 }
 
@@ -337,6 +338,7 @@ fn nan_and_infinity_reach_the_rows_that_see_them() {
 fn positions_beyond_the_capacity_are_refused() {
     let shape = shape(1, 1, 4, None);
     let bytes = [0; 8 * 4 * 2];
-    let view = |_| KvView { dtype: DType::BF16, keys: &bytes, values: &bytes, capacity: 8, start: 3, len: 9 };
+    let rows = KvRows::Dense(DenseKv { dtype: DType::BF16, keys: &bytes, values: &bytes, capacity: 8 });
+    let view = |_| KvView { rows, start: 3, len: 9 };
     Compute::new(Some(1)).attention(&shape, &[0.0; 4], 1, &view, &mut [0.0; 4]);
 }

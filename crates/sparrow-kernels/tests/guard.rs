@@ -344,7 +344,8 @@ fn attention(compute: &Compute, guard: Guard, dtype: DType, rows: usize, capacit
         // The last row sees the whole cache, the first only its end.
         let view = |row: usize| {
             let len = capacity - (rows - 1 - row).min(capacity);
-            KvView { dtype, keys: &keys, values: &values, capacity, start: len * 3 / 4 * usize::from(row == 0), len }
+            let rows = KvRows::Dense(DenseKv { dtype, keys: &keys, values: &values, capacity });
+            KvView { rows, start: len * 3 / 4 * usize::from(row == 0), len }
         };
         compute.attention(&shape, &q, rows, &view, &mut out);
     }

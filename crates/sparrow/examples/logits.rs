@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use sparrow::{Cpu, Model, SelectorSpec, Session, SessionOptions};
+use sparrow::{Cpu, KvOptions, Model, SelectorSpec, Session, SessionOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cpu = Arc::new(Cpu::new(None));
     let mut model = Model::load(Path::new(&dir))?;
     let selector = model.prepare(&SelectorSpec::Dense, &cpu)?;
-    let options = SessionOptions { sequences: 1, capacity: ids.len(), kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity: ids.len(), kv: KvOptions::default() };
     let mut session = Session::new(Arc::new(model), cpu, selector, options)?;
     let bytes: Vec<u8> = session.prefill(0, &ids)?.iter().flat_map(|logit| logit.to_le_bytes()).collect();
     std::io::stdout().write_all(&bytes)?;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sparrow::sparsity::{Observer, Policy, Selection, WeightCache};
-use sparrow::{Cpu, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
+use sparrow::{Cpu, KvOptions, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
 
 /// Layers that take turns, so that weights come from memory, not from caches.
 const LAYERS: usize = 6;
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (neurons, hidden) = (model.spec.intermediate_size, model.spec.hidden_size);
     let text = std::fs::read_to_string(demo.join("sample.txt"))?;
     let ids = Tokenizer::load(&demo)?.encode(&text, false)?;
-    let options = SessionOptions { sequences: 1, capacity: STEPS + 1, kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity: STEPS + 1, kv: KvOptions::default() };
     let mut masks = Masks { layers: vec![Vec::new(); model.spec.num_layers] };
     Session::new(Arc::new(model), cpu, selector, options)?.observe(0, &ids[..STEPS + 1], &mut masks)?;
     measure("demo model's text, its shape", neurons, hidden, masks.layers.clone());

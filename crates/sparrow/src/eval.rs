@@ -1,6 +1,7 @@
 //! What sparsity costs in quality: perplexity, KL divergence and agreement against the dense model on the same text.
 
 use serde::{Deserialize, Serialize};
+use sparrow_kernels::SparseKv;
 
 use crate::error::{Error, Result};
 use crate::model::Session;
@@ -30,6 +31,9 @@ pub struct Evaluation {
 /// Scores `ids` in windows of `window` tokens, each on its own, all but its first token predicted. Both sessions need
 /// one sequence with room for a window; `observer` sees the sparse model's MLPs, `progress` is told how many tokens are done.
 ///
+/// Where the sparse session's cache is sparse, it reads a block at a time, so that what is older is packed as it is when decoding: a
+/// token sees up to two blocks more than the tail dense, itself included.
+///
 /// # Errors
 /// If there are fewer than two tokens, or a window does not fit a session.
 pub fn evaluate(
@@ -50,6 +54,7 @@ pub fn evaluate(
     let mut comparison = Comparison::default();
     let vocab = dense.model().spec.vocab_size;
     let mut dense_logits = Vec::new();
+    let step = if sparse.kv().sparsity.is_some() { SparseKv::BLOCK } else { window };
     for (w, ids) in ids.chunks(window).enumerate().filter(|(_, ids)| ids.len() > 1) {
         dense.truncate(0, 0);
         sparse.truncate(0, 0);
@@ -58,12 +63,15 @@ pub fn evaluate(
             dense_logits.extend_from_slice(logits);
             Ok(())
         })?;
-        sparse.prefill_each(0, ids, observer, |i, logits| {
+        let mut score = |i: usize, logits: &[f32]| {
             if let Some(&next) = ids.get(i + 1) {
                 comparison.add(&dense_logits[i * vocab..(i + 1) * vocab], logits, next);
             }
             Ok(())
-        })?;
+        };
+        for (part, ids) in ids.chunks(step).enumerate() {
+            sparse.prefill_each(0, ids, observer, |i, logits| score(part * step + i, logits))?;
+        }
         progress(w * window + ids.len());
     }
     Ok(comparison.finish(sparse.stats().active_fraction_per_layer()))

@@ -26,7 +26,7 @@ pub use checkpoint::hub::resolve as resolve_model;
 pub use error::{Error, Result};
 pub use model::format::WeightsFormat;
 pub use model::spec::ModelSpec;
-pub use model::{Model, Session, SessionOptions};
+pub use model::{KvOptions, KvSparsity, Model, Session, SessionOptions};
 pub use sparrow_kernels::DType;
 pub use sparsity::SelectorSpec;
 pub use tokenizer::Tokenizer;

@@ -242,7 +242,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(session.len(0), 0, "a refused call leaves nothing behind");
     session.prefill(0, &vec![1; capacity]).unwrap();
     assert!(session.decode(&[(0, 1)]).is_err());
-    let options = sparrow::SessionOptions { sequences: 1, capacity: 1 << 20, kv_dtype: None };
+    let options = sparrow::SessionOptions { sequences: 1, capacity: 1 << 20, kv: sparrow::KvOptions::default() };
     assert!(Session::new(case.model.clone(), cpu(), Selector::dense(), options).is_err());
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::*;
 use sparrow::sparsity::Selector;
 use sparrow::synth::synthesize;
-use sparrow::{DType, Model, SessionOptions};
+use sparrow::{DType, KvOptions, Model, SessionOptions};
 
 /// Bytes of `/proc/self/status`: `VmRSS` counts mapped file pages too, `RssAnon` only what was allocated.
 fn status(field: &str) -> f64 {
@@ -34,7 +34,7 @@ fn loading_maps_and_running_stays_within_the_file() {
     let loaded = status("VmRSS") - rss;
     assert!(loaded < 20.0 * MB, "loading made {loaded:.0} bytes resident");
 
-    let options = SessionOptions { sequences: 1, capacity: 64, kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity: 64, kv: KvOptions::default() };
     let run = |model: Model, selector: Selector| {
         let model = Arc::new(model);
         let mut session = sparrow::Session::new(model.clone(), cpu.clone(), selector, options).unwrap();

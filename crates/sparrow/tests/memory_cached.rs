@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::*;
 use sparrow::synth::synthesize;
-use sparrow::{DType, Model, Session, SessionOptions};
+use sparrow::{DType, KvOptions, Model, Session, SessionOptions};
 
 fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -29,7 +29,7 @@ fn only_a_fraction_of_the_mlps_is_resident() {
     let selector = model.prepare(&parse("forced:active=0.1,overlap=0.5"), &cpu).unwrap();
     let mlps = model.weights.mlp_bytes() as f64;
     let always = model.weights.bytes() as f64 - mlps;
-    let options = SessionOptions { sequences: 1, capacity: 64, kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity: 64, kv: KvOptions::default() };
     let mut session = Session::new(Arc::new(model), cpu, selector, options).unwrap();
     // A prompt streams every neuron through working memory; tokens then fill the pools.
     session.prefill(0, &[1; 16]).unwrap();

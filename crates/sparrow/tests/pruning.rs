@@ -15,7 +15,7 @@ use sparrow::eval::evaluate;
 use sparrow::model::weights::LayerWeights;
 use sparrow::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Target, prune};
 use sparrow::sparsity::Selector;
-use sparrow::{Cpu, Model, Result, Session, SessionOptions, Tokenizer};
+use sparrow::{Cpu, KvOptions, Model, Result, Session, SessionOptions, Tokenizer};
 
 const WINDOW: usize = 32;
 
@@ -130,7 +130,7 @@ fn the_written_quality_is_what_evaluation_finds() {
     let record = prune_demo(&out, &half(Method::SparseGpt), &exact()).unwrap();
     let tokenizer = Tokenizer::load(&out).unwrap();
     let ids = tokenizer.encode(&std::fs::read_to_string(text()).unwrap(), false).unwrap();
-    let options = SessionOptions { sequences: 1, capacity: WINDOW, kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity: WINDOW, kv: KvOptions::default() };
     let session = |model| Session::new(Arc::new(model), exact(), Selector::dense(), options).unwrap();
     let (mut before, mut after) = (session(demo()), session(Model::load(&out).unwrap()));
     let expected = evaluate(&mut before, &mut after, &ids[99..110], WINDOW, &mut (), |_| ()).unwrap();

@@ -69,6 +69,8 @@ pub struct Row {
     cache_bytes_per_token: f64,
     storage_bytes_per_token: f64,
     major_faults_per_token: f64,
+    /// Of the caches of all sequences, at their capacity.
+    kv_bytes: u64,
     pub peak_rss_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<Evaluation>,
@@ -125,6 +127,7 @@ impl Row {
             cache_bytes_per_token: 0.0,
             storage_bytes_per_token: 0.0,
             major_faults_per_token: 0.0,
+            kv_bytes: 0,
             peak_rss_bytes: 0,
             quality: None,
             sample: None,
@@ -167,6 +170,7 @@ impl Row {
         self.weight_bytes_per_token = self.median(|r| r.weight_bytes_per_token);
         self.cache_bytes_per_token = self.median(|r| r.cache_bytes_per_token);
         self.storage_bytes_per_token = self.median(|r| r.storage_bytes_per_token);
+        self.kv_bytes = self.runs.iter().map(|r| r.kv_bytes).max().unwrap_or(0);
         self.major_faults_per_token = self.median(|r| r.major_faults_per_token);
         self.decode_gb_s = self.weight_bytes_per_token * self.decode_tokens_per_s / 1e9;
         self.bandwidth_fraction = self.decode_gb_s / read_gb_s;
@@ -231,6 +235,7 @@ impl Report {
                 format!("{:.1}", row.total_tokens_per_s),
                 output::bytes(row.weight_bytes_per_token as u64),
                 format!("{:.1} ({})", row.decode_gb_s, percent(row.bandwidth_fraction)),
+                output::bytes(row.kv_bytes),
                 output::bytes(row.peak_rss_bytes),
             ]
         };
@@ -244,6 +249,7 @@ impl Report {
             "total tok/s",
             "weights/token",
             "GB/s (of read)",
+            "KV cache",
             "peak memory",
         ];
         output::table(&header, self.rows.iter().map(columns))?;

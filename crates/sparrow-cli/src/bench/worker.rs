@@ -18,7 +18,7 @@ use sparrow::generate::{GenerateOptions, generate};
 use sparrow::model::{Component, Timing};
 use sparrow::sample::{SampleOptions, Sampler};
 use sparrow::sparsity::Selector;
-use sparrow::{Cpu, DType, Model, SelectorSpec, Session, SessionOptions, Tokenizer, WeightsFormat};
+use sparrow::{Cpu, DType, KvOptions, Model, SelectorSpec, Session, SessionOptions, Tokenizer, WeightsFormat};
 use sparrow_kernels::{Compute, Isa};
 
 use crate::machine::{self, Input};
@@ -41,8 +41,7 @@ pub struct Job {
     pub dtype: Option<String>,
     /// How matrices are kept; `None`: `auto`.
     pub weights_format: Option<String>,
-    /// Of cached keys and values; `None`: the weights' own, or bf16.
-    pub kv_dtype: Option<String>,
+    pub kv: Kv,
     #[serde(with = "selector_text")]
     pub selector: SelectorSpec,
     pub prompt_tokens: usize,
@@ -99,6 +98,31 @@ pub enum Source {
         name: String,
         zeros: f64,
     },
+}
+
+/// [`KvOptions`] as text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Kv {
+    dtype: Option<String>,
+    sparsity: Option<String>,
+    dense_tail: usize,
+    sinks: usize,
+}
+
+impl From<KvOptions> for Kv {
+    fn from(options: KvOptions) -> Self {
+        let KvOptions { dtype, sparsity, dense_tail, sinks } = options;
+        Kv { dtype: dtype.map(|d| d.to_string()), sparsity: sparsity.map(|s| s.to_string()), dense_tail, sinks }
+    }
+}
+
+impl Kv {
+    fn options(&self) -> anyhow::Result<KvOptions> {
+        let &Kv { ref dtype, ref sparsity, dense_tail, sinks } = self;
+        let dtype = dtype.as_deref().map(str::parse).transpose()?;
+        let sparsity = sparsity.as_deref().map(str::parse).transpose()?;
+        Ok(KvOptions { dtype, sparsity, dense_tail, sinks })
+    }
 }
 
 /// What the worker loaded.
@@ -350,9 +374,8 @@ impl Bench {
             Some(isa) => Cpu { compute: Compute::with_isa(isa.parse::<Isa>()?, threads)? },
         };
         let cpu = Arc::new(cpu);
-        let parse = |name: &Option<String>| name.as_deref().map(str::parse::<DType>).transpose();
-        let dtype = parse(&job.dtype).map_err(anyhow::Error::msg)?;
-        let kv_dtype = parse(&job.kv_dtype).map_err(anyhow::Error::msg)?;
+        let dtype: Option<DType> = job.dtype.as_deref().map(str::parse).transpose()?;
+        let kv = job.kv.options()?;
         let placement: Placement =
             job.weights.as_deref().map_or(Ok(Placement::default()), str::parse).map_err(anyhow::Error::msg)?;
         let format: WeightsFormat = job
@@ -402,7 +425,8 @@ impl Bench {
             _ => prepare(&mut model, &job.selector, dtype, &format, &cpu)?,
         };
         let weights = &model.weights;
-        let as_stored = job.selector == SelectorSpec::Dense && !weights.dtype().is_quantized() && kv_dtype.is_none();
+        let as_stored =
+            job.selector == SelectorSpec::Dense && !weights.dtype().is_quantized() && kv == KvOptions::default();
         let loaded = Loaded {
             name,
             parameters: model.spec.parameters(),
@@ -412,7 +436,7 @@ impl Bench {
             isa: cpu.compute.isa().to_string(),
             threads: cpu.compute.threads(),
         };
-        let options = SessionOptions { sequences: job.batch, capacity, kv_dtype };
+        let options = SessionOptions { sequences: job.batch, capacity, kv };
         let session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
         Ok(Bench { job, loaded, cpu, session, ids, tokenizer })
     }
@@ -523,7 +547,7 @@ impl Bench {
             return Ok(None);
         }
         let window = QUALITY_WINDOW.min(self.session.capacity());
-        let options = SessionOptions { sequences: 1, capacity: window, kv_dtype: None };
+        let options = SessionOptions { sequences: 1, capacity: window, kv: KvOptions::default() };
         let stored = self.session.model();
         let model = if stored.weights.dtype().is_quantized() { Arc::new(Model::load(dir)?) } else { stored.clone() };
         let mut dense = Session::new(model, self.cpu.clone(), Selector::dense(), options)?;

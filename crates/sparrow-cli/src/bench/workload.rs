@@ -99,7 +99,7 @@ impl WorkloadArgs {
                 weights: (!self.weights.is_empty()).then(|| placement.to_string()),
                 dtype: dtype.map(|dtype| dtype.to_string()),
                 weights_format: format.map(ToString::to_string),
-                kv_dtype: self.kv.kv_dtype.map(|dtype| dtype.to_string()),
+                kv: self.kv.options().into(),
                 selector,
                 prompt_tokens: self.prompt_tokens as usize,
                 gen_tokens: self.gen_tokens.unwrap_or(if self.shape.is_some() { 32 } else { 128 }) as usize,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use sparrow::{DType, SelectorSpec};
+use sparrow::{DType, KvOptions, KvSparsity, SelectorSpec};
 use sparrow_kernels::Isa;
 
 use crate::bench::worker::{Job, Source};
@@ -159,9 +159,6 @@ impl Experiment {
     /// # Errors
     /// If a file is missing, or the row asks for something that this version cannot do.
     pub fn job(&self) -> anyhow::Result<Job> {
-        if self.k_sparsity.or(self.v_sparsity).is_some() {
-            bail!("columns k_sparsity and v_sparsity: this version cannot prune cached keys and values");
-        }
         let source = match &self.model {
             ModelName::Shape(name) => Source::Shape { name: name.clone(), zeros: self.sparsity.unwrap_or(0.0) },
             ModelName::Demo => self.directory(demo_dir()?)?,
@@ -173,7 +170,7 @@ impl Experiment {
             dtype: self.mode.dtype.map(|dtype| dtype.to_string()),
             // The head is worth packing only if it was pruned too.
             weights_format: Some(if self.mode.sparse { "auto,*.layers.*=bitmap" } else { "dense" }.to_owned()),
-            kv_dtype: self.kv_dtype.map(|dtype| dtype.to_string()),
+            kv: KvOptions { dtype: self.kv_dtype, sparsity: self.kv_sparsity(), ..KvOptions::default() }.into(),
             selector: self.selector.clone(),
             prompt_tokens: self.prompt_tokens,
             gen_tokens: self.gen_tokens,
@@ -181,6 +178,13 @@ impl Experiment {
             threads: self.threads,
             isa: self.isa.map(|isa| isa.to_string()),
         })
+    }
+
+    /// Nothing where both columns are empty: then the cache is dense.
+    fn kv_sparsity(&self) -> Option<KvSparsity> {
+        let fraction = |column: Option<f64>| column.unwrap_or(0.0) as f32;
+        self.k_sparsity.or(self.v_sparsity)?;
+        Some(KvSparsity { keys: fraction(self.k_sparsity), values: fraction(self.v_sparsity) })
     }
 
     fn directory(&self, dir: PathBuf) -> anyhow::Result<Source> {

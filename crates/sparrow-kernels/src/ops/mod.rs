@@ -22,6 +22,7 @@ mod row_set;
 pub(crate) mod select;
 pub(crate) mod sign;
 pub(crate) mod softmax;
+pub(crate) mod sparse_kv;
 pub(crate) mod sparse_mlp;
 pub(crate) mod sparse_mlp_integer;
 pub(crate) mod transpose;

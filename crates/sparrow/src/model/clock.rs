@@ -30,14 +30,16 @@ pub enum Component {
     Activation,
     /// Down projection of all neurons.
     Down,
+    /// Pruning and packing cached keys and values.
+    Pack,
     /// The head.
     Head,
 }
 
 impl Component {
-    const ALL: [Component; 13] = {
+    const ALL: [Component; 14] = {
         use Component::*;
-        [Embed, Norm, Qkv, Rope, Attention, Output, Scores, Threshold, SparseMlp, GateUp, Activation, Down, Head]
+        [Embed, Norm, Qkv, Rope, Attention, Output, Scores, Threshold, SparseMlp, GateUp, Activation, Down, Pack, Head]
     };
 
     /// Its name in a report.
@@ -55,6 +57,7 @@ impl Component {
             Component::GateUp => "gate+up",
             Component::Activation => "activation",
             Component::Down => "down",
+            Component::Pack => "pack kv",
             Component::Head => "lm_head",
         }
     }

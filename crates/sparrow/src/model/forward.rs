@@ -26,6 +26,11 @@ pub(crate) fn forward(
     let layers = model.weights.layers.len();
     prepare_rows(model, cpu, rows, s);
     embed(model, cpu, rows, s);
+    for run in rows.chunk_by(|a, b| a.sequence == b.sequence) {
+        if caches[run[0].sequence].pack(&cpu.compute) {
+            s.clock.lap(Component::Pack);
+        }
+    }
     for i in 0..layers {
         block(model, cpu, selector, caches, i, rows, s, observer)?;
     }

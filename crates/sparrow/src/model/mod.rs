@@ -4,6 +4,7 @@ mod clock;
 pub mod format;
 pub mod forward;
 pub mod kv;
+mod kv_options;
 mod mlp;
 pub mod names;
 mod neuron_cache;
@@ -20,6 +21,7 @@ use sparrow_kernels::DType;
 
 pub(crate) use clock::Clock;
 pub use clock::{Component, Timing};
+pub use kv_options::{KvOptions, KvSparsity};
 pub(crate) use session::{LOGIT_ROWS, PREFILL_ROWS};
 pub use session::{Session, SessionOptions};
 

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use sparrow_kernels::DType;
-
 use super::forward::{forward, logits};
 use super::kv::KvCache;
 use super::neuron_cache::NeuronCache;
-use super::{Component, Model, Row, Scratch, Stats, Timing};
+use super::{Component, KvOptions, Model, Row, Scratch, Stats, Timing};
 use crate::backend::Cpu;
 use crate::checkpoint::Placement;
 use crate::error::{Error, Result};
@@ -27,8 +25,8 @@ pub struct SessionOptions {
     pub sequences: usize,
     /// Tokens each sequence has room for, prompt included.
     pub capacity: usize,
-    /// Element type of cached keys and values; `None` takes the weights' own, or bf16 if they are quantised.
-    pub kv_dtype: Option<DType>,
+    /// How keys and values are kept.
+    pub kv: KvOptions,
 }
 
 /// A model at work on one or more sequences.
@@ -37,6 +35,7 @@ pub struct Session {
     model: Arc<Model>,
     cpu: Arc<Cpu>,
     selector: Selector,
+    kv: KvOptions,
     caches: Vec<KvCache>,
     rows: Vec<Row>,
     scratch: Scratch,
@@ -47,12 +46,13 @@ impl Session {
     /// Empty sequences of `model`, run with `selector` (from [`Model::prepare`]).
     ///
     /// # Errors
-    /// If the capacity is above the model's context length, a size is 0, or a weight cache cannot be set up.
+    /// If the capacity is above the model's context length, a size is 0, a fraction of [`KvSparsity`](super::KvSparsity) is not in
+    /// 0..=1, or a weight cache cannot be set up.
     ///
     /// # Panics
     /// If `selector` is sparse and the weights are not neuron-major: [`Model::prepare`] sees to it.
     pub fn new(model: Arc<Model>, cpu: Arc<Cpu>, selector: Selector, options: SessionOptions) -> Result<Self> {
-        let SessionOptions { sequences, capacity, kv_dtype } = options;
+        let SessionOptions { sequences, capacity, kv } = options;
         let spec = &model.spec;
         if sequences == 0 || capacity == 0 {
             return Err(Error::option("session", "needs at least one sequence and one token of room"));
@@ -60,12 +60,15 @@ impl Session {
         if capacity > spec.context_length() {
             return Err(Error::ContextLength { needed: capacity, context: spec.context_length() });
         }
+        if let Some(sparsity) = kv.sparsity.filter(|s| ![s.keys, s.values].iter().all(|f| (0.0..=1.0).contains(f))) {
+            return Err(Error::option("kv-sparsity", format!("fractions must be from 0 to 1, found {sparsity}")));
+        }
         assert!(
             model.weights.is_neuron_major() || !selector.selects_neurons(),
             "sparse selection needs neuron-major weights: use Model::prepare"
         );
-        let kv_dtype = kv_dtype.unwrap_or(model.default_kv_dtype());
-        let caches = (0..sequences).map(|_| KvCache::new(spec, kv_dtype, capacity)).collect();
+        let kv_dtype = kv.dtype.unwrap_or(model.default_kv_dtype());
+        let caches = (0..sequences).map(|_| KvCache::new(spec, kv_dtype, &kv, capacity)).collect();
         let mut scratch = Scratch::new(spec);
         scratch.resize(sequences);
         scratch.reserve(sequences, spec);
@@ -74,7 +77,7 @@ impl Session {
         }
         let logits = Vec::with_capacity(sequences * spec.vocab_size);
         let rows = Vec::with_capacity(sequences.max(PREFILL_ROWS.min(capacity)));
-        Ok(Session { caches, rows, scratch, logits, selector, cpu, model })
+        Ok(Session { kv, caches, rows, scratch, logits, selector, cpu, model })
     }
 
     /// The model.
@@ -97,17 +100,23 @@ impl Session {
         self.caches[0].capacity()
     }
 
-    /// Bytes of the caches of all sequences.
+    /// How keys and values are kept.
+    pub fn kv(&self) -> &KvOptions {
+        &self.kv
+    }
+
+    /// Bytes of the caches of all sequences: what is allocated for their capacity, resident once it is written.
     pub fn kv_bytes(&self) -> usize {
         self.caches.iter().map(KvCache::bytes).sum()
     }
 
-    /// Forgets all but the first `len` tokens of `sequence`.
+    /// Forgets all but the first `len` tokens of `sequence`, as if the others had never been, unless the cache is sparse and `len`
+    /// lies before the last step: a sparse cache keeps packed what it has packed.
     ///
     /// # Panics
     /// If it has fewer.
     pub fn truncate(&mut self, sequence: usize, len: usize) {
-        self.caches[sequence].truncate(len);
+        self.caches[sequence].truncate(&self.cpu.compute, len);
     }
 
     /// Counts of the steps since the last [`reset_stats`](Self::reset_stats).
@@ -132,6 +141,9 @@ impl Session {
     }
 
     /// Appends `tokens` to `sequence` and returns the logits after the last one, `[vocab]`.
+    ///
+    /// A prompt runs in steps of up to 512 tokens. Over a sparse cache these see each other dense, so the results depend on how a text
+    /// is cut into calls.
     ///
     /// # Errors
     /// If `tokens` is empty, an id is outside the vocabulary, or they do not fit; or if weights are read while the model runs
@@ -230,7 +242,7 @@ impl Session {
             return Ok(());
         }
         let tokens = cache.tokens().to_vec();
-        cache.truncate(0);
+        cache.truncate(&self.cpu.compute, 0);
         self.append(sequence, &tokens, sequence_len, |_, _| Ok(()), &mut ())
     }
 

@@ -5,7 +5,7 @@ use crate::backend::Cpu;
 use crate::error::Result;
 use crate::model::forward::{block, embed, logits, prepare_rows};
 use crate::model::kv::KvCache;
-use crate::model::{Model, PREFILL_ROWS, Row, Scratch};
+use crate::model::{KvOptions, Model, PREFILL_ROWS, Row, Scratch};
 use crate::sparsity::{Observer, Selector};
 
 /// The residual stream of a text that is read in windows, each a sequence of its own.
@@ -33,7 +33,7 @@ impl<'a> Stream<'a> {
     /// Before the first layer.
     pub fn new(cpu: &'a Cpu, model: &Model, ids: &'a [u32], window: usize) -> Self {
         let hidden = model.spec.hidden_size;
-        let caches = vec![KvCache::new(&model.spec, model.default_kv_dtype(), window)];
+        let caches = vec![KvCache::new(&model.spec, model.default_kv_dtype(), &KvOptions::default(), window)];
         let scratch = Scratch::new(&model.spec);
         let mut stream = Stream { cpu, ids, window, hidden, x: vec![0.0; ids.len() * hidden], caches, scratch };
         for (start, rows) in steps(ids, window) {

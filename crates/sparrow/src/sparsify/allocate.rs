@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::model::forward::{block, prepare_rows};
 use crate::model::kv::KvCache;
 use crate::model::weights::LayerWeights;
-use crate::model::{Model, Row, Scratch};
+use crate::model::{KvOptions, Model, Row, Scratch};
 use crate::sparsity::calibrate::InputCalibration;
 use crate::sparsity::{InputThresholds, Projection, Selector, Threshold};
 use sparrow_kernels::DType;
@@ -91,7 +91,7 @@ impl<'a> Runner<'a> {
     fn new(cpu: &'a Cpu, model: &'a Model, layer: usize, x: &'a [f32]) -> Self {
         let tokens = x.len() / model.spec.hidden_size;
         let row = |position| Row { token: 0, sequence: 0, position, sequence_len: tokens };
-        let caches = vec![KvCache::new(&model.spec, DType::F32, tokens)];
+        let caches = vec![KvCache::new(&model.spec, DType::F32, &KvOptions::default(), tokens)];
         let scratch = Scratch::new(&model.spec);
         Runner { cpu, model, layer, x, rows: (0..tokens).map(row).collect(), caches, scratch }
     }

@@ -15,7 +15,7 @@ use crate::backend::Cpu;
 use crate::checkpoint::{Checkpoint, Directory, fingerprint, pretty};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
-use crate::model::{Model, Session, SessionOptions};
+use crate::model::{KvOptions, Model, Session, SessionOptions};
 use crate::sparsity::{
     Method, Observer, Overlap, PredictorQuality, Quality, Recall, ScoreCurve, Selector, SelectorSpec, SidecarFile,
 };
@@ -188,7 +188,8 @@ fn measure(
     ids: &[u32],
     done: impl FnMut(usize),
 ) -> Result<Measured> {
-    let (spec, options) = (&model.spec, SessionOptions { sequences: 1, capacity: task.window, kv_dtype: None });
+    let (spec, options) =
+        (&model.spec, SessionOptions { sequences: 1, capacity: task.window, kv: KvOptions::default() });
     let mut dense = Session::new(model.clone(), task.cpu.clone(), Selector::dense(), options)?;
     let selector = calibration.selector(task.cpu, model, method);
     let mut sparse = Session::new(model.clone(), task.cpu.clone(), selector, options)?;
@@ -211,7 +212,7 @@ fn observe(
     observer: &mut dyn Observer,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<()> {
-    let options = SessionOptions { sequences: 1, capacity: task.window, kv_dtype: None };
+    let options = SessionOptions { sequences: 1, capacity: task.window, kv: KvOptions::default() };
     let mut session = Session::new(model.clone(), task.cpu.clone(), Selector::dense(), options)?;
     for (w, window) in ids.chunks(task.window).enumerate() {
         session.truncate(0, 0);

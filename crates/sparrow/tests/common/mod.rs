@@ -12,7 +12,7 @@ use sparrow::model::names;
 use sparrow::model::spec::{Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use sparrow::model::weights::{Source, Weights};
 use sparrow::sparsity::{InputMoments, Observer, Selection, Selector};
-use sparrow::{Cpu, DType, Model, ModelSpec, Result, SelectorSpec, Session, SessionOptions, Tokenizer};
+use sparrow::{Cpu, DType, KvOptions, Model, ModelSpec, Result, SelectorSpec, Session, SessionOptions, Tokenizer};
 use sparrow_kernels::{Activation, Compute, Isa, encode};
 
 /// SplitMix64 (Steele et al. 2014): small, seeded, the same everywhere.
@@ -167,8 +167,18 @@ pub fn session(
     sequences: usize,
     kv_dtype: Option<DType>,
 ) -> Session {
-    let capacity = model.spec.context_length().min(512);
-    let options = SessionOptions { sequences, capacity, kv_dtype };
+    session_with(cpu, model, selector, sequences, KvOptions { dtype: kv_dtype, ..KvOptions::default() })
+}
+
+/// [`session`] with any cache.
+pub fn session_with(
+    cpu: &Arc<Cpu>,
+    model: &Arc<Model>,
+    selector: Selector,
+    sequences: usize,
+    kv: KvOptions,
+) -> Session {
+    let options = SessionOptions { sequences, capacity: model.spec.context_length().min(512), kv };
     Session::new(model.clone(), cpu.clone(), selector, options).unwrap()
 }
 

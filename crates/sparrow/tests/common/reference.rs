@@ -14,6 +14,52 @@ pub type Mask<'a> = &'a dyn Fn(usize, usize, usize) -> bool;
 /// Every neuron counts.
 pub const ALL: Mask<'static> = &|_, _, _| true;
 
+/// A sparse cache.
+#[derive(Clone, Copy)]
+pub struct Pruning {
+    /// Fractions of keys and of values that are dropped.
+    pub sparsity: [f64; 2],
+    pub sinks: usize,
+    pub tail: usize,
+}
+
+impl Pruning {
+    const BLOCK: usize = 64;
+
+    /// Positions that are packed when a step begins with so many tokens cached.
+    fn packed(&self, cached: usize) -> std::ops::Range<usize> {
+        let old = cached.saturating_sub(self.sinks + self.tail);
+        self.sinks..self.sinks + old / Self::BLOCK * Self::BLOCK
+    }
+
+    /// Every block of rows `[position][heads * d]` without the smallest elements of each head, of equal ones the last.
+    fn prune(&self, rows: &[Vec<f64>], d: usize, sparsity: f64) -> Vec<Vec<f64>> {
+        let mut pruned = rows.to_vec();
+        let dropped = (sparsity * (Self::BLOCK * d) as f64) as usize;
+        for block in self.packed(rows.len() + self.tail).step_by(Self::BLOCK) {
+            for head in (0..rows[0].len()).step_by(d) {
+                let elements = (block..block + Self::BLOCK).flat_map(|p| (head..head + d).map(move |i| (p, i)));
+                let mut elements: Vec<(usize, usize)> = elements.collect();
+                elements.reverse();
+                elements.sort_by(|a, b| rows[a.0][a.1].abs().total_cmp(&rows[b.0][b.1].abs()));
+                elements[..dropped].iter().for_each(|&(p, i)| pruned[p][i] = 0.0);
+            }
+        }
+        pruned
+    }
+}
+
+/// [`logits`] over a sparse cache, a call being a step.
+pub fn logits_pruned(model: &Model, tokens: &[u32], calls: &[usize], pruning: Pruning) -> Vec<Vec<f64>> {
+    let starts: Vec<usize> = calls
+        .iter()
+        .scan(0, |at, &call| Some((std::mem::replace(at, *at + call), call)))
+        .flat_map(|(start, call)| vec![start; call])
+        .collect();
+    let ends: Vec<usize> = (1..=tokens.len()).collect();
+    logits_at(model, tokens, &ends, ALL, Some((pruning, &starts)))
+}
+
 /// Logits after each of `tokens`, a sequence from position 0 that is appended in calls of these sizes. (The sizes matter
 /// where frequencies are those of the length that the sequence has after the call. With dynamic RoPE keys stay as they
 /// are; LongRoPE computes the whole sequence anew when it crosses the original length.)
@@ -27,8 +73,8 @@ pub fn logits(model: &Model, tokens: &[u32], calls: &[usize], mask: Mask) -> Vec
         RopeScaling::LongRope { original_max_position_embeddings, .. } => Some(original_max_position_embeddings),
         _ => None,
     });
-    let Some(original) = original else { return logits_at(model, tokens, &ends, mask) };
-    let all_of = |len: usize| logits_at(model, tokens, &vec![len; tokens.len()], mask);
+    let Some(original) = original else { return logits_at(model, tokens, &ends, mask, None) };
+    let all_of = |len: usize| logits_at(model, tokens, &vec![len; tokens.len()], mask, None);
     let (short, long) = (all_of(original), all_of(original + 1));
     let chosen = ends.iter().map(|&end| if end > original { &long } else { &short });
     chosen.enumerate().map(|(position, logits)| logits[position].clone()).collect()
@@ -42,12 +88,19 @@ pub const DOWN: usize = 3;
 
 /// Hands what enters the matrices of every layer for each of `tokens`, a sequence, to `see(layer, which matrices, values)`.
 pub fn inputs(model: &Model, tokens: &[u32], see: &mut dyn FnMut(usize, usize, &[f64])) {
-    logits_seen(model, tokens, &vec![tokens.len(); tokens.len()], ALL, see);
+    logits_seen(model, tokens, &vec![tokens.len(); tokens.len()], ALL, None, see);
 }
 
-/// Logits where each position's frequencies are those of a sequence of `ends[position]` tokens.
-fn logits_at(model: &Model, tokens: &[u32], ends: &[usize], mask: Mask) -> Vec<Vec<f64>> {
-    logits_seen(model, tokens, ends, mask, &mut |_, _, _| ())
+/// Logits where each position's frequencies are those of a sequence of `ends[position]` tokens; over a sparse cache with where
+/// each position's step began.
+fn logits_at(
+    model: &Model,
+    tokens: &[u32],
+    ends: &[usize],
+    mask: Mask,
+    pruning: Option<(Pruning, &[usize])>,
+) -> Vec<Vec<f64>> {
+    logits_seen(model, tokens, ends, mask, pruning, &mut |_, _, _| ())
 }
 
 fn logits_seen(
@@ -55,6 +108,7 @@ fn logits_seen(
     tokens: &[u32],
     ends: &[usize],
     mask: Mask,
+    pruning: Option<(Pruning, &[usize])>,
     see: &mut dyn FnMut(usize, usize, &[f64]),
 ) -> Vec<Vec<f64>> {
     let (spec, w) = (&model.spec, &model.weights);
@@ -94,7 +148,17 @@ fn logits_seen(
             keys.push(k);
             values.push(linear(&layer.v, &h));
         }
+        let pruned = pruning.map(|(pruning, starts)| {
+            let [of_keys, of_values] = pruning.sparsity;
+            (pruning, starts, pruning.prune(&keys, d, of_keys), pruning.prune(&values, d, of_values))
+        });
         for position in 0..x.len() {
+            let cached = |p: usize| match &pruned {
+                Some((pruning, starts, keys, values)) if pruning.packed(starts[position]).contains(&p) => {
+                    (&keys[p], &values[p])
+                }
+                _ => (&keys[p], &values[p]),
+            };
             let first = spec.windows[l].map_or(0, |w| (position + 1).saturating_sub(w));
             let mut attended = Vec::new();
             for head in 0..spec.num_heads {
@@ -104,13 +168,13 @@ fn logits_seen(
                 let mut scores: Vec<f64> = seen
                     .clone()
                     .map(|p| {
-                        let score = dot(q, &keys[p][kv.clone()]) * f64::from(spec.attention_scale);
+                        let score = dot(q, &cached(p).0[kv.clone()]) * f64::from(spec.attention_scale);
                         spec.attention_soft_cap.map_or(score, |cap| soft_cap(score, cap))
                     })
                     .collect();
                 softmax(&mut scores);
                 for i in kv.clone() {
-                    attended.push(seen.clone().zip(&scores).map(|(p, s)| s * values[p][i]).sum());
+                    attended.push(seen.clone().zip(&scores).map(|(p, s)| s * cached(p).1[i]).sum());
                 }
             }
             see(l, OUTPUT, &attended);

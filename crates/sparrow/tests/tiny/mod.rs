@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use sparrow::checkpoint::Checkpoint;
 use sparrow::pack::{PackOptions, pack};
 use sparrow::sparsity::SidecarFile;
-use sparrow::{Cpu, DType, Model, Result, Session, SessionOptions};
+use sparrow::{Cpu, DType, KvOptions, Model, Result, Session, SessionOptions};
 
 pub const HIDDEN: usize = 8;
 pub const INTERMEDIATE: usize = 12;
@@ -210,7 +210,8 @@ pub fn load_and_step(dir: &Path) -> Result<()> {
     let selector = model.prepare(&model.default_selector(), cpu)?;
     Checkpoint::open(dir)?.tensors().for_each(drop);
     let ids = tokenizer.encode("w3 w4", true)?;
-    let options = SessionOptions { sequences: 1, capacity: model.spec.context_length().min(8), kv_dtype: None };
+    let options =
+        SessionOptions { sequences: 1, capacity: model.spec.context_length().min(8), kv: KvOptions::default() };
     let mut session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
     tokenizer.decode(&ids)?;
     session.prefill(0, &[ids.first().copied().unwrap_or(0)])?;

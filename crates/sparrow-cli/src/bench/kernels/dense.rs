@@ -1,7 +1,8 @@
 //! The kernels that read weights or caches of one element type.
 
 use sparrow_kernels::{
-    Activation, AttentionShape, Compute, DType, Isa, KvView, LinearPart, Matrix, SparseMlp, quantize, transpose,
+    Activation, AttentionShape, Compute, DType, DenseKv, Isa, KvRows, KvView, LinearPart, Matrix, SparseMlp, quantize,
+    transpose,
 };
 
 use super::data::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, Weights, activations, ids};
@@ -136,7 +137,11 @@ fn attention(weights: &Weights, rows: usize, len: usize) -> Case<'_> {
     let attend = move |compute: &Compute, i: usize, q: &[f32], out: &mut Vec<f32>| {
         let (keys, values) = weights.matrix(i, 2 * KV_HEADS * len).bytes().split_at(cache);
         let rows = q.len() / width;
-        let view = |row| KvView { dtype, keys, values, capacity: len, start: 0, len: len - rows + row + 1 };
+        let view = |row| KvView {
+            rows: KvRows::Dense(DenseKv { dtype, keys, values, capacity: len }),
+            start: 0,
+            len: len - rows + row + 1,
+        };
         out.resize(q.len(), 0.0);
         compute.attention(&shape, q, rows, &view, out);
     };

@@ -2,8 +2,8 @@
 //! of threads busy, by key head and by span of positions (Flash-Decoding, 2023). How a row is split depends on its own
 //! length only. A span ends with its largest score, its total and its sums; these are then merged.
 
-use super::Call;
-use super::span::{Span, scratch};
+use super::span::{Span, expanded, scratch};
+use super::{Call, KvRows};
 use crate::Compute;
 use crate::shared_mut::SharedMut;
 use std::ops::Range;
@@ -27,7 +27,7 @@ impl Compute {
             let view = kv(row);
             let len = view.len - view.start;
             spans = spans.max(len.div_ceil(span_len(len)));
-            most = most.max(view.capacity.div_ceil(SHORTEST).min(MOST));
+            most = most.max(view.capacity().div_ceil(SHORTEST).min(MOST));
             seen += len;
         }
         // [rows, kv_heads, spans, group] sums of head_dim, then the largest scores and the totals.
@@ -60,19 +60,17 @@ impl Compute {
                     if single { out.part(place.clone()) } else { sums.part(task * group * d..(task + 1) * group * d) };
                 (sums, stats)
             };
-            let row_bytes = view.dtype.row_bytes(d);
+            let row_bytes = view.dtype().row_bytes(d);
             let count = span_len(len).min(len - start);
-            let first = (head * view.capacity + view.start + start) * row_bytes;
-            let bytes = first..first + count * row_bytes;
-            let mut scratch = self.scratch.take(scratch(group, d));
+            let first = view.start + start;
+            let sparse = matches!(view.rows, KvRows::Sparse(_));
+            let mut scratch = self.scratch.take(scratch(group, d) + if sparse { expanded(row_bytes) } else { 0 });
             let span = Span {
                 q: q[place].as_ptr(),
                 group,
                 head_dim: d,
-                keys: view.keys[bytes.clone()].as_ptr(),
-                values: view.values[bytes].as_ptr(),
+                pieces: view.pieces(self, head, d, first..first + count),
                 row_bytes,
-                count,
                 scale: shape.scale,
                 soft_cap: shape.soft_cap,
                 out: sums.as_mut_ptr(),
@@ -80,7 +78,7 @@ impl Compute {
                 scratch: scratch.as_mut_ptr(),
             };
             // SAFETY: the table holds only kernels that this CPU can run; all parts have the stated shapes.
-            unsafe { (self.kernels.span[view.dtype as usize])(&span) };
+            unsafe { (self.kernels.span[view.dtype() as usize])(&span) };
             if single {
                 for (out, &mut [_, total]) in sums.chunks_exact_mut(d).zip(stats) {
                     let share = 1.0 / total;

@@ -2,9 +2,11 @@
 //!
 //! A row that is alone in its cache (decoding) reads keys and values once, from memory: [`decode`] splits the work by key head
 //! and by span of positions, [`span`] is its kernel. Rows that share a cache (prompts) are products of matrices: [`tiled`]
-//! splits them by key head and by block of rows, [`widened`] multiplies in `f32`, [`amx`] in bf16.
+//! splits them by key head and by block of rows, [`widened`] multiplies in `f32`, [`amx`] in bf16. What is stored densely and
+//! what is packed ([`SparseKv`]) are [`piece`]s of one sequence.
 
 pub(crate) mod decode;
+pub(crate) mod piece;
 pub(crate) mod scalar;
 pub(crate) mod span;
 pub(crate) mod tiled;
@@ -16,15 +18,38 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_vbmi2;
+#[cfg(target_arch = "x86_64")]
 mod widened;
 
 use crate::Compute;
 use crate::dtype::DType;
+use crate::ops::sparse_kv::SparseKv;
 use crate::shared_mut::SharedMut;
 
 /// The cached keys and values that one row may see.
 #[derive(Clone, Copy)]
 pub struct KvView<'a> {
+    /// The cache.
+    pub rows: KvRows<'a>,
+    /// The first visible position (above 0 for a sliding window).
+    pub start: usize,
+    /// The end of the visible positions: `start..len`.
+    pub len: usize,
+}
+
+/// Keys and values of one sequence.
+#[derive(Clone, Copy)]
+pub enum KvRows<'a> {
+    /// All as they were stored.
+    Dense(DenseKv<'a>),
+    /// Older ones pruned and packed.
+    Sparse(&'a SparseKv),
+}
+
+/// Keys and values as they were stored.
+#[derive(Clone, Copy)]
+pub struct DenseKv<'a> {
     /// The type of both.
     pub dtype: DType,
     /// `[kv_heads, capacity, head_dim]`, any alignment.
@@ -33,10 +58,6 @@ pub struct KvView<'a> {
     pub values: &'a [u8],
     /// Positions for which there is room.
     pub capacity: usize,
-    /// The first visible position (above 0 for a sliding window).
-    pub start: usize,
-    /// The end of the visible positions: `start..len`.
-    pub len: usize,
 }
 
 /// What all rows of a call to [`Compute::attention`] share.
@@ -58,24 +79,52 @@ pub struct AttentionShape {
 impl KvView<'_> {
     /// Panics unless the view fits the shape.
     fn check(&self, shape: &AttentionShape) {
-        let bytes = shape.kv_heads * self.capacity * self.dtype.row_bytes(shape.head_dim);
-        assert_eq!(self.keys.len(), bytes, "attention: keys.len() does not match [kv_heads, capacity, head_dim]");
-        assert_eq!(self.values.len(), bytes, "attention: values.len() does not match [kv_heads, capacity, head_dim]");
-        assert!(
-            self.start <= self.len && self.len <= self.capacity,
-            "attention: positions {}..{} of {}",
-            self.start,
-            self.len,
-            self.capacity
-        );
+        let stored = match &self.rows {
+            KvRows::Dense(DenseKv { dtype, keys, values, capacity }) => {
+                let bytes = shape.kv_heads * capacity * dtype.row_bytes(shape.head_dim);
+                let what = "does not match [kv_heads, capacity, head_dim]";
+                assert_eq!(keys.len(), bytes, "attention: keys.len() {what}");
+                assert_eq!(values.len(), bytes, "attention: values.len() {what}");
+                *capacity
+            }
+            KvRows::Sparse(cache) => {
+                let of = cache.shape();
+                let (found, expected) = ((of.kv_heads, of.head_dim), (shape.kv_heads, shape.head_dim));
+                assert_eq!(found, expected, "attention: the cache's kv_heads and head_dim");
+                cache.len()
+            }
+        };
+        let &Self { start, len, .. } = self;
+        assert!(start <= len && len <= stored, "attention: positions {start}..{len} of {stored}");
+    }
+
+    fn dtype(&self) -> DType {
+        match self.rows {
+            KvRows::Dense(cache) => cache.dtype,
+            KvRows::Sparse(cache) => cache.shape().dtype,
+        }
+    }
+
+    /// Positions there is room for.
+    fn capacity(&self) -> usize {
+        match self.rows {
+            KvRows::Dense(cache) => cache.capacity,
+            KvRows::Sparse(cache) => cache.shape().capacity,
+        }
     }
 
     /// Whether both look into the same cache.
     fn shares_cache(&self, other: &Self) -> bool {
-        self.dtype == other.dtype
-            && self.capacity == other.capacity
-            && std::ptr::eq(self.keys, other.keys)
-            && std::ptr::eq(self.values, other.values)
+        match (&self.rows, &other.rows) {
+            (KvRows::Dense(a), KvRows::Dense(b)) => {
+                a.dtype == b.dtype
+                    && a.capacity == b.capacity
+                    && std::ptr::eq(a.keys, b.keys)
+                    && std::ptr::eq(a.values, b.values)
+            }
+            (KvRows::Sparse(a), KvRows::Sparse(b)) => std::ptr::eq(*a, *b),
+            _ => false,
+        }
     }
 }
 
@@ -136,7 +185,7 @@ impl Compute {
         let (mut alone, mut row) = (0, 0);
         while row < rows {
             let count = together(row);
-            if let Some(kernel) = self.block_kernel(shape, kv(row).dtype, count) {
+            if let Some(kernel) = self.block_kernel(shape, kv(row).dtype(), count) {
                 self.decode(&call, alone..row);
                 self.blocks(&call, row..row + count, kernel);
                 alone = row + count;

@@ -18,36 +18,44 @@ unsafe fn span(a: &Span, dtype: DType) {
     };
     out.fill(0.0);
     stats.fill([f32::NEG_INFINITY, 0.0]);
-    for j in 0..a.count {
-        // SAFETY: position j is in the span.
-        let (key, value) = unsafe {
-            let at = j * a.row_bytes;
-            (
-                std::slice::from_raw_parts(a.keys.add(at), a.row_bytes),
-                std::slice::from_raw_parts(a.values.add(at), a.row_bytes),
-            )
-        };
-        for t in 0..group {
-            let (q, out, [largest, total]) = (&q[t * d..][..d], &mut out[t * d..][..d], &mut stats[t]);
-            decode(dtype, key, row);
-            let product: f64 = q.iter().zip(&*row).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
-            let mut score = product as f32 * a.scale;
-            if let Some(cap) = a.soft_cap {
-                score = cap * (score / cap).tanh();
+    for piece in &a.pieces {
+        let mut first = 0;
+        while first < piece.count {
+            // SAFETY: position `first` is in the piece.
+            let (count, keys, values) = unsafe { a.dense_rows(piece, first) };
+            for j in 0..count {
+                // SAFETY: these are `count` rows.
+                let (key, value) = unsafe {
+                    let at = j * a.row_bytes;
+                    (
+                        std::slice::from_raw_parts(keys.add(at), a.row_bytes),
+                        std::slice::from_raw_parts(values.add(at), a.row_bytes),
+                    )
+                };
+                for t in 0..group {
+                    let (q, out, [largest, total]) = (&q[t * d..][..d], &mut out[t * d..][..d], &mut stats[t]);
+                    decode(dtype, key, row);
+                    let product: f64 = q.iter().zip(&*row).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
+                    let mut score = product as f32 * a.scale;
+                    if let Some(cap) = a.soft_cap {
+                        score = cap * (score / cap).tanh();
+                    }
+                    if score > *largest {
+                        let shrink = (*largest - score).exp();
+                        *total *= shrink;
+                        out.iter_mut().for_each(|v| *v *= shrink);
+                        *largest = score;
+                    }
+                    // Nothing but negative infinities so far: a weight of 0.
+                    let weight = (score - if *largest == f32::NEG_INFINITY { 0.0 } else { *largest }).exp();
+                    *total += weight;
+                    decode(dtype, value, row);
+                    for (out, v) in out.iter_mut().zip(&*row) {
+                        *out += weight * v;
+                    }
+                }
             }
-            if score > *largest {
-                let shrink = (*largest - score).exp();
-                *total *= shrink;
-                out.iter_mut().for_each(|v| *v *= shrink);
-                *largest = score;
-            }
-            // Nothing but negative infinities so far: a weight of 0.
-            let weight = (score - if *largest == f32::NEG_INFINITY { 0.0 } else { *largest }).exp();
-            *total += weight;
-            decode(dtype, value, row);
-            for (out, v) in out.iter_mut().zip(&*row) {
-                *out += weight * v;
-            }
+            first += count;
         }
     }
 }

@@ -11,7 +11,7 @@
 // Without vector tiers nothing uses this.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
-use super::{AttentionShape, Call, KvView};
+use super::{AttentionShape, Call, KvRows, KvView};
 use crate::Compute;
 use crate::dtype::DType;
 use crate::ops::gemm::FEW;
@@ -274,9 +274,11 @@ pub(super) unsafe fn attend<E: Engine>(compute: &Compute, block: &Block) {
     let strips = queries.div_ceil(STRIP);
     let padded = d.next_multiple_of(PADDED);
     let view = kv(rows.start);
-    let row_bytes = view.dtype.row_bytes(d);
+    let row_bytes = view.dtype().row_bytes(d);
     let place = |query: usize| ((rows.start + query / group) * heads + head * group + query % group) * d;
 
+    // Rows of a tile that is not dense in the cache.
+    let gathered = if matches!(view.rows, KvRows::Sparse(_)) { (KEYS * row_bytes).next_multiple_of(64) } else { 0 };
     let [q_bytes, key_bytes, value_bytes, weight_bytes] = E::sizes(d).map(|n| n.next_multiple_of(64));
     let lanes = size_of::<Lanes>();
     let sizes = [
@@ -287,10 +289,12 @@ pub(super) unsafe fn attend<E: Engine>(compute: &Compute, block: &Block) {
         strips * q_bytes,
         strips * padded * lanes, // sums
         strips * size_of::<Strip>(),
+        gathered, // keys
+        gathered, // values
     ];
     let mut scratch = compute.scratch.take_aligned(sizes.iter().sum());
     let mut rest = &mut scratch[..];
-    let [keys, values, packed_weights, scores, packed_q, sums, states] = sizes.map(|n| {
+    let [keys, values, packed_weights, scores, packed_q, sums, states, key_rows, value_rows] = sizes.map(|n| {
         let (part, others) = std::mem::take(&mut rest).split_at_mut(n);
         rest = others;
         part
@@ -339,14 +343,12 @@ pub(super) unsafe fn attend<E: Engine>(compute: &Compute, block: &Block) {
     for first in (start / KEYS * KEYS..end).step_by(KEYS) {
         let from = start.saturating_sub(first) / STEP * STEP;
         let count = KEYS.min(end - first);
-        let part = |cache: &[u8]| {
-            let at = (head * view.capacity + first) * row_bytes;
-            Rows { first: cache[at..at + count * row_bytes].as_ptr(), row_bytes, count, head_dim: d }
-        };
+        let tile = view.dense_rows(compute, head, d, first..first + count, [&mut *key_rows, &mut *value_rows]);
+        let [key_tile, value_tile] = tile.map(|first| Rows { first, row_bytes, count, head_dim: d });
         // SAFETY: as above; these rows are in the cache.
         unsafe {
-            E::pack_keys(&part(view.keys), keys.as_mut_ptr(), &mut key_scales);
-            E::pack_values(&part(view.values), values.as_mut_ptr(), &mut value_scales);
+            E::pack_keys(&key_tile, keys.as_mut_ptr(), &mut key_scales);
+            E::pack_values(&value_tile, values.as_mut_ptr(), &mut value_scales);
         }
         for (s, state) in states.iter_mut().enumerate() {
             let low = state.some.start.clamp(first + from, first + count) - first;

@@ -14,8 +14,8 @@ fn bin(value: f32) -> usize {
     (key(value) >> (32 - BITS)) as usize
 }
 
-/// `k` in `1..=scores.len()`.
-pub(super) fn kth_largest(scores: &[f32], k: usize, scratch: &mut Vec<f32>) -> f32 {
+/// `k` in `1..=scores.len()`; `scratch` has room for one value more than there are scores.
+pub(crate) fn kth_largest(scores: &[f32], k: usize, scratch: &mut [f32]) -> f32 {
     // Two histograms in turn: neighbours often fall into one bin, whose count is then not ready yet.
     let mut counts = [[0u32; 1 << BITS]; 2];
     let (pairs, rest) = scores.as_chunks::<2>();
@@ -31,14 +31,12 @@ pub(super) fn kth_largest(scores: &[f32], k: usize, scratch: &mut Vec<f32>) -> f
         chosen -= 1;
     }
     // Every score is written, and kept if it is in the bin: a branch would be mispredicted too often.
-    scratch.resize(count(chosen) + 1, 0.0);
     let mut kept = 0;
     for &value in scores {
         scratch[kept] = value;
         kept += usize::from(bin(value) == chosen);
     }
-    scratch.truncate(kept);
-    let (_, value, _) = scratch.select_nth_unstable_by(left - 1, |a, b| key(*b).cmp(&key(*a)));
+    let (_, value, _) = scratch[..kept].select_nth_unstable_by(left - 1, |a, b| key(*b).cmp(&key(*a)));
     if value.is_nan() { f32::NEG_INFINITY } else { *value }
 }
 
@@ -63,7 +61,7 @@ mod tests {
             }
             let mut sorted = scores.clone();
             sorted.sort_by(|a, b| b.total_cmp(a));
-            let mut scratch = Vec::new();
+            let mut scratch = vec![0.0; n + 1];
             for k in 1..=n {
                 assert_eq!(kth_largest(&scores, k, &mut scratch), sorted[k - 1]);
             }
@@ -73,7 +71,7 @@ mod tests {
     #[test]
     fn nan_is_smallest() {
         let scores = [f32::NAN, 1.0, f32::NAN, -2.0];
-        let mut scratch = Vec::new();
+        let mut scratch = [0.0; 5];
         let got: Vec<f32> = (1..=4).map(|k| kth_largest(&scores, k, &mut scratch)).collect();
         assert_eq!(got, [1.0, -2.0, f32::NEG_INFINITY, f32::NEG_INFINITY]);
     }

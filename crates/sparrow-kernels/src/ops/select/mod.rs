@@ -6,7 +6,7 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
-mod kth;
+pub(crate) mod kth;
 pub(crate) mod scalar;
 
 use crate::Compute;
@@ -79,6 +79,9 @@ impl Compute {
     /// If `k` is 0 or above `scores.len()`.
     pub fn kth_largest(&self, scores: &[f32], k: usize, scratch: &mut Vec<f32>) -> f32 {
         assert!((1..=scores.len()).contains(&k), "kth_largest: k = {k} of {} scores", scores.len());
+        if scratch.len() <= scores.len() {
+            scratch.resize(scores.len() + 1, 0.0);
+        }
         kth::kth_largest(scores, k, scratch)
     }
 
