@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use sparrow_kernels::DType;
+use sparrow_kernels::{BitmapParts, DType};
 
 use crate::backend::Cpu;
 use crate::checkpoint::config::{read_config, require_dir};
@@ -57,8 +57,15 @@ pub fn pack(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<PackedTensor>> {
     require_dir(dir)?;
+    if let Some(dtype) = options.dtype.filter(|&dtype| !dtype.is_quantized() || !BitmapParts::supports(dtype)) {
+        let message = format!("bitmaps are quantised to int8, int4 or int4-g128, not to {dtype}");
+        return Err(Error::option("dtype", message));
+    }
     let spec = read_config(&dir.join("config.json"))?;
     let checkpoint = Checkpoint::open(dir)?;
+    if checkpoint.tensors().any(|info| info.name.ends_with(".bitmask")) {
+        return Err(Error::option("model", format!("{} is packed already", dir.display())));
+    }
     let directory = Directory::create(out)?;
     let shards = shards(&checkpoint);
     let total = checkpoint.tensors().map(|t| t.bytes as u64).sum();
