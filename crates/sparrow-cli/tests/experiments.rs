@@ -176,6 +176,22 @@ fn speed_up_is_plotted_against_what_varies() {
 }
 
 #[test]
+fn sparse_rows_store_no_zeros() {
+    let dir = sheet(
+        "model,prompt_tokens,gen_tokens,mode,sparsity,runs\n\
+         shape:smollm2-135m,4,2,dense,,1\nshape:smollm2-135m,4,2,sparse,0.5,1\nshape:smollm2-135m,4,2,sparse,0.75,1\n",
+    );
+    succeed(&dir, &["run"]);
+    let records = records(&runs(&dir)[0]);
+    let bytes: Vec<f64> = records.iter().map(|record| number(record, "weight_bytes_per_token")).collect();
+    // All of dense is 2 bytes a weight; the head, a fifth of the weights here, is not pruned.
+    assert!(bytes[1] < 0.75 * bytes[0] && bytes[2] < 0.8 * bytes[1], "{bytes:?}");
+    assert!(records.iter().all(|record| record["perplexity"].is_empty()), "random weights have no quality");
+    let page = fs::read_to_string(runs(&dir)[0].join("report.html")).unwrap();
+    assert!(page.contains(">weight sparsity</text>") && page.contains("they have no quality"), "{page}");
+}
+
+#[test]
 fn a_run_that_is_killed_goes_on_where_it_was() {
     let dir = sheet(
         "prompt_tokens,gen_tokens,batch,mode,runs,eval_tokens\n\
