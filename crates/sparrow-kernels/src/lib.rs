@@ -13,7 +13,7 @@
 //! | [`Compute::pack_signs`], [`Compute::weight_signs`], [`Compute::sign_agreement`] | the sign of a dot product, estimated from sign bits |
 //! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
 //! | [`Compute::store_kv`], [`SparseKv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
-//! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
+//! | [`decode`], [`encode`], [`quantize`], [`transpose`], [`assemble_int8`], [`assemble_int4`] | stored elements ([`DType`], [`Matrix`]) |
 //! | [`pack`], [`count_stored`], [`fill_bitmap`], [`unpack`] | weights with many zeros ([`Bitmap`], [`Stored`]) |
 //! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
 //!
@@ -49,7 +49,9 @@ mod table;
 
 pub use compute::Compute;
 pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
-pub use dtype::{Bitmap, BitmapError, BitmapParts, DType, Matrix, Stored, UnknownDType, decode, encode};
+pub use dtype::{
+    Bitmap, BitmapError, BitmapParts, DType, Matrix, Stored, UnknownDType, assemble_int4, assemble_int8, decode, encode,
+};
 pub use ops::activation::Activation;
 pub use ops::attention::{AttentionShape, DenseKv, KvRows, KvView};
 pub use ops::encode::KvMut;

@@ -674,6 +674,29 @@ fn special_values_and_int8() {
     }
 }
 
+/// Quantising never makes the code -128, but checkpoints that were quantised elsewhere have it.
+#[test]
+fn int8_codes_go_down_to_minus_128() {
+    let (n, k) = (19, 1000);
+    let mut bytes = vec![0; n * DType::I8.row_bytes(k)];
+    for row in bytes.chunks_exact_mut(DType::I8.row_bytes(k)) {
+        assemble_int8(&vec![-128; k], 0.5, row);
+    }
+    for compute in tiers_to_test() {
+        for m in [1, 8, 40] {
+            for x in [1.0, -1.0] {
+                let mut out = vec![f32::NAN; m * n];
+                let weights = Matrix::new(DType::I8, n, k, &bytes).into();
+                compute.linear(&vec![x; m * k], m, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+                // All activations are the largest, of code ±127: the sum is exact, and rounded when it is scaled.
+                let expected = -64.0 * x * k as f32;
+                let close = |v: &f32| (v - expected).abs() <= 4.0 * f32::EPSILON * expected.abs();
+                assert!(out.iter().all(close), "{:?}, expected {expected}, {}", out[0], describe(&compute));
+            }
+        }
+    }
+}
+
 #[test]
 fn int8_products_are_the_same_in_every_tier() {
     let mut random = Random(14);

@@ -204,6 +204,36 @@ fn config_json_of_every_architecture() {
     }
 }
 
+/// Configuration and header of quantised checkpoints, and any bits for codes, scales and zero points.
+#[test]
+fn compressed_checkpoints() {
+    for case in ["int8-channel", "int4-group-32", "int4-group-128-zero"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compressed").join(case);
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tokenizer.json"), tiny::tokenizer().to_string()).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(from.join(file), dir.path().join(file)).unwrap();
+        }
+        tiny::load_and_step(dir.path()).unwrap();
+        let config = fs::read(dir.path().join("config.json")).unwrap();
+        values_of(dir.path(), "config.json", 100);
+        fs::write(dir.path().join("config.json"), config).unwrap();
+        let original = fs::read(dir.path().join("model.safetensors")).unwrap();
+        let (header, data) = tiny::parts(&original);
+        survive(dir.path(), "model.safetensors", 150, replacements(), |_, list| {
+            let mut value = Value::Object(header.clone());
+            for (path, new) in list {
+                replace(&mut value, &path, new);
+            }
+            tiny::framed(value.to_string().as_bytes(), data)
+        });
+        survive(dir.path(), "model.safetensors", 50, prop::collection::vec(any::<u8>(), 64), |_, noise| {
+            let data: Vec<u8> = (0..data.len()).map(|i| noise[(i * 31 + i / 64) % noise.len()]).collect();
+            tiny::framed(Value::Object(header.clone()).to_string().as_bytes(), &data)
+        });
+    }
+}
+
 #[test]
 fn generation_config_json() {
     let dir = good(false, false);

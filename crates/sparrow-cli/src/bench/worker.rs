@@ -425,8 +425,7 @@ impl Bench {
             _ => prepare(&mut model, &job.selector, dtype, &format, &cpu)?,
         };
         let weights = &model.weights;
-        let as_stored =
-            job.selector == SelectorSpec::Dense && !weights.dtype().is_quantized() && kv == KvOptions::default();
+        let as_stored = job.selector == SelectorSpec::Dense && job.dtype.is_none() && kv == KvOptions::default();
         let loaded = Loaded {
             name,
             parameters: model.spec.parameters(),

@@ -10,6 +10,7 @@ pub use bitmap::{Bitmap, BitmapError, BitmapParts};
 pub(crate) use convert::element;
 pub use convert::{decode, encode};
 pub use matrix::Matrix;
+pub use quantized::{assemble_int4, assemble_int8};
 pub use stored::Stored;
 
 use std::fmt;
@@ -28,7 +29,7 @@ pub enum DType {
     F16 = 1,
     /// bfloat16: the upper half of a binary32.
     BF16 = 2,
-    /// 8-bit integers of -127 to 127 and one `f32` scale per row.
+    /// 8-bit integers and one `f32` scale per row.
     I8 = 3,
     /// 4-bit integers less 8, an `f16` scale per group of 32.
     I4G32 = 4,

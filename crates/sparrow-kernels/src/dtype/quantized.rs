@@ -11,10 +11,10 @@
 //! Symmetric int8 with one scale per output is the `int-quantized` scheme of compressed-tensors, groups with and without
 //! zero points its `pack-quantized` one; the block order of nibbles is that of GGML's Q4_0.
 
-use super::{I4G32, I4G32Z, I4G128, I4G128Z};
+use super::{DType, I4G32, I4G32Z, I4G128, I4G128Z};
 use half::f16;
 
-/// The most elements of an int8 row: 127² times as many still fit an `i32`.
+/// The most elements of an int8 row: 128 · 127 times as many still fit an `i32`.
 pub(crate) const MAX_INT8_COLS: usize = 1 << 17;
 /// Elements of a block of nibbles.
 pub(crate) const BLOCK: usize = 32;
@@ -119,11 +119,56 @@ impl Int4 {
                 for (to, &v) in codes.iter_mut().zip(from) {
                     *to = code(v);
                 }
-                for (j, byte) in block.iter_mut().enumerate() {
-                    *byte = codes[j] | codes[j + BLOCK / 2] << 4;
-                }
+                pack_block(&codes, block);
             }
         }
+    }
+}
+
+fn pack_block(codes: &[u8; BLOCK], out: &mut [u8]) {
+    for (j, byte) in out.iter_mut().enumerate() {
+        *byte = codes[j] | codes[j + BLOCK / 2] << 4;
+    }
+}
+
+/// Writes one int8 row from its parts: element i is `codes[i]` · `scale`.
+///
+/// # Panics
+/// If `out` has another length than a row of so many elements.
+pub fn assemble_int8(codes: &[i8], scale: f32, out: &mut [u8]) {
+    assert_eq!(out.len(), int8_row_bytes(codes.len()), "assemble_int8: length of out");
+    let (filled, rest) = out.split_at_mut(codes.len());
+    filled.iter_mut().zip(codes).for_each(|(to, &code)| *to = code as u8);
+    let (padding, stored) = rest.split_at_mut(rest.len() - size_of::<f32>());
+    padding.fill(0);
+    stored.copy_from_slice(&scale.to_le_bytes());
+}
+
+/// Writes one row of an int4 type from its parts: element i of group g is (`codes[i]` − zero point) · scale, both of `groups[g]`. In
+/// types without zero points it is 8, whatever `groups` says.
+///
+/// # Panics
+/// If `dtype` is not an int4 type, a code or zero point is above 15, `groups` are not as many as a row has, or `out` has another
+/// length than a row.
+pub fn assemble_int4(dtype: DType, codes: &[u8], groups: &[(f16, u8)], out: &mut [u8]) {
+    let int4 = Int4::of(dtype as u8);
+    let cols = codes.len();
+    assert_eq!((out.len(), groups.len()), (int4.row_bytes(cols), int4.groups(cols)), "assemble_int4: lengths");
+    assert!(codes.iter().chain(groups.iter().map(|(_, zero)| zero)).all(|&code| code < 16), "assemble_int4: codes");
+    let (nibbles, rest) = out.split_at_mut(int4.scales_at(cols));
+    let (scales, zeros) = rest.split_at_mut(2 * groups.len());
+    for (g, &(scale, zero)) in groups.iter().enumerate() {
+        scales[2 * g..2 * g + 2].copy_from_slice(&scale.to_le_bytes());
+        if int4.zero_points {
+            zeros[g] = zero;
+        }
+    }
+    for (b, block) in nibbles.chunks_exact_mut(BLOCK / 2).enumerate() {
+        let zero = if int4.zero_points { zeros[b * BLOCK / int4.group] } else { MIDDLE };
+        let mut filled = [zero; BLOCK];
+        let from = codes.get(b * BLOCK..).unwrap_or_default();
+        filled.iter_mut().zip(from).for_each(|(to, &code)| *to = code);
+        pack_block(&filled, block);
     }
 }
 
@@ -213,6 +258,33 @@ mod tests {
             let int4: Vec<f32> = (0..n).map(|i| [-8.0, 7.0, 0.0, -1.0, 3.0][i % 5] * 0.5).collect();
             assert_eq!(round_trip(DType::I4G32, &int4), int4);
             assert_eq!(round_trip(DType::I4G128, &int4), int4);
+        }
+    }
+
+    #[test]
+    fn rows_put_together_are_their_parts() {
+        for n in [1usize, 31, 32, 33, 128, 200] {
+            let codes: Vec<i8> = (0..n).map(|i| (i * 37 % 256) as u8 as i8).collect();
+            let mut bytes = vec![0xaa; DType::I8.row_bytes(n)];
+            assemble_int8(&codes, 0.25, &mut bytes);
+            let mut values = vec![0.0; n];
+            decode(DType::I8, &bytes, &mut values);
+            assert!(values.iter().zip(&codes).all(|(&v, &q)| v == f32::from(q) * 0.25));
+
+            let codes: Vec<u8> = (0..n).map(|i| (i * 7 % 16) as u8).collect();
+            for dtype in [DType::I4G32, DType::I4G32Z, DType::I4G128, DType::I4G128Z] {
+                let int4 = Int4::of(dtype as u8);
+                let part =
+                    |g: usize| (f16::from_f32(0.5 + g as f32), if int4.zero_points { 3 + g as u8 } else { MIDDLE });
+                let groups: Vec<_> = (0..int4.groups(n)).map(part).collect();
+                let mut bytes = vec![0xaa; dtype.row_bytes(n)];
+                assemble_int4(dtype, &codes, &groups, &mut bytes);
+                decode(dtype, &bytes, &mut values);
+                for (i, &v) in values.iter().enumerate() {
+                    let (scale, zero) = groups[i / int4.group];
+                    assert_eq!(v, (f32::from(codes[i]) - f32::from(zero)) * scale.to_f32(), "{dtype} {i}");
+                }
+            }
         }
     }
 

@@ -33,6 +33,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The objects under all names.
+    pub(crate) fn objects(&self) -> Result<Vec<Fields<'a>>> {
+        self.map.keys().filter_map(|name| self.object(name).transpose()).collect()
+    }
+
     pub(crate) fn usize(&self, name: &str, range: std::ops::RangeInclusive<usize>) -> Result<Option<usize>> {
         let Some(value) = self.present(name) else { return Ok(None) };
         let expected = || format!("an integer in {}..={}", range.start(), range.end());

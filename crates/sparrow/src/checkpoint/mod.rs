@@ -3,6 +3,7 @@
 //! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
 
 mod bitmap_tensor;
+mod compressed;
 pub mod config;
 mod direct_file;
 mod fields;

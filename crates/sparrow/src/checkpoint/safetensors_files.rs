@@ -12,6 +12,7 @@ use serde_json::Value;
 use sparrow_kernels::DType;
 
 use super::bitmap_tensor::{BitmapTensor, prefix};
+use super::compressed;
 use super::fields::{Fields, read_json};
 use super::storage::{Bytes, MappedFile};
 use super::tensor::Tensor;
@@ -161,11 +162,15 @@ impl Checkpoint {
         self.entries.contains_key(name) || self.bitmap_prefix(name).is_some()
     }
 
-    /// The weights `name` of exactly that shape.
+    /// The weights `name` of exactly that shape: mapped, or in memory where they are stored [quantised](super::compressed).
     ///
     /// # Errors
-    /// If the tensor is missing, has another shape, or a dtype other than f32, f16, bf16.
+    /// If the tensor is missing, has another shape, or a dtype other than f32, f16, bf16; or is quantised in a way that cannot
+    /// be read.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+        if let Some(layer) = compressed::layer_of(self, name) {
+            return compressed::read(self, layer, rows, cols);
+        }
         let (entry, dtype) = self.take(name, &[rows, cols])?;
         Ok(Tensor::mapped(&entry.file, entry.range.clone(), dtype, rows, cols))
     }
@@ -238,6 +243,11 @@ impl Checkpoint {
             return Err(self.wrong(name, expected(), format!("shape {:?}", entry.shape)));
         }
         Ok(entry)
+    }
+
+    /// Dtype and shape of a stored tensor.
+    pub(super) fn described(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.entries.get(name).map(|entry| (entry.dtype, entry.shape.as_slice()))
     }
 
     /// The error that says so of the tensor `name`.
@@ -319,7 +329,7 @@ impl Checkpoint {
 }
 
 /// The dtype as kernels name it, if they compute with it.
-fn kernel_dtype(dtype: Dtype) -> Option<DType> {
+pub(super) fn kernel_dtype(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F32 => Some(DType::F32),
         Dtype::F16 => Some(DType::F16),

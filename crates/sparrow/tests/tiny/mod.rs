@@ -64,6 +64,13 @@ pub fn framed(header: &[u8], data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header, data].concat()
 }
 
+/// Header and data of a safetensors file.
+pub fn parts(file: &[u8]) -> (Map<String, Value>, &[u8]) {
+    let (len, rest) = file.split_first_chunk().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*len) as usize);
+    (serde_json::from_slice(header).unwrap(), data)
+}
+
 /// `config.json` of the tiny model.
 pub fn config() -> Value {
     json!({

@@ -14,8 +14,8 @@ vectorised! { "avx2,fma,f16c":
 
 /// `R` rows by `M` activations.
 ///
-/// The instruction multiplies unsigned by signed and adds pairs with 16 bits: |w| · (x with the sign of w) is at most 2 · 127²,
-/// which fits.
+/// The instruction multiplies unsigned by signed and adds pairs with 16 bits: |w| · (x with the sign of w) is at most
+/// 2 · 128 · 127, which fits.
 ///
 /// # Safety
 /// See [`DotInt8Fn`](super::DotInt8Fn); rows `j..j + R` and activations `t..t + M` must exist; AVX2.

@@ -2,6 +2,7 @@
 
 mod family;
 mod opt;
+mod quantization;
 mod rope;
 
 use std::path::Path;
@@ -43,6 +44,7 @@ pub fn parse_config(path: &Path, json: &Value) -> Result<ModelSpec> {
         Some(family) => rotary_spec(&config, family)?,
         None => opt::spec(&config)?,
     };
+    quantization::check(&config)?;
     let widest = [spec.q_size(), spec.kv_size()].into_iter().max().expect("two widths");
     if widest > MAX_SIZE {
         let message = format!("times num_attention_heads is {widest}, more than {MAX_SIZE}");
