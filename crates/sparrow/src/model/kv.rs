@@ -6,7 +6,7 @@ use super::spec::ModelSpec;
 use super::{KvOptions, Row};
 
 /// Keys (after RoPE) and values of one sequence.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KvCache {
     dtype: DType,
     kv_heads: usize,
@@ -20,7 +20,7 @@ pub struct KvCache {
 }
 
 /// Keys and values of one layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Layer {
     /// `[kv_heads, capacity, head_dim]` each, zeroed on allocation, so memory is taken only as positions are written.
     Dense {

@@ -119,6 +119,13 @@ impl Session {
         self.caches[sequence].truncate(&self.cpu.compute, len);
     }
 
+    /// Gives `to` the tokens of `from`, in place of its own: sequences that begin alike compute a prompt once.
+    pub fn copy_sequence(&mut self, from: usize, to: usize) {
+        if from != to {
+            self.caches[to] = self.caches[from].clone();
+        }
+    }
+
     /// Counts of the steps since the last [`reset_stats`](Self::reset_stats).
     pub fn stats(&self) -> &Stats {
         &self.scratch.stats

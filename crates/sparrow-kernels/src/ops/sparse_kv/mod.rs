@@ -45,7 +45,7 @@ pub struct SparseKvShape {
 /// Of each head's block of 64 tokens the `floor(sparsity · 64 · head_dim)` keys, and values, of smallest magnitude are dropped,
 /// so a block's size is known beforehand: memory for all blocks is taken at once, zeroed, and becomes resident as blocks are
 /// written. Neither storing single tokens nor packing allocates.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SparseKv {
     shape: SparseKvShape,
     len: usize,
@@ -58,7 +58,7 @@ pub struct SparseKv {
 }
 
 /// Keys, or values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Store {
     layout: BlockLayout,
     /// `[kv_heads, room, head_dim]`.
