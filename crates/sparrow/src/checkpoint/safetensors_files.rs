@@ -275,6 +275,14 @@ impl Checkpoint {
         Some(Tensor::mapped(&entry.file, entry.range.clone(), dtype, rows, cols))
     }
 
+    /// Lets the system take the pages of the tensors that `chosen` picks by name out of this process's resident memory; they
+    /// come back from the page cache when touched again.
+    pub(crate) fn release(&self, chosen: impl Fn(&str) -> bool) {
+        for (_, entry) in self.entries.iter().filter(|(name, _)| chosen(name)) {
+            Bytes::mapped(&entry.file, entry.range.clone()).release();
+        }
+    }
+
     /// The tensor as it is, to be written again.
     pub(crate) fn pending(&self, info: &TensorInfo) -> Pending<'_> {
         let bytes = self.bytes(&info.name).expect("listed tensors exist");

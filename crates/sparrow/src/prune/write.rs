@@ -36,7 +36,7 @@ impl Shards<'_> {
         (0..self.layers).find(layer).unwrap_or(self.layers)
     }
 
-    /// Writes a file: its tensors as they are, but for those of `pruned`.
+    /// Writes a file: its tensors as they are, but for those of `pruned`. The originals' pages are released.
     pub fn write(&self, shard: usize, pruned: &BTreeMap<String, Vec<u8>>) -> Result<()> {
         let pending = |info: TensorInfo| {
             let original = self.source.pending(&info);
@@ -46,7 +46,9 @@ impl Shards<'_> {
             }
         };
         let tensors = self.source.tensors().filter(|info| self.of(&info.name) == shard);
-        self.directory.safetensors(&self.file(shard), tensors.map(pending).collect())
+        self.directory.safetensors(&self.file(shard), tensors.map(pending).collect())?;
+        self.source.release(|name| self.of(name) == shard);
+        Ok(())
     }
 
     /// Writes what belongs to no layer, and the index, once the layers are there.
@@ -71,6 +73,7 @@ pub(super) fn measure(written: &Checkpoint, chosen: &[Vec<Prunable>], targets: &
             decode(matrix.dtype, view.row(r), &mut row);
             here += row.iter().filter(|w| **w == 0.0).count();
         }
+        written.release(|name| name == matrix.name);
         let of = matrix.rows * matrix.cols;
         (zeros, weights) = (zeros + here, weights + of);
         (matrix.name.clone(), here as f64 / of as f64)
