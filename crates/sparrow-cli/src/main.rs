@@ -49,7 +49,7 @@ enum Command {
     Eval(eval::Args),
     /// Calibrate a model on a text and write a directory that runs sparse
     Sparsify(sparsify::Args),
-    /// Write a pruned model with its matrices as bitmaps: smaller, and faster to decode
+    /// Write a pruned model with its matrices as bitmaps and their non-zero elements: smaller
     Pack(pack::Args),
     /// Set weights to zero: magnitude, Wanda or SparseGPT, calibrated on a text
     Prune(prune::Args),

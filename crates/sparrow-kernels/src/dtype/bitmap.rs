@@ -179,7 +179,7 @@ impl<'a> BitmapParts<'a> {
     }
 
     /// The density below which multiplying a few activations by a bitmap takes less time than by dense weights. Measured by
-    /// `examples/bitmap.rs` on a Xeon with AMX, weights from memory: bf16 takes 0.6 of the time at half the elements and as long
+    /// `examples/bitmap.rs` on a busy Xeon with AMX, weights from memory, so to be measured again: bf16 takes 0.6 of the time at half the elements and as long
     /// at 0.9, int8 0.6 to 0.7 and as long at 0.8; int4, of which expanding is arithmetic, is slower at every density.
     pub const fn pays_below(dtype: DType) -> f64 {
         match dtype {
