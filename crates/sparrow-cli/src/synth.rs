@@ -21,7 +21,7 @@ pub struct Args {
     /// Write down projections neuron by neuron, as `sparsify` does: for --weights cache and selectors without calibration
     #[arg(long)]
     neuron_major: bool,
-    /// Make this fraction of the layers' weights 0, anywhere, as if they were pruned
+    /// Make this fraction of the weights of layers and head 0, anywhere, as if they were pruned
     #[arg(long, default_value_t = 0.0, value_name = "FRACTION", value_parser = crate::model::fraction)]
     zeros: f64,
 }

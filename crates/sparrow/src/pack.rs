@@ -12,7 +12,7 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::model::format::WeightsFormat;
-use crate::model::names::TensorNames;
+use crate::model::spec::ModelSpec;
 use crate::sparsity::SidecarFile;
 
 /// Bytes of the original that one file is made from, and that are in memory at a time.
@@ -74,7 +74,7 @@ pub fn pack(
     for (i, infos) in shards.iter().enumerate() {
         let mut tensors = Vec::with_capacity(infos.len());
         for info in infos {
-            let tensor = pack_one(&checkpoint, &spec.names, info, options, cpu)?;
+            let tensor = pack_one(&checkpoint, &spec, info, options, cpu)?;
             done += info.bytes as u64;
             progress(done, total);
             tensors.push(tensor);
@@ -129,14 +129,13 @@ fn shards(checkpoint: &Checkpoint) -> Vec<Vec<TensorInfo>> {
 /// The tensor as a bitmap, if it is a matrix of a layer, or the head, that `options` want packed.
 fn pack_one(
     checkpoint: &Checkpoint,
-    names: &TensorNames,
+    spec: &ModelSpec,
     info: &TensorInfo,
     options: &PackOptions,
     cpu: &Cpu,
 ) -> Result<Option<BitmapTensor>> {
     let is_weight = bitmap_prefix(&info.name).is_some();
-    let head = [names.head, names.embedding].iter().any(|name| info.name.strip_suffix(".weight") == Some(name));
-    let Some(tensor) = checkpoint.tensor(info).filter(|_| is_weight && (head || names.is_of_layer(&info.name))) else {
+    let Some(tensor) = checkpoint.tensor(info).filter(|_| is_weight && spec.is_of_layer_or_head(&info.name)) else {
         return Ok(None);
     };
     let stored = Weight::from(tensor);

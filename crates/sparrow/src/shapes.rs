@@ -11,7 +11,6 @@ use crate::checkpoint::{Placement, Tensor, Weight, predictor_tensors};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::format::WeightsFormat;
-use crate::model::names::TensorNames;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::{NEURON_MAJOR, Source, Weights};
 use crate::sparsity::Predictor;
@@ -90,8 +89,8 @@ pub fn spec(name: &str) -> Result<ModelSpec> {
 }
 
 /// A model of that specification with random weights in memory. With `neuron_major`, down projections are made in that layout at
-/// once. Of each matrix of the layers the fraction `zeros` is 0, anywhere, as if it were pruned; matrices are stored as
-/// `format` asks.
+/// once. Of each matrix of the layers and of the head (and so of an embedding that is tied to it) the fraction `zeros` is 0, anywhere,
+/// as if it were pruned; these matrices are stored as `format` asks.
 ///
 /// # Errors
 /// If memory runs out.
@@ -103,7 +102,7 @@ pub fn random_model(
     format: &WeightsFormat,
     cpu: &Cpu,
 ) -> Result<Model> {
-    let mut source = RandomWeights { names: &spec.names, dtype, neuron_major, zeros, format, cpu };
+    let mut source = RandomWeights { spec: &spec, dtype, neuron_major, zeros, format, cpu };
     let weights = Weights::load(&spec, &mut source)?;
     Ok(Model {
         spec,
@@ -117,7 +116,7 @@ pub fn random_model(
 
 /// Weights that are a function of the tensor's name and shape.
 struct RandomWeights<'a> {
-    names: &'a TensorNames,
+    spec: &'a ModelSpec,
     dtype: DType,
     neuron_major: bool,
     zeros: f64,
@@ -128,14 +127,17 @@ struct RandomWeights<'a> {
 impl Source for RandomWeights<'_> {
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         // The head, and with it the embedding, as `Weights::quantize` has them.
-        let in_layer = self.names.is_of_layer(name);
+        let in_layer = self.spec.names.is_of_layer(name);
         let dtype = if self.dtype.is_quantized() && !in_layer { DType::I8 } else { self.dtype };
-        let zeros = if in_layer { self.zeros } else { 0.0 };
+        let zeros = if self.spec.is_of_layer_or_head(name) { self.zeros } else { 0.0 };
         Tensor::in_memory(dtype, rows, cols, |out| fill_random(name, dtype, cols, zeros, out))
     }
 
     fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let dense = self.matrix(name, rows, cols)?.into();
+        if !self.spec.is_of_layer_or_head(name) {
+            return Ok(dense);
+        }
         Ok(self.format.of(name).apply(&dense, &self.cpu.compute)?.unwrap_or(dense))
     }
 

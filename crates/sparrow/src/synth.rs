@@ -10,7 +10,7 @@ use crate::error::Result;
 
 /// Writes a checkpoint of that shape with random weights (the same every time), in shards: for comparing engines. With
 /// `neuron_major`, down projections are written as `sparsify` writes them, for selectors that need no calibration.
-/// Of each matrix of the layers the fraction `zeros` is 0. `progress(done, total)` is in bytes.
+/// Of each matrix of the layers and of the head the fraction `zeros` is 0. `progress(done, total)` is in bytes.
 ///
 /// # Errors
 /// If the shape is not known, or `out` exists or cannot be written.
@@ -26,7 +26,7 @@ pub fn synthesize(
     let config = crate::shapes::config(shape, dtype)?;
     let directory = Directory::create(out)?;
     let spec = crate::shapes::spec(shape)?;
-    let zeros_of = |name: &str| if spec.names.is_of_layer(name) { zeros } else { 0.0 };
+    let zeros_of = |name: &str| if spec.is_of_layer_or_head(name) { zeros } else { 0.0 };
     let mut tensors = Vec::new();
     for (name, dimensions) in crate::shapes::parameters(&spec, neuron_major)? {
         let len = dimensions.iter().product::<usize>() * dtype.row_bytes(1);

@@ -12,7 +12,7 @@ use sparrow::model::format::Format;
 use sparrow::model::weights::{Source, Weights};
 use sparrow::pack::{PackOptions, pack};
 use sparrow::sparsify::{SparsifyOptions, sparsify};
-use sparrow::{Cpu, DType, Model, ModelSpec, Result, WeightsFormat};
+use sparrow::{Cpu, DType, Model, ModelSpec, Result, WeightsFormat, shapes};
 use sparrow_kernels::{decode, encode};
 
 /// Random weights of which every third row and the fraction `zeros` of the others are 0.
@@ -170,6 +170,35 @@ fn auto_packs_what_is_pruned_enough() {
                 assert_eq!(is_bitmap(&layer.mlp.down.weight), packed);
             }
             assert!(!is_bitmap(&model.weights.head) && !is_bitmap(&model.weights.embedding));
+        }
+    }
+}
+
+/// The head is a linear layer like any other; an embedding that is tied to it is looked up in the same bitmap.
+#[test]
+fn the_head_of_random_weights_is_pruned_and_packed() {
+    let ids = Random::new(5).ids(odd_spec().vocab_size, 24);
+    let cpu = exact();
+    for tied in [true, false] {
+        let spec = ModelSpec { tied, ..odd_spec() };
+        for (dtype, quantized, head) in [
+            (DType::BF16, None, DType::BF16),
+            (DType::BF16, Some(DType::I4G32), DType::I8),
+            (DType::I8, None, DType::I8),
+            (DType::I4G32, None, DType::I8),
+        ] {
+            let run = |kept: &str| {
+                let stored = if quantized.is_some() { "dense" } else { kept };
+                let model = shapes::random_model(spec.clone(), dtype, false, 0.75, &format(stored), &cpu).unwrap();
+                let made = made(model, "dense", quantized, kept, &cpu);
+                let weights = &made.0.weights;
+                assert_eq!(is_bitmap(&weights.head), kept == "auto", "{dtype}, {quantized:?}");
+                assert_eq!(is_bitmap(&weights.embedding), kept == "auto" && tied, "{dtype}, {quantized:?}");
+                assert_eq!((weights.head.dtype(), weights.is_tied()), (head, tied));
+                logits(&cpu, made, &ids)
+            };
+            let worst = worst_difference(&run("auto"), &run("dense"));
+            assert!(worst <= 1e-5, "tied {tied}, {dtype}, {quantized:?}: {worst:e} apart");
         }
     }
 }

@@ -93,7 +93,7 @@ pub enum Source {
         dir: PathBuf,
         text: PathBuf,
     },
-    /// `zeros` is the fraction of the layers' weights that are 0.
+    /// `zeros` is the fraction of the weights of layers and head that are 0.
     Shape {
         name: String,
         zeros: f64,

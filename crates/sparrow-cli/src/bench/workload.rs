@@ -34,7 +34,7 @@ pub struct WorkloadArgs {
     /// One row per format of the matrices (repeatable): [PATTERN=]auto|dense|bitmap[,…], as in generate [default: auto]
     #[arg(long, value_name = "FORMAT")]
     weights_format: Vec<WeightsFormat>,
-    /// With --shape: make this fraction of the layers' weights 0, anywhere, as if they were pruned
+    /// With --shape: make this fraction of the weights of layers and head 0, anywhere, as if they were pruned
     #[arg(long, default_value_t = 0.0, value_name = "FRACTION", requires = "shape", value_parser = fraction)]
     zeros: f64,
     /// Add a row whose active neurons are chosen at random: this fraction of them

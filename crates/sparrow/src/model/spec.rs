@@ -195,6 +195,16 @@ impl ModelSpec {
         })
     }
 
+    /// What a checkpoint calls the head's weights: those of the embedding, if tied.
+    pub fn head(&self) -> &'static str {
+        if self.tied { self.names.embedding } else { self.names.head }
+    }
+
+    /// Whether `tensor` belongs to a layer or is the weights of the head: the matrices that tokens are multiplied with.
+    pub fn is_of_layer_or_head(&self, tensor: &str) -> bool {
+        self.names.is_of_layer(tensor) || tensor.strip_suffix(".weight") == Some(self.head())
+    }
+
     /// Width of all query heads together.
     pub fn q_size(&self) -> usize {
         self.num_heads * self.head_dim

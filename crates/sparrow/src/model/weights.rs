@@ -138,7 +138,7 @@ impl Weights {
         let layers = (0..spec.num_layers).map(|i| LayerWeights::load(spec, source, i)).collect::<Result<_>>()?;
         let head = match spec.tied {
             true => embedding.clone(),
-            false => source.weight(&format!("{}.weight", names.head), spec.vocab_size, hidden)?,
+            false => source.weight(&format!("{}.weight", spec.head()), spec.vocab_size, hidden)?,
         };
         let norm = norm(spec, source, names.norm, hidden)?;
         Ok(Weights { embedding, positions, layers, norm, head })
@@ -295,8 +295,7 @@ impl Weights {
                 move |(part, linear): (&str, &'a Linear)| (format!("{}.weight", names.layer(i, part)), &linear.weight);
             parts.into_iter().zip(layer.projections()).map(named)
         });
-        let head = if self.is_tied() { names.embedding } else { names.head };
-        layers.chain([(format!("{head}.weight"), &self.head)])
+        layers.chain([(format!("{}.weight", spec.head()), &self.head)])
     }
 
     /// Whether the head is the embedding.
