@@ -1,11 +1,11 @@
-//! Quantised caches: what they cost in quality, and what they save.
+//! Quantised caches: what they cost in quality, and what they save; copied ones.
 
 mod common;
 
 use common::*;
-use sparrow::DType;
 use sparrow::eval::evaluate;
 use sparrow::sparsity::Selector;
+use sparrow::{DType, KvOptions, KvSparsity};
 
 const WINDOW: usize = 128;
 
@@ -49,4 +49,28 @@ fn an_int8_cache_is_little_more_than_half_a_bf16_one() {
     let d = model.spec.head_dim as f64;
     let ratio = bytes(DType::I8) as f64 / bytes(DType::BF16) as f64;
     assert!((ratio - (d + 4.0) / (2.0 * d)).abs() < 1e-9, "{ratio}");
+}
+
+#[test]
+fn a_copied_sequence_goes_on_like_its_original() {
+    let ids = sample_ids();
+    let (model, _) = prepare(demo(), parse("dense"));
+    for sparsity in [None, Some(KvSparsity { keys: 0.3, values: 0.5 })] {
+        let kv = KvOptions { sparsity, ..KvOptions::default() };
+        let mut session = session_with(&cpu(), &model, Selector::dense(), 2, kv);
+        session.prefill(0, &ids[..200]).unwrap();
+        session.prefill(1, &ids[300..307]).unwrap();
+        session.copy_sequence(0, 1);
+        assert_eq!((session.len(0), session.len(1)), (200, 200));
+        for &id in &ids[200..203] {
+            let logits = session.decode(&[(0, id), (1, id)]).unwrap();
+            let (original, copy) = logits.split_at(model.spec.vocab_size);
+            assert_eq!(copy, original, "{sparsity:?}");
+        }
+        // What one of them goes on with is nothing to the other.
+        let expected = session.decode(&[(0, ids[203])]).unwrap().to_vec();
+        session.truncate(0, 203);
+        session.decode(&[(1, ids[300])]).unwrap();
+        assert_eq!(session.decode(&[(0, ids[203])]).unwrap(), expected, "{sparsity:?}");
+    }
 }
