@@ -184,8 +184,8 @@ fn sparse_rows_store_no_zeros() {
     succeed(&dir, &["run"]);
     let records = records(&runs(&dir)[0]);
     let bytes: Vec<f64> = records.iter().map(|record| number(record, "weight_bytes_per_token")).collect();
-    // All of dense is 2 bytes a weight; the head, a fifth of the weights here, is not pruned.
-    assert!(bytes[1] < 0.75 * bytes[0] && bytes[2] < 0.8 * bytes[1], "{bytes:?}");
+    // Two bytes of what is not zero and a bit of all, the head included, against two bytes a weight.
+    assert!(bytes[1] < 0.58 * bytes[0] && bytes[2] < 0.58 * bytes[1], "{bytes:?}");
     assert!(records.iter().all(|record| record["perplexity"].is_empty()), "random weights have no quality");
     let page = fs::read_to_string(runs(&dir)[0].join("report.html")).unwrap();
     assert!(page.contains(">weight sparsity</text>") && page.contains("they have no quality"), "{page}");
