@@ -8,12 +8,13 @@ use serde::Serialize;
 use sparrow::checkpoint::Placement;
 use sparrow::eval::{Evaluation, evaluate};
 use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
-use sparrow::{KvOptions, Model, Session, SessionOptions};
+use sparrow::{KvOptions, Model, Session, SessionOptions, Tokenizer};
 
 use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, prepare};
 use crate::output::{Format, json, percent, progress, table};
 
-/// Quality of a selector, of quantised weights or of a quantised or sparse cache, against the dense model as it is stored.
+/// Quality of a selector, of quantised weights or of a quantised or sparse cache, against the dense model as it is stored; or of a
+/// pruned model against the one it was made from.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -24,6 +25,10 @@ pub struct Args {
     storage: StorageArgs,
     #[command(flatten)]
     kv: KvArg,
+    /// Compare with this model, dense and as it is stored: a directory or hub id with the same tokenizer [default: with the model
+    /// itself]
+    #[arg(long, value_name = "DIR|ID")]
+    reference: Option<String>,
     /// UTF-8 text to predict [default: the demo model's sample.txt]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -41,6 +46,8 @@ pub struct Args {
 #[derive(Serialize)]
 struct Report {
     model: String,
+    /// Where it is another model.
+    reference: Option<String>,
     text: String,
     window: usize,
     selector: String,
@@ -65,18 +72,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cpu = args.model.cpu.cpu();
     let (mut model, tokenizer) = args.model.load()?;
     let kv = args.kv.options();
+    let reference = args.reference.as_deref().map(sparrow::resolve_model).transpose()?;
+    let as_stored = reference.is_none() && args.storage.dtype.is_none() && kv == KvOptions::default();
     let default = match (model.default_selector(), is_relu_family(model.spec.activation)) {
         // Comparing dense with dense would say nothing.
-        (SelectorSpec::Dense, true) if args.storage.dtype.is_none() && kv == KvOptions::default() => {
-            SelectorSpec::Gate(None)
-        }
+        (SelectorSpec::Dense, true) if as_stored => SelectorSpec::Gate(None),
         (other, _) => other,
     };
     let spec = args.selector.selector.unwrap_or(default);
     let selector = prepare(&mut model, &spec, args.storage.dtype, &args.storage.weights_format, &cpu)?;
     let mut ids = tokenizer.encode(&text, false)?;
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
-    let window = (args.window as usize).min(model.spec.context_length());
 
     // Truth for recall: what calibration called active, or exact zeros. It takes every gate, which a cache does not have.
     let truth = match &model.sidecar {
@@ -86,8 +92,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let truth = truth.filter(|_| selector.selects_neurons());
     let model = Arc::new(model);
+    let stored = match &reference {
+        Some(reference) => {
+            Tokenizer::load(reference)?.check_same_vocabulary(&tokenizer)?;
+            Arc::new(Model::load(reference)?)
+        }
+        None if model.weights.dtype().is_quantized() => Arc::new(Model::load(&dir)?),
+        None => model.clone(),
+    };
+    let context = model.spec.context_length().min(stored.spec.context_length());
+    let window = context.min(args.window as usize);
     let options = SessionOptions { sequences: 1, capacity: window, kv: KvOptions::default() };
-    let stored = if model.weights.dtype().is_quantized() { Arc::new(Model::load(&dir)?) } else { model.clone() };
     let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
     let options = SessionOptions { kv, ..options };
     let mut sparse = Session::new(model.clone(), cpu.clone(), selector, options)?;
@@ -99,6 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let report = Report {
         model: dir.display().to_string(),
+        reference: reference.map(|dir| dir.display().to_string()),
         text: text_path.display().to_string(),
         window,
         selector: spec.to_string(),
@@ -121,8 +137,9 @@ fn print(report: &Report) -> anyhow::Result<()> {
     outln!("{} on {}, {} tokens predicted in windows of {}", report.model, report.text, e.tokens, report.window);
     let change = e.perplexity / e.dense_perplexity - 1.0;
     let row = |name: &str, values: [String; 5]| std::iter::once(name.to_owned()).chain(values).collect();
+    let reference = report.reference.as_ref().map_or(String::new(), |dir| format!("{dir}, "));
     let dense = row(
-        "dense, as stored",
+        &format!("{reference}dense, as stored"),
         [format!("{:.4}", e.dense_perplexity), "0".into(), "0".into(), percent(1.0), percent(1.0)],
     );
     let pruned = report.kv_sparsity.as_ref().map_or(String::new(), |sparsity| format!(" {sparsity}"));

@@ -1,4 +1,5 @@
-//! What sparsity costs in quality: perplexity, KL divergence and agreement against the dense model on the same text.
+//! What sparsity costs in quality: perplexity, KL divergence and agreement against the dense model, or any other of the same
+//! vocabulary, on the same text.
 
 use serde::{Deserialize, Serialize};
 use sparrow_kernels::SparseKv;
@@ -7,14 +8,14 @@ use crate::error::{Error, Result};
 use crate::model::Session;
 use crate::sparsity::Observer;
 
-/// Quality of a selector against the dense model over the same windows of a text.
+/// Quality of a model, sparse in whatever way, against a reference, the dense model, over the same windows of a text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Tokens predicted.
     pub tokens: usize,
-    /// `exp` of the mean negative log-likelihood, with the selector.
+    /// `exp` of the mean negative log-likelihood.
     pub perplexity: f64,
-    /// The same, dense.
+    /// The same, of the reference.
     pub dense_perplexity: f64,
     /// Mean over tokens of KL(dense ‖ sparse) of the next-token distributions, in nats.
     pub kl_mean: f64,
@@ -35,7 +36,7 @@ pub struct Evaluation {
 /// token sees up to two blocks more than the tail dense, itself included.
 ///
 /// # Errors
-/// If there are fewer than two tokens, or a window does not fit a session.
+/// If there are fewer than two tokens, a window does not fit a session, or the models' vocabularies differ in size.
 pub fn evaluate(
     dense: &mut Session,
     sparse: &mut Session,
@@ -50,9 +51,13 @@ pub fn evaluate(
     if window < 2 {
         return Err(Error::option("window", format!("must be at least 2, found {window}")));
     }
+    let [reference, vocab] = [&*dense, &*sparse].map(|session| session.model().spec.vocab_size);
+    if reference != vocab {
+        let message = format!("has a vocabulary of {reference}, the model it is compared with one of {vocab}");
+        return Err(Error::option("reference", message));
+    }
     sparse.reset_stats();
     let mut comparison = Comparison::default();
-    let vocab = dense.model().spec.vocab_size;
     let mut dense_logits = Vec::new();
     let step = if sparse.kv().sparsity.is_some() { SparseKv::BLOCK } else { window };
     for (w, ids) in ids.chunks(window).enumerate().filter(|(_, ids)| ids.len() > 1) {

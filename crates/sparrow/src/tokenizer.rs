@@ -52,6 +52,25 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// Whether its ids mean what those of `other` mean, so that predictions of them can be compared.
+    ///
+    /// # Errors
+    /// Names the first id that does not.
+    pub fn check_same_vocabulary(&self, other: &Tokenizer) -> Result<()> {
+        let ids = self.vocab_size().max(other.vocab_size()) as u32;
+        let different = |&id: &u32| self.inner.id_to_token(id) != other.inner.id_to_token(id);
+        let Some(id) = (0..ids).find(different) else { return Ok(()) };
+        let meaning = |tokenizer: &Tokenizer| {
+            tokenizer.inner.id_to_token(id).map_or("no token".to_owned(), |token| format!("{token:?}"))
+        };
+        let message = format!(
+            "id {id} is {} of one model and {} of the other: they need the same",
+            meaning(self),
+            meaning(other)
+        );
+        Err(Error::Tokenizer(message))
+    }
+
     /// Text of ids as they come, after `prompt` (whose text is not repeated).
     ///
     /// # Errors
