@@ -10,7 +10,7 @@ use crate::output::{self, Format, percent, progress};
 
 /// Write a pruned model with its matrices as bitmaps and their non-zero elements.
 ///
-/// Tensors are those of compressed-tensors' sparse-bitmask format, and load without unpacking. What is not pruned enough to be
+/// Tensors are those of compressed-tensors' sparse-bitmask format, described in config.json, and load without unpacking. What is not pruned enough to be
 /// faster so stays as it is, unless --weights-format bitmap asks for it.
 #[derive(clap::Args)]
 pub struct Args {

@@ -3,16 +3,18 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::Value;
 use sparrow_kernels::{BitmapParts, DType};
 
 use crate::backend::Cpu;
-use crate::checkpoint::config::{read_config, require_dir};
+use crate::checkpoint::config::{describe_bitmaps, read_config, require_dir};
 use crate::checkpoint::{
     BitmapTensor, Checkpoint, Directory, TensorInfo, Weight, bitmap_prefix, fingerprint, pretty, shard_name,
 };
 use crate::error::{Error, Result};
 use crate::model::format::WeightsFormat;
 use crate::model::spec::ModelSpec;
+use crate::model::weights::NEURON_MAJOR;
 use crate::sparsity::SidecarFile;
 
 /// Bytes of the original that one file is made from, and that are in memory at a time.
@@ -45,7 +47,8 @@ pub struct PackedTensor {
 }
 
 /// Packs the model in `dir` into the new directory `out`; `progress(done, total)` counts bytes of the original. Tensors that are
-/// not packed stay as they are, and so do the other files.
+/// not packed stay as they are, and so do the other files, but for a `quantization_config` in `config.json`, which says what
+/// compressed-tensors has words for: nothing of int4, of neuron-major matrices and of a packed embedding.
 ///
 /// # Errors
 /// If the model cannot be read or is packed already, `out` exists or cannot be written, or no matrix is worth packing.
@@ -106,6 +109,10 @@ pub fn pack(
         directory.index(written, weight_map)?;
     }
     directory.copy_companions(dir)?;
+    let config = crate::checkpoint::read_json(&dir.join("config.json"))?;
+    if let Some(config) = described(config, &spec, &checkpoint, options, &packed) {
+        directory.text("config.json", &pretty(&config))?;
+    }
     copy_sidecar(dir, &directory)?;
     directory.finish()?;
     Ok(packed)
@@ -152,6 +159,36 @@ fn pack_one(
     };
     stored.release();
     Ok(packed)
+}
+
+/// `config.json` with the `quantization_config` by which compressed-tensors, and with it transformers, loads what was packed. None
+/// where they could not: transformers does not tie a head to an embedding that was a bitmap. Nor where there is one already, of
+/// layers that came quantised.
+fn described(
+    mut config: Value,
+    spec: &ModelSpec,
+    checkpoint: &Checkpoint,
+    options: &PackOptions,
+    packed: &[PackedTensor],
+) -> Option<Value> {
+    let tensors: Vec<TensorInfo> = checkpoint.tensors().collect();
+    let is_packed = |name: &str| packed.iter().any(|tensor| tensor.name == name);
+    if options.dtype.is_some_and(|dtype| dtype != DType::I8)
+        || config.get("quantization_config").is_some_and(|there| !there.is_null())
+        || tensors.iter().any(|info| info.name.ends_with(NEURON_MAJOR))
+        || spec.tied && is_packed(&format!("{}.weight", spec.head()))
+    {
+        return None;
+    }
+    let matrices = tensors.iter().filter(|info| info.shape.len() == 2 && spec.is_of_layer_or_head(&info.name));
+    let unpacked = matrices.map(|info| info.name.as_str()).filter(|name| !is_packed(name));
+    let layers = unpacked.filter_map(|name| name.strip_suffix(".weight"));
+    // By the name of its module, whatever the tensor is called.
+    let dense: Vec<&str> = layers.map(|name| if name == spec.head() { spec.names.head } else { name }).collect();
+    let zeros: f64 = packed.iter().map(|t| (1.0 - t.density) * t.shape.map(|n| n as f64).iter().product::<f64>()).sum();
+    let all: usize = tensors.iter().map(|info| info.shape.iter().product::<usize>()).sum();
+    config["quantization_config"] = describe_bitmaps(&dense, options.dtype.is_some(), zeros / all as f64);
+    Some(config)
 }
 
 /// The sidecar of the original, for the weights as they are now.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::*;
+use serde_json::{Value, json};
 use sparrow::checkpoint::{Checkpoint, Tensor, Weight};
 use sparrow::model::format::Format;
 use sparrow::model::weights::{Source, Weights};
@@ -288,6 +289,46 @@ fn a_packed_directory_loads_as_it_was_packed() {
 
         let again = pack(&dir, &out, &options, &cpu, |_, _| ()).unwrap_err().to_string();
         assert!(again.contains("already exists"), "{again}");
+    }
+}
+
+/// By the fields that compressed-tensors reads, where it can read what was packed.
+#[test]
+fn a_packed_directory_says_what_is_packed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("pruned");
+    pruned_demo(&dir, DType::BF16);
+    let described = |name: &str, dtype: Option<DType>, kept: &str| {
+        let out = temporary.path().join(name);
+        let report = pack(&dir, &out, &PackOptions { dtype, format: format(kept) }, &cpu(), |_, _| ()).unwrap();
+        Model::load(&out).unwrap();
+        let json =
+            |dir: &Path| -> Value { serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap() };
+        let (mut config, original) = (json(&out), json(&dir));
+        let description = config["quantization_config"].take();
+        config.as_object_mut().unwrap().retain(|name, _| name != "quantization_config");
+        assert_eq!(config, original, "{name}");
+        (description, report)
+    };
+    let (stored, report) = described("stored", None, "auto");
+    let zeros: f64 = report.iter().map(|t| (1.0 - t.density) * (t.shape[0] * t.shape[1]) as f64).sum();
+    let sparsity = json!({
+        "format": "sparse-bitmask", "targets": ["Linear"], "ignore": ["lm_head"], "sparsity_structure": "unstructured",
+        "global_sparsity": zeros / Model::load(&dir).unwrap().spec.parameters() as f64,
+    });
+    assert_eq!(stored, json!({ "quant_method": "compressed-tensors", "sparsity_config": sparsity }));
+
+    let (int8, _) = described("int8", Some(DType::I8), "auto,*.k_proj.*=dense");
+    assert_eq!((&int8["format"], &int8["quantization_status"]), (&json!("int-quantized"), &json!("compressed")));
+    let keys = (0..5).map(|layer| format!("model.layers.{layer}.self_attn.k_proj"));
+    let ignored: Vec<String> = std::iter::once("lm_head".into()).chain(keys).collect();
+    assert_eq!((&int8["ignore"], &int8["sparsity_config"]["ignore"]), (&json!(ignored), &json!(ignored)));
+    let group = &int8["config_groups"]["group_0"];
+    assert_eq!((&group["targets"], &group["weights"]["num_bits"]), (&json!(["Linear"]), &json!(8)));
+    assert_eq!((&group["weights"]["strategy"], &group["weights"]["symmetric"]), (&json!("channel"), &json!(true)));
+
+    for (name, dtype, kept) in [("int4", Some(DType::I4G32), "bitmap,*embed*=dense"), ("tied head", None, "bitmap")] {
+        assert_eq!(described(name, dtype, kept).0, Value::Null, "{name}");
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `LAYER.bitmask` | U8 | `[rows, ⌈cols/8⌉]` | bit i mod 8 of byte i / 8 (the lowest first): element i is stored |
 //! | `LAYER.compressed` | F32, F16, BF16, I8; U8 for int4 | `[stored]` | the stored elements, row after row |
 //! | `LAYER.row_offsets` | I64 | `[rows]` | where a row's elements begin in `compressed` |
-//! | `LAYER.weight_scale` | F32 for int8; F16 for int4 | `[rows, 1]`; `[rows, groups]` | quantised elements are multiplied by it; not part of that format |
+//! | `LAYER.weight_scale` | F32 for int8; F16 for int4 | `[rows, 1]`; `[rows, groups]` | quantised elements are multiplied by it; of int8 as in the format `int-quantized`, int4 is not part of either |
 //!
 //! An int4 matrix holds nibbles (the value plus 8), those of every 32 columns padded to whole bytes, the first in the low half;
 //! its offsets count bytes. Rows are complete in themselves, so any number of threads can share them, and any row can be

@@ -13,6 +13,8 @@ use sparrow_kernels::Activation;
 use super::fields::{Fields, read_json};
 use crate::error::{Error, Result};
 use crate::model::spec::{Biases, ModelSpec, Norm, NormKind};
+pub(crate) use quantization::describe_bitmaps;
+
 use family::{BiasRule, FAMILIES, Family, SoftCap, WindowRule};
 
 /// Largest value of any size field: well above every published model, well below an overflow of a product of two.

@@ -1,5 +1,7 @@
 //! `quantization_config`: whether weights are stored in a way that [`compressed`](crate::checkpoint::compressed) can read. The
-//! tensors say everything else themselves.
+//! tensors say everything else themselves. And the same for compressed-tensors, of weights stored as bitmaps.
+
+use serde_json::{Value, json};
 
 use crate::checkpoint::fields::Fields;
 use crate::error::Result;
@@ -47,6 +49,30 @@ pub(super) fn check(config: &Fields) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What compressed-tensors 0.9, the last to write bitmaps, says of a model whose linear layers, but for `dense`, are stored as
+/// [bitmaps](crate::checkpoint::BitmapTensor): of int8 codes with a scale per row if `int8`. `sparsity` is the fraction of the
+/// model's weights that is not stored.
+pub(crate) fn describe_bitmaps(dense: &[&str], int8: bool, sparsity: f64) -> Value {
+    let targets = ["Linear"];
+    let mut config = json!({
+        "quant_method": "compressed-tensors",
+        "sparsity_config": {
+            "format": "sparse-bitmask", "targets": targets, "ignore": dense,
+            "global_sparsity": sparsity, "sparsity_structure": "unstructured",
+        },
+    });
+    if int8 {
+        let weights = json!({
+            "num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel", "dynamic": false,
+        });
+        config["format"] = "int-quantized".into();
+        config["quantization_status"] = "compressed".into();
+        config["ignore"] = dense.into();
+        config["config_groups"] = json!({ "group_0": { "targets": targets, "weights": weights } });
+    }
+    config
 }
 
 fn check_weights(weights: &Fields) -> Result<()> {
