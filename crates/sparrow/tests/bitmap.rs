@@ -292,6 +292,10 @@ fn a_packed_directory_loads_as_it_was_packed() {
     }
 }
 
+fn config(dir: &Path) -> Value {
+    serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap()
+}
+
 /// By the fields that compressed-tensors reads, where it can read what was packed.
 #[test]
 fn a_packed_directory_says_what_is_packed() {
@@ -302,9 +306,7 @@ fn a_packed_directory_says_what_is_packed() {
         let out = temporary.path().join(name);
         let report = pack(&dir, &out, &PackOptions { dtype, format: format(kept) }, &cpu(), |_, _| ()).unwrap();
         Model::load(&out).unwrap();
-        let json =
-            |dir: &Path| -> Value { serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap() };
-        let (mut config, original) = (json(&out), json(&dir));
+        let (mut config, original) = (config(&out), config(&dir));
         let description = config["quantization_config"].take();
         config.as_object_mut().unwrap().retain(|name, _| name != "quantization_config");
         assert_eq!(config, original, "{name}");
@@ -340,6 +342,7 @@ fn a_sparsified_directory_packs_with_its_selector() {
     let options = SparsifyOptions { max_tokens: 4096, ..SparsifyOptions::new(parse("gate"), 48) };
     sparsify(&pruned, &sparse, &demo_dir().join("sample.txt"), &options, &cpu(), |_, _, _| ()).unwrap();
     pack(&sparse, &packed, &PackOptions::default(), &cpu(), |_, _| ()).unwrap();
+    assert_eq!(config(&packed), config(&sparse), "nothing else reads neuron-major bitmaps");
     let cpu = exact();
     let load = |dir: &Path| {
         let mut model = Model::load(dir).unwrap();
