@@ -130,6 +130,11 @@ fn rows_are_measured_and_failures_recorded_beside_them() {
         {
             assert!(number(row, column) > 0.0, "{column}: {row:?}");
         }
+        for phase in ["prefill", "decode"] {
+            let [layer, attention, mlp] =
+                ["", "_attention", "_mlp"].map(|of| number(row, &format!("layer_{phase}{of}_s")));
+            assert!(attention > 0.0 && mlp > 0.0 && attention + mlp < layer, "norms are in neither: {row:?}");
+        }
         // Medians of sums and sums of medians are not the same, but close for one or two runs.
         let total = number(row, "prefill_s") + number(row, "decode_s");
         assert!((number(row, "total_s") - total).abs() < 1e-4 * total, "{row:?}");
@@ -189,6 +194,21 @@ fn sparse_rows_store_no_zeros() {
     assert!(records.iter().all(|record| record["perplexity"].is_empty()), "random weights have no quality");
     let page = fs::read_to_string(runs(&dir)[0].join("report.html")).unwrap();
     assert!(page.contains(">weight sparsity</text>") && page.contains("they have no quality"), "{page}");
+}
+
+#[test]
+fn repeats_take_turns_and_caches_have_a_tail() {
+    let dir = sheet(
+        "prompt_tokens,gen_tokens,k_sparsity,v_sparsity,kv_dense_tail,kv_sinks,runs,repeat,eval_tokens\n\
+         500,2,,,,,1,1,0\n500,2,,,,,1,2,0\n500,2,0.5,0.5,64,,1,1,0\n500,2,0.5,0.5,64,,1,2,0\n500,2,0.5,0.5,128,8,1,1,0\n",
+    );
+    succeed(&dir, &["run"]);
+    let records = records(&runs(&dir)[0]);
+    let order: Vec<_> = records.iter().map(|record| record["row"].as_str()).collect();
+    assert_eq!(order, ["1", "3", "5", "2", "4"]);
+    let bytes: Vec<f64> = records.iter().map(|record| number(record, "kv_bytes")).collect();
+    assert!(bytes[1] < bytes[2] && bytes[2] < bytes[0], "{bytes:?}");
+    assert_eq!((bytes[3], bytes[4]), (bytes[0], bytes[1]));
 }
 
 #[test]

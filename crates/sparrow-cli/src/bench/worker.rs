@@ -166,11 +166,22 @@ pub struct Run {
 
 /// Seconds that one decoder layer takes, averaged over the layers.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct LayerTime {
+    /// All of it.
+    pub all_s: f64,
+    /// Attention without its norms.
+    pub attention_s: f64,
+    /// The MLP without its norms.
+    pub mlp_s: f64,
+}
+
+/// The same of either phase.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct LayerTimes {
     /// For the prompt of one sequence.
-    pub prefill_s: f64,
+    pub prefill: LayerTime,
     /// For one decode step of all sequences.
-    pub decode_s: f64,
+    pub decode: LayerTime,
 }
 
 /// Tokens per window that quality is measured in, where so many fit.
@@ -339,14 +350,17 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Everything but what happens once per step is in the layers (of the norms all but the last).
+    /// Of the norms all but the last are in the layers.
     fn layer_times(&self, layers: usize) -> LayerTimes {
-        let outside = [Component::Embed.name(), Component::Head.name(), SAMPLING];
-        let in_layers = |timings: &[(String, Timing)]| {
-            let inside = timings.iter().filter(|(name, _)| !outside.contains(&name.as_str()));
-            inside.map(|(_, timing)| timing.mean).sum::<f64>() / layers as f64
+        let layer_time = |timings: &[(String, Timing)]| {
+            let sum = |of: &[Component]| {
+                let timed = timings.iter().filter(|(name, _)| of.iter().any(|component| component.name() == name));
+                timed.map(|(_, timing)| timing.mean).sum::<f64>() / layers as f64
+            };
+            let (attention_s, mlp_s) = (sum(&Component::OF_ATTENTION), sum(&Component::OF_MLP));
+            LayerTime { all_s: attention_s + mlp_s + sum(&[Component::Norm]), attention_s, mlp_s }
         };
-        LayerTimes { prefill_s: in_layers(&self.prefill), decode_s: in_layers(&self.decode) }
+        LayerTimes { prefill: layer_time(&self.prefill), decode: layer_time(&self.decode) }
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Column {
 
 /// Settings first and methods after them, so that the rows of a grid that are to be compared follow each other.
 #[rustfmt::skip]
-pub const COLUMNS: [Column; 16] = [
+pub const COLUMNS: [Column; 19] = [
     Column {
         name: "model", role: Role::Setting,
         expected: "a model directory, a hub id, demo, or shape:NAME (random weights) with a NAME that `bench --shape` knows",
@@ -94,6 +94,16 @@ pub const COLUMNS: [Column; 16] = [
         read: |e, text| fraction(text).map(|v| e.v_sparsity = Some(v)), write: |e| optional(&e.v_sparsity),
     },
     Column {
+        name: "kv_dense_tail", role: Role::Method,
+        expected: "a whole number up to 16777216: last tokens whose keys and values stay dense where others are pruned; empty: 64",
+        read: |e, text| within(text, 0..=1 << 24).map(|v| e.kv_dense_tail = Some(v)), write: |e| optional(&e.kv_dense_tail),
+    },
+    Column {
+        name: "kv_sinks", role: Role::Method,
+        expected: "a whole number up to 16777216: first tokens whose keys and values stay dense where others are pruned; empty: none",
+        read: |e, text| within(text, 0..=1 << 24).map(|v| e.kv_sinks = Some(v)), write: |e| optional(&e.kv_sinks),
+    },
+    Column {
         name: "selector", role: Role::Method,
         expected: "dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE], skip[:BLOCKS] or forced:active=F,overlap=P, as in \
                    `bench --selector`",
@@ -103,6 +113,11 @@ pub const COLUMNS: [Column; 16] = [
         name: "runs", role: Role::Measurement,
         expected: "a whole number from 1 to 1000: runs that medians are taken of, after one to warm up",
         read: |e, text| within(text, 1..=1000).map(|v| e.runs = v), write: |e| e.runs.to_string(),
+    },
+    Column {
+        name: "repeat", role: Role::Measurement,
+        expected: "a whole number from 1 to 1000: which time this is measured; the rows of one setting take turns, all of 1 before any of 2",
+        read: |e, text| within(text, 1..=1000).map(|v| e.repeat = v), write: |e| e.repeat.to_string(),
     },
     Column {
         name: "eval_tokens", role: Role::Measurement,

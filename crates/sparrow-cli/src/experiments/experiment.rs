@@ -26,8 +26,11 @@ pub struct Experiment {
     pub kv_dtype: Option<DType>,
     pub k_sparsity: Option<f64>,
     pub v_sparsity: Option<f64>,
+    pub kv_dense_tail: Option<usize>,
+    pub kv_sinks: Option<usize>,
     pub selector: SelectorSpec,
     pub runs: usize,
+    pub repeat: usize,
     pub eval_tokens: usize,
     pub timeout_s: Option<u64>,
 }
@@ -47,8 +50,11 @@ impl Default for Experiment {
             kv_dtype: None,
             k_sparsity: None,
             v_sparsity: None,
+            kv_dense_tail: None,
+            kv_sinks: None,
             selector: SelectorSpec::Dense,
             runs: 3,
+            repeat: 1,
             eval_tokens: 2048,
             timeout_s: None,
         }
@@ -130,16 +136,27 @@ impl Experiment {
         self.mode.sparse && matches!(self.model, ModelName::Shape(_))
     }
 
-    /// Without a sparsity that has no meaning, as combinations of a grid's values have it.
-    pub fn without_idle_sparsity(mut self) -> Self {
+    /// Without what has no meaning beside the other columns, as combinations of a grid's values have it.
+    pub fn without_idle_columns(mut self) -> Self {
         if !self.is_pruned_here() {
             self.sparsity = None;
+        }
+        if self.kv_sparsity().is_none() {
+            (self.kv_dense_tail, self.kv_sinks) = (None, None);
         }
         self
     }
 
     /// Refuses columns that do not go together: the column, and what is wrong.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
+        for (column, value) in [("kv_dense_tail", self.kv_dense_tail), ("kv_sinks", self.kv_sinks)] {
+            if value.is_some() && self.kv_sparsity().is_none() {
+                return Err((
+                    column,
+                    "must be empty: without k_sparsity or v_sparsity the whole cache is dense".into(),
+                ));
+            }
+        }
         match (self.is_pruned_here(), self.sparsity) {
             (true, None) => Err(("sparsity", format!("is empty: mode {} of random weights needs one", self.mode))),
             (false, Some(_)) => {
@@ -170,7 +187,7 @@ impl Experiment {
             dtype: self.mode.dtype.map(|dtype| dtype.to_string()),
             // The head is worth packing only if it was pruned too.
             weights_format: Some(if self.mode.sparse { "auto,*.layers.*=bitmap" } else { "dense" }.to_owned()),
-            kv: KvOptions { dtype: self.kv_dtype, sparsity: self.kv_sparsity(), ..KvOptions::default() }.into(),
+            kv: self.kv().into(),
             selector: self.selector.clone(),
             prompt_tokens: self.prompt_tokens,
             gen_tokens: self.gen_tokens,
@@ -178,6 +195,16 @@ impl Experiment {
             threads: self.threads,
             isa: self.isa.map(|isa| isa.to_string()),
         })
+    }
+
+    fn kv(&self) -> KvOptions {
+        let default = KvOptions::default();
+        KvOptions {
+            dtype: self.kv_dtype,
+            sparsity: self.kv_sparsity(),
+            dense_tail: self.kv_dense_tail.unwrap_or(default.dense_tail),
+            sinks: self.kv_sinks.unwrap_or(default.sinks),
+        }
     }
 
     /// Nothing where both columns are empty: then the cache is dense.

@@ -8,8 +8,8 @@ use toml::Value;
 use super::column::{COLUMNS, names};
 use super::experiment::Experiment;
 
-/// Every combination of the values in `text`, the last columns changing fastest; `path` is used in messages. A sparsity that
-/// says nothing to a mode is left out, and so are rows that are then the same as another.
+/// Every combination of the values in `text`, the last columns changing fastest; `path` is used in messages. What says nothing
+/// beside the other columns (a sparsity to a dense mode) is left out, and so are rows that are then the same as another.
 ///
 /// # Errors
 /// Names the file, the key, what was expected and what was found.
@@ -35,7 +35,7 @@ pub fn experiments(path: &Path, text: &str) -> anyhow::Result<Vec<Experiment>> {
         rows = combined;
     }
     let mut distinct: Vec<Experiment> = Vec::new();
-    for row in rows.into_iter().map(Experiment::without_idle_sparsity) {
+    for row in rows.into_iter().map(Experiment::without_idle_columns) {
         row.check().map_err(|(key, message)| anyhow!("{file}: key {key}: {message}"))?;
         if !distinct.contains(&row) {
             distinct.push(row);
@@ -82,6 +82,13 @@ mod tests {
         let made: Vec<_> = rows.iter().map(|row| (row.mode.to_string(), row.sparsity)).collect();
         let row = |mode: &str, sparsity| (mode.to_owned(), sparsity);
         assert_eq!(made, [row("dense", None), row("sparse", Some(0.5)), row("sparse", Some(0.7)), row("int8", None)]);
+    }
+
+    #[test]
+    fn a_dense_tail_multiplies_sparse_caches_only() {
+        let rows = grid("k_sparsity = ['', 0.3]\nkv_dense_tail = [64, 128]\nkv_sinks = 4");
+        let made: Vec<_> = rows.iter().map(|row| (row.k_sparsity, row.kv_dense_tail, row.kv_sinks)).collect();
+        assert_eq!(made, [(None, None, None), (Some(0.3), Some(64), Some(4)), (Some(0.3), Some(128), Some(4))]);
     }
 
     #[test]

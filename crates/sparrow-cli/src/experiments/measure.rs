@@ -30,15 +30,19 @@ struct Output {
 }
 
 #[rustfmt::skip]
-const OUTPUTS: [Output; 25] = [
+const OUTPUTS: [Output; 29] = [
     Output { name: "prefill_s", meaning: "from the prompts to the first token of every sequence, seconds; like all times and rates the median over the runs", value: |m| number(m.row.median(|r| r.ttft_s)) },
     Output { name: "decode_s", meaning: "from there to the last token", value: |m| number(m.row.median(|r| r.decode_s)) },
     Output { name: "total_s", meaning: "both", value: |m| number(m.row.median(|r| r.ttft_s + r.decode_s)) },
     Output { name: "prefill_tokens_per_s", meaning: "prompt tokens of all sequences per second", value: |m| number(m.row.prefill_tokens_per_s) },
     Output { name: "decode_tokens_per_s", meaning: "tokens of all sequences after their first, per second", value: |m| number(m.row.decode_tokens_per_s) },
     Output { name: "total_tokens_per_s", meaning: "prompt and generated tokens per second", value: |m| number(m.row.total_tokens_per_s) },
-    Output { name: "layer_prefill_s", meaning: "time of one layer for one sequence's prompt, averaged over layers, of one more run", value: |m| number(m.layer.prefill_s) },
-    Output { name: "layer_decode_s", meaning: "time of one layer for one step of all sequences, likewise", value: |m| number(m.layer.decode_s) },
+    Output { name: "layer_prefill_s", meaning: "time of one layer for one sequence's prompt, averaged over layers, of one more run", value: |m| number(m.layer.prefill.all_s) },
+    Output { name: "layer_prefill_attention_s", meaning: "of that, attention without its norms: projections, rotation, cache, scores and values", value: |m| number(m.layer.prefill.attention_s) },
+    Output { name: "layer_prefill_mlp_s", meaning: "of that, the MLP without its norms, selecting included", value: |m| number(m.layer.prefill.mlp_s) },
+    Output { name: "layer_decode_s", meaning: "time of one layer for one step of all sequences, likewise", value: |m| number(m.layer.decode.all_s) },
+    Output { name: "layer_decode_attention_s", meaning: "of that, attention", value: |m| number(m.layer.decode.attention_s) },
+    Output { name: "layer_decode_mlp_s", meaning: "of that, the MLP", value: |m| number(m.layer.decode.mlp_s) },
     Output { name: "active_fraction", meaning: "what the selector kept while decoding", value: |m| number(m.row.active_fraction) },
     Output { name: "weight_bytes", meaning: "bytes of all matrices", value: |m| m.loaded.weight_bytes.to_string() },
     Output { name: "weight_bytes_per_token", meaning: "weight bytes read per generated token", value: |m| number(m.row.weight_bytes_per_token) },
@@ -78,7 +82,7 @@ pub fn header() -> Vec<String> {
 pub fn help() -> String {
     let mut text = "Columns of results.csv: row (from 1), those of experiments.csv, and\n".to_owned();
     for (name, meaning) in STATUS.into_iter().chain(OUTPUTS.iter().map(|output| (output.name, output.meaning))) {
-        let _ = writeln!(text, "  {name:<23} {meaning}");
+        let _ = writeln!(text, "  {name:<25} {meaning}");
     }
     text + "A row that failed goes once more if its line is deleted from results.csv and the sheet is run again."
 }

@@ -83,11 +83,18 @@ fn plots(
         });
         let title = format!("{measure} speed-up over dense");
         let label = format!("{label}{}{setting}", if setting.is_empty() { "" } else { "; " });
-        let lines: Vec<Line> = lines.into_iter().map(|(method, points)| Line::new(&method, points)).collect();
+        let line = |(method, points): (String, Vec<_>)| Line::new(&method, averaged(&points));
+        let lines: Vec<Line> = lines.into_iter().map(line).collect();
         if !lines.is_empty() {
             *body += &Plot { title: &title, x: &label, y: "times as fast", from_zero: true, lines }.svg();
         }
     }
+}
+
+/// Sorted points, the average in place of those at one x: repeats.
+fn averaged(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let average = |same: &[(f64, f64)]| (same[0].0, same.iter().map(|p| p.1).sum::<f64>() / same.len() as f64);
+    points.chunk_by(|a, b| a.0 == b.0).map(average).collect()
 }
 
 /// What tells rows apart, in words.

@@ -64,26 +64,43 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Numbers of the rows, from 1, those of one setting one after another: speed drifts on many machines, and what is compared
-/// should be measured close together.
+/// Numbers of the rows, from 1, those of one setting one after another, repeats in turns: speed drifts on many machines, and what is
+/// compared should be measured close together.
 fn in_turn(experiments: &[Experiment]) -> Vec<usize> {
     let setting = |e: &Experiment| -> Vec<String> {
         COLUMNS.iter().filter(|column| column.role == Role::Setting).map(|column| (column.write)(e)).collect()
     };
     let settings: Vec<Vec<String>> = experiments.iter().map(setting).collect();
     let mut numbers: Vec<usize> = (1..=experiments.len()).collect();
-    numbers.sort_by_key(|number| settings.iter().position(|setting| *setting == settings[number - 1]));
+    numbers.sort_by_key(|number| {
+        let first = settings.iter().position(|setting| *setting == settings[number - 1]);
+        (first, experiments[number - 1].repeat)
+    });
     numbers
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiments::grid;
 
     #[test]
     fn rows_of_one_setting_run_one_after_another() {
         let row = |batch, mode: &str| Experiment { batch, mode: mode.parse().unwrap(), ..Experiment::default() };
         let rows = [row(1, "dense"), row(4, "dense"), row(1, "int8"), row(4, "int8"), row(1, "dense")];
         assert_eq!(in_turn(&rows), [1, 3, 5, 2, 4]);
+    }
+
+    #[test]
+    fn repeats_of_one_setting_take_turns() {
+        let grid = "mode = ['dense', 'int8']\nrepeat = [1, 2, 3]\nbatch = [1, 4]";
+        let rows = grid::experiments("grid.toml".as_ref(), grid).unwrap();
+        let order = in_turn(&rows);
+        let measured = order.iter().map(|number| &rows[number - 1]);
+        let measured: Vec<_> = measured.map(|row| (row.batch, row.repeat, row.mode.to_string())).collect();
+        let expected = [1, 4].into_iter().flat_map(|batch| {
+            (1..=3).flat_map(move |repeat| ["dense", "int8"].map(|mode| (batch, repeat, mode.to_owned())))
+        });
+        assert_eq!(measured, expected.collect::<Vec<_>>());
     }
 }

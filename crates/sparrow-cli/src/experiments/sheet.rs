@@ -59,7 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Valid texts of every column, in the table's order.
-    const VALUES: [&[&str]; 16] = [
+    const VALUES: [&[&str]; 19] = [
         &["demo", "shape:llama-3.2-1b", "org/name@main", "a dir, with \"quotes\""],
         &["", "text.txt"],
         &["1", "128", "16384"],
@@ -72,15 +72,18 @@ mod tests {
         &["", "f32", "f16", "bf16", "int8"],
         &["", "0.3"],
         &["", "0.5"],
+        &["", "0", "128"],
+        &["", "4"],
         &["dense", "gate", "lowrank:quantile=0.9", "skip:attention=1,mlp=2", "forced:active=0.1,overlap=0.8"],
         &["1", "1000"],
+        &["1", "2"],
         &["0", "2048"],
         &["", "1", "600"],
     ];
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(picks in prop::collection::vec(prop::collection::vec(0usize..100, 16), 1..5)) {
+        fn what_is_written_is_read_again(picks in prop::collection::vec(prop::collection::vec(0usize..100, 19), 1..5)) {
             let row = |picks: &Vec<usize>| {
                 let mut experiment = Experiment::default();
                 for ((column, values), pick) in COLUMNS.iter().zip(VALUES).zip(picks) {
@@ -122,6 +125,8 @@ mod tests {
             ("timeout_s\n-1\n", &["column timeout_s"]),
             ("mode,sparsity\nsparse,0.5\n", &["column sparsity", "must be empty", "demo"]),
             ("model,mode\nshape:llama-3.2-1b,sparse\n", &["column sparsity", "is empty"]),
+            ("kv_sinks\n4\n", &["column kv_sinks", "must be empty", "k_sparsity"]),
+            ("repeat\n0\n", &["column repeat", "from 1"]),
             ("batch,mode\n1\n", &["line: 2", "field"]),
             ("batch\n", &["no rows"]),
             ("", &["no rows"]),

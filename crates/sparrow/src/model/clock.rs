@@ -42,6 +42,20 @@ impl Component {
         [Embed, Norm, Qkv, Rope, Attention, Output, Scores, Threshold, SparseMlp, GateUp, Activation, Down, Pack, Head]
     };
 
+    /// Those of a layer's attention, without its norms.
+    pub const OF_ATTENTION: [Component; 5] =
+        [Component::Qkv, Component::Rope, Component::Attention, Component::Output, Component::Pack];
+
+    /// Those of a layer's MLP, without its norms.
+    pub const OF_MLP: [Component; 6] = [
+        Component::Scores,
+        Component::Threshold,
+        Component::SparseMlp,
+        Component::GateUp,
+        Component::Activation,
+        Component::Down,
+    ];
+
     /// Its name in a report.
     pub fn name(self) -> &'static str {
         match self {
@@ -143,6 +157,9 @@ mod tests {
     #[test]
     fn components_are_in_order_and_statistics_right() {
         assert!(Component::ALL.iter().enumerate().all(|(i, &c)| c as usize == i));
+        let parts = [&Component::OF_ATTENTION[..], &Component::OF_MLP].concat();
+        let others = Component::ALL.into_iter().filter(|component| !parts.contains(component));
+        assert_eq!(others.collect::<Vec<_>>(), [Component::Embed, Component::Norm, Component::Head]);
         let t = Timing::of(&[1.0, 3.0]);
         assert_eq!((t.mean, t.std, t.min, t.max), (2.0, 1.0, 1.0, 3.0));
     }
