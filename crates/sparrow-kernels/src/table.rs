@@ -5,13 +5,13 @@
 //! CPU cannot run.
 
 use crate::cpu::{self, Isa};
-use crate::dtype::TYPES;
+use crate::dtype::{DType, TYPES};
 use crate::ops::activation::Activation;
 use crate::ops::attention::span::SpanFn;
 use crate::ops::attention::tiled::BlockFn;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::bitmap_axpy::BitmapAxpyFn;
-use crate::ops::bitmap_dot::{BitmapDotFn, BitmapDotInt8Fn};
+use crate::ops::bitmap_dot::{BitmapDotInt8Fn, BitmapDotKernel};
 use crate::ops::dot::DotRowsFn;
 use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
 use crate::ops::encode::EncodeFn;
@@ -42,7 +42,7 @@ pub(crate) struct Kernels {
     /// Of elements of 4, 8, 16 and 32 bits, see [`kernel`](expand::kernel).
     pub(crate) expand: [ExpandFn; 4],
     /// `None`: rows are expanded in memory.
-    pub(crate) bitmap_dot: [Option<BitmapDotFn>; TYPES],
+    pub(crate) bitmap_dot: [Option<BitmapDotKernel>; TYPES],
     pub(crate) bitmap_dot_int8: Option<BitmapDotInt8Fn>,
     /// `None`: as above.
     pub(crate) bitmap_axpy: [Option<BitmapAxpyFn>; TYPES],
@@ -370,9 +370,9 @@ const AVX512_VBMI2: Kernels = Kernels {
         expand::avx512::expand_32_bits_avx512,
     ],
     bitmap_dot: [
-        Some(bitmap_dot::avx512::bitmap_dot_f32_avx512),
-        Some(bitmap_dot::avx512::bitmap_dot_f16_avx512),
-        Some(bitmap_dot::avx512::bitmap_dot_bf16_avx512),
+        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f32_avx512)),
+        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f16_avx512)),
+        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_bf16_avx512)),
         None,
         None,
         None,
@@ -406,6 +406,12 @@ const AVX512_VBMI2: Kernels = Kernels {
 #[cfg(target_arch = "x86_64")]
 const AMX: Kernels = Kernels {
     isa: Isa::Amx,
+    bitmap_dot: {
+        let mut kernels = AVX512_VBMI2.bitmap_dot;
+        kernels[DType::BF16 as usize] =
+            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 32 });
+        kernels
+    },
     gemm: [
         Some(gemm::avx512::gemm_f32_avx512),
         Some(gemm::avx512::gemm_f16_avx512),

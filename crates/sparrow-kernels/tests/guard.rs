@@ -244,7 +244,7 @@ fn operations_stay_within_their_slices() {
                 for (m, n, k) in [(1, 67, 2063), (5, 1029, 66), (33, 300, 1031)] {
                     linear(&compute, guard, dtype, m, n, k);
                 }
-                for (m, n, k) in [(1, 67, 2063), (33, 300, 531)] {
+                for (m, n, k) in [(1, 67, 2063), (7, 35, 1063), (33, 300, 531)] {
                     bitmap(&compute, guard, dtype, m, n, k);
                 }
                 sparse_mlp(&compute, guard, dtype, 515, 1031);

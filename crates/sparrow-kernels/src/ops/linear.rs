@@ -1,7 +1,7 @@
 //! Dense linear layers over weights stored `[out, in]`.
 
-use super::gemm::{FEW, Gemm, Layout, Part};
-use super::products::{Activations, FEW_BY_BITMAP, Products};
+use super::gemm::{FEW, Gemm, GemmFn, Layout, Part};
+use super::products::{Activations, Products};
 use super::row_set::RowSet;
 use crate::Compute;
 use crate::dtype::{DType, Stored};
@@ -18,7 +18,7 @@ pub struct LinearPart<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Rows of a weight in one task when there are many activations: a panel that stays in L2.
+/// Rows of a dense weight in one task when there are many activations: a panel that stays in L2.
 const PANEL: usize = 64;
 
 impl Compute {
@@ -26,11 +26,11 @@ impl Compute {
     ///
     /// `x` is `[m, k]`; the shapes of a part are in [`LinearPart`]. Accumulates in `f32`, whatever the weights' type; the
     /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that sum for
-    /// more. For more than 8 activations and bf16 or int4 weights, all parts alike, [`Isa::Amx`](crate::Isa::Amx) first rounds x, and
+    /// more. For more than 8 activations and bf16 or int4 weights [`Isa::Amx`](crate::Isa::Amx) first rounds x, and
     /// int4 weights, to bf16 (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
     ///
-    /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the error above; up
-    /// to 16 activations are then not rounded to bf16.
+    /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the error above, but
+    /// [`Isa::Amx`](crate::Isa::Amx) may take subnormal values of a bf16 bitmap for 0 and make infinite ones NaN, for any number of activations.
     ///
     /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums are then
     /// exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
@@ -38,8 +38,6 @@ impl Compute {
     /// # Panics
     /// If `x.len()` is not `m * k`, or a bias or result does not fit its weight.
     pub fn linear(&self, x: &[f32], m: usize, parts: &mut [LinearPart]) {
-        let mut rows = 0;
-        let mut work = 0;
         for part in parts.iter() {
             let (n, k) = (part.weights.rows(), part.weights.cols());
             assert_eq!(x.len(), m * k, "linear: x.len() is not m * k = {m} * {k}");
@@ -47,46 +45,63 @@ impl Compute {
             if let Some(bias) = part.bias {
                 assert_eq!(bias.len(), n, "linear: bias.len() is not n = {n}");
             }
-            rows += n;
-            work += m * n * k;
         }
         if m == 0 {
             return;
         }
-        let k = x.len() / m;
         let int8 = parts.iter().any(|p| p.weights.dtype() == DType::I8).then(|| self.quantize_activations(x, m));
-        let few = parts.iter().map(|p| few(self, p.weights)).max().unwrap_or(FEW);
-        if m > few
-            && k > 0
-            && let Some(dtype) = parts.first().map(|p| p.weights.dtype())
-            && let Some(gemm) = self.kernels.gemm[dtype as usize]
-            && parts.iter().all(|p| p.weights.dtype() == dtype)
-        {
+        let x = Activations { x, int8: int8.as_ref(), m, exact: m <= FEW };
+        if m > FEW {
+            self.multiply_blocked(x, parts);
+        }
+        self.multiply_directly(x, parts);
+    }
+
+    /// The blocked product, where it takes less time than reading the weights as they are.
+    fn blocked(&self, w: Stored, m: usize) -> Option<GemmFn> {
+        self.kernels.gemm[w.dtype() as usize].filter(|_| m > self.few(w) && w.cols() > 0)
+    }
+
+    /// The parts with a blocked product: a region for each element type.
+    fn multiply_blocked(&self, activations: Activations, parts: &mut [LinearPart]) {
+        let Activations { x, int8, m, .. } = activations;
+        for dtype in DType::ALL {
             let parts: Vec<Part> = parts
                 .iter_mut()
+                .filter(|p| p.weights.dtype() == dtype && self.blocked(p.weights, m).is_some())
                 .map(|p| Part { weights: p.weights, bias: p.bias, out: SharedMut::new(p.out) })
                 .collect();
-            // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
-            // borrowed mutably.
-            unsafe {
-                gemm(self, &Gemm { x, int8: int8.as_ref(), m, k, layout: Layout::OutIn, ids: None, parts: &parts })
-            };
-            return;
+            if let (Some(gemm), Some(part)) = (self.kernels.gemm[dtype as usize], parts.first()) {
+                let k = part.weights.cols();
+                let args = Gemm { x, int8, m, k, layout: Layout::OutIn, ids: None, parts: &parts };
+                // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
+                // borrowed mutably.
+                unsafe { gemm(self, &args) };
+            }
         }
-        let x = Activations { x, int8: int8.as_ref(), m };
-        let block = rows.div_ceil(self.tasks(rows, work)).next_multiple_of(8);
-        let block = if m > 8 { block.min(PANEL) } else { block }.max(8);
+    }
+
+    /// The other parts, in one region.
+    fn multiply_directly(&self, x: Activations, parts: &mut [LinearPart]) {
+        let direct = |w: Stored| self.blocked(w, x.m).is_none();
+        let rows = |p: &LinearPart| if direct(p.weights) { p.weights.rows() } else { 0 };
+        let (all, work) = (parts.iter().map(rows).sum(), parts.iter().map(|p| rows(p) * x.x.len()).sum());
+        let share = usize::div_ceil(all, self.tasks(all, work)).next_multiple_of(16).max(16);
+        let block = |w: Stored| match w {
+            Stored::Dense(_) if x.m > FEW => share.min(PANEL),
+            _ => share,
+        };
         if let [part] = parts {
             // The usual case needs no list of what each task writes.
             let out = SharedMut::new(part.out);
-            let (weights, bias) = (part.weights, part.bias);
-            self.parallel(rows.div_ceil(block), work, &|task| {
-                let range = task * block..rows.min((task + 1) * block);
+            let (weights, bias, block) = (part.weights, part.bias, block(part.weights));
+            self.parallel(all.div_ceil(block), work, &|task| {
+                let range = task * block..all.min((task + 1) * block);
                 linear_block(self, x, weights, bias, out, range);
             });
             return;
         }
-        let blocks: usize = parts.iter().map(|p| p.weights.rows().div_ceil(block)).sum();
+        let blocks = parts.iter().map(|p| rows(p).div_ceil(block(p.weights))).sum();
         let parts = SharedMut::new(parts);
         self.parallel(blocks, work, &|task| {
             let mut task = task;
@@ -94,7 +109,10 @@ impl Compute {
                 let part = parts.pointer(p);
                 // SAFETY: tasks are numbered below the sum of all parts' blocks, so part p exists; these fields are only read.
                 let (weights, bias) = unsafe { ((*part).weights, (*part).bias) };
-                let n = weights.rows();
+                if !direct(weights) {
+                    continue;
+                }
+                let (n, block) = (weights.rows(), block(weights));
                 let here = n.div_ceil(block);
                 if task < here {
                     // SAFETY: `parts` is borrowed mutably for this call, so nobody else uses its results.
@@ -140,14 +158,6 @@ impl Compute {
             // SAFETY: the table holds only kernels that this CPU can run.
             unsafe { encode(&values[row * n..(row + 1) * n], to) };
         });
-    }
-}
-
-/// Up to how many activations are multiplied without packing the weight.
-fn few(compute: &Compute, weights: Stored) -> usize {
-    match weights {
-        Stored::Bitmap(w) if compute.has_bitmap_dot(w.dtype()) => FEW_BY_BITMAP,
-        _ => FEW,
     }
 }
 

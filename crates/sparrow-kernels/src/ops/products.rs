@@ -1,6 +1,6 @@
 //! Products of rows of a weight in either form with activations.
 
-use super::bitmap_dot::{BitmapDot, BitmapDotInt8, BitmapRows, STEP};
+use super::bitmap_dot::{BitmapDot, BitmapDotInt8, BitmapRows, FEW_IN_REGISTERS, arranged_bytes};
 use super::dot::{DotRows, Rows};
 use super::dot_int8::{DotInt8, Int8Activations};
 use super::gemm::FEW;
@@ -15,10 +15,6 @@ const EXPANDED: usize = 24;
 /// As [`EXPANDED`] for many activations: a panel that stays in L2.
 const PANEL: usize = 64;
 
-/// Up to this many activations rows of a bitmap are expanded in registers, for [`FEW`] activations at a time: measured, twice
-/// that is still faster than expanding for the blocked product.
-pub(super) const FEW_BY_BITMAP: usize = 16;
-
 /// Activations `[m, k]`.
 #[derive(Clone, Copy)]
 pub(super) struct Activations<'a> {
@@ -26,6 +22,8 @@ pub(super) struct Activations<'a> {
     /// The same in int8, which int8 weights are multiplied by.
     pub int8: Option<&'a Int8Activations<'a>>,
     pub m: usize,
+    /// Whether a kernel must not round x to bf16, which it does for more than [`FEW`] activations only.
+    pub exact: bool,
 }
 
 /// Where products go: column j of `[m, rows]`, rows `stride` apart, for the j-th row of a weight.
@@ -50,10 +48,13 @@ impl Compute {
         }
     }
 
-    /// Whether the tier multiplies bitmaps of this type without expanding them in memory.
-    pub(super) fn has_bitmap_dot(&self, dtype: DType) -> bool {
-        self.kernels.bitmap_dot[dtype as usize].is_some()
-            || dtype == DType::I8 && self.kernels.bitmap_dot_int8.is_some()
+    /// Up to how many activations rows are multiplied as they are stored, not packed for the blocked product.
+    pub(super) fn few(&self, w: Stored) -> usize {
+        match (w, self.kernels.bitmap_dot[w.dtype() as usize], self.kernels.bitmap_dot_int8) {
+            (Stored::Bitmap(_), Some(kernel), _) => kernel.few,
+            (Stored::Bitmap(w), None, Some(_)) if w.dtype() == DType::I8 => FEW_IN_REGISTERS,
+            _ => FEW,
+        }
     }
 
     /// # Safety
@@ -89,25 +90,26 @@ impl Compute {
     /// See [`products`](Self::products).
     unsafe fn bitmap_products(&self, w: Bitmap, rows: RowSet, x: Activations, to: Products) {
         let (m, k, dtype) = (x.m, w.cols(), w.dtype());
-        if m <= FEW_BY_BITMAP {
+        if m <= self.few(Stored::Bitmap(w)) {
             let (in_int8, in_floats) = (self.kernels.bitmap_dot_int8, self.kernels.bitmap_dot[dtype as usize]);
-            let here = |t: usize| (FEW.min(m - t), to.out.wrapping_add(t * to.stride));
+            let here = |t: usize, most: usize| (most.min(m - t), to.out.wrapping_add(t * to.stride));
             if let (Some(int8), Some(kernel), DType::I8) = (x.int8, in_int8, dtype) {
                 let rows = BitmapRows::of(&w, &rows);
                 for t in (0..m).step_by(FEW) {
-                    let ((m, out), x) = (here(t), int8.rows().from(t));
+                    let ((m, out), x) = (here(t, FEW), int8.rows().from(t));
                     // SAFETY: the table holds only kernels that this CPU can run; the contract is the caller's.
                     unsafe { kernel(&BitmapDotInt8 { rows, x, m, out, out_stride: to.stride }) };
                 }
                 return;
             }
             if let Some(kernel) = in_floats {
-                let mut arranged = self.scratch.take(FEW.min(m) * k.next_multiple_of(STEP));
+                let tokens = if x.exact { FEW } else { kernel.tokens };
+                let mut arranged = self.scratch.take_aligned(arranged_bytes(tokens.min(m), k));
                 let (rows, arranged) = (BitmapRows::of(&w, &rows), arranged.as_mut_ptr());
-                for t in (0..m).step_by(FEW) {
-                    let ((m, out), x) = (here(t), x.x[t * k..].as_ptr());
-                    // SAFETY: as above; the scratch has room for these rows of x, padded.
-                    unsafe { kernel(&BitmapDot { rows, x, m, arranged, out, out_stride: to.stride }) };
+                for t in (0..m).step_by(tokens) {
+                    let ((m, out), x) = (here(t, tokens), x.x[t * k..].as_ptr());
+                    // SAFETY: as above; the scratch has room for these rows of x.
+                    unsafe { (kernel.run)(&BitmapDot { rows, x, m, arranged, out, out_stride: to.stride }) };
                 }
                 return;
             }

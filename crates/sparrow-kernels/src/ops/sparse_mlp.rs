@@ -201,7 +201,7 @@ impl Call<'_> {
 
     /// out `[m, ids]` = x · W\[rows\]ᵀ + bias\[ids\].
     fn project(&self, weights: Stored, bias: Option<&[f32]>, ids: &[u32], rows: &[u32], out: &mut [f32]) {
-        let x = Activations { x: self.x, int8: self.int8, m: self.m };
+        let x = Activations { x: self.x, int8: self.int8, m: self.m, exact: true };
         let to = Products { out: out.as_mut_ptr(), stride: ids.len() };
         // SAFETY: the rows are rows of the weights, x is [m, k], with int8 where a weight is, and out is [m, ids].
         unsafe { self.compute.products(weights, RowSet::Ids(rows), x, to) };

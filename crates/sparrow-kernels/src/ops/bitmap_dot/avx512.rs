@@ -29,7 +29,7 @@ unsafe fn arrange<const D: u8>(a: &BitmapDot) {
                 } else {
                     (low, high)
                 };
-                let to = a.arranged.add(t * padded + i);
+                let to = a.arranged.cast::<f32>().add(t * padded + i);
                 _mm512_storeu_ps(to, first);
                 _mm512_storeu_ps(to.add(LANES), second);
             }
@@ -60,7 +60,7 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool
         let ahead: [usize; R] = std::array::from_fn(|r| next_rows[r].1.addr().wrapping_sub(values[r].addr()));
         for line in (0..cols).step_by(LINE) {
             let lines = mask_lines(a.rows.mask_bytes, masks, next_rows.map(|row| row.0), line);
-            let x = a.arranged.add(line);
+            let x = a.arranged.cast::<f32>().add(line);
             for step in 0..(cols - line).min(LINE).div_ceil(STEP) {
                 let mut w = [[_mm512_setzero_ps(); 2]; R];
                 for r in 0..R {

@@ -8,11 +8,14 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_int8;
 
 use super::dot_int8::Int8Rows;
+use super::gemm::FEW;
 use super::row_set::RowSet;
 use crate::dtype::Bitmap;
 use crate::dtype::bitmap::{mask_row_bytes, unit_bytes};
@@ -112,10 +115,10 @@ pub(crate) struct BitmapDot {
     pub rows: BitmapRows,
     /// `[m, cols]`.
     pub x: *const f32,
-    /// 1 to 8.
+    /// 1 to the most of the kernel.
     pub m: usize,
-    /// `[m, cols rounded up to STEP]`, for x as the kernel likes it.
-    pub arranged: *mut f32,
+    /// [`arranged_bytes`] from the start of a cache line on, for x as the kernel likes it.
+    pub arranged: *mut u8,
     /// `[m, count]`, `out_stride` elements from one row to the next; overwritten.
     pub out: *mut f32,
     pub out_stride: usize,
@@ -126,6 +129,33 @@ pub(crate) struct BitmapDot {
 /// # Safety
 /// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
 pub(crate) type BitmapDotFn = unsafe fn(&BitmapDot);
+
+/// A `bitmap_dot` kernel and how many activations it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct BitmapDotKernel {
+    pub run: BitmapDotFn,
+    /// The most of one call.
+    pub tokens: usize,
+    /// Up to this many, in several calls, it takes less time than expanding for the blocked product.
+    pub few: usize,
+}
+
+impl BitmapDotKernel {
+    /// A kernel that multiplies in registers.
+    pub(crate) const fn in_registers(run: BitmapDotFn) -> Self {
+        Self { run, tokens: FEW, few: FEW_IN_REGISTERS }
+    }
+}
+
+/// Up to this many activations rows are expanded in registers, for [`FEW`] activations at a time: measured, twice that is still
+/// faster than expanding for the blocked product.
+pub(crate) const FEW_IN_REGISTERS: usize = 2 * FEW;
+
+/// Bytes for `m` activations of `cols` elements as a kernel likes them: `f32`, or columns of bf16 tiles.
+pub(crate) const fn arranged_bytes(m: usize, cols: usize) -> usize {
+    let tokens = if m > 16 { m } else { 16 };
+    tokens * cols.next_multiple_of(STEP) * size_of::<f32>()
+}
 
 /// The arguments of a `bitmap_dot_int8` kernel.
 #[derive(Clone, Copy)]
