@@ -10,7 +10,7 @@ use crate::ops::activation::Activation;
 use crate::ops::attention::span::SpanFn;
 use crate::ops::attention::tiled::BlockFn;
 use crate::ops::axpy::AxpyRowsFn;
-use crate::ops::bitmap_axpy::BitmapAxpyFn;
+use crate::ops::bitmap_axpy::BitmapAxpyKernel;
 use crate::ops::bitmap_dot::{BitmapDotInt8Fn, BitmapDotKernel};
 use crate::ops::dot::DotRowsFn;
 use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
@@ -45,7 +45,7 @@ pub(crate) struct Kernels {
     pub(crate) bitmap_dot: [Option<BitmapDotKernel>; TYPES],
     pub(crate) bitmap_dot_int8: Option<BitmapDotInt8Fn>,
     /// `None`: as above.
-    pub(crate) bitmap_axpy: [Option<BitmapAxpyFn>; TYPES],
+    pub(crate) bitmap_axpy: [Option<BitmapAxpyKernel>; TYPES],
     /// `None`: many activations are multiplied like few.
     pub(crate) gemm: [Option<GemmFn>; TYPES],
     pub(crate) span: [SpanFn; TYPES],
@@ -381,10 +381,10 @@ const AVX512_VBMI2: Kernels = Kernels {
     ],
     bitmap_dot_int8: Some(bitmap_dot::avx512_int8::bitmap_dot_int8_avx512),
     bitmap_axpy: [
-        Some(bitmap_axpy::avx512::bitmap_axpy_f32_avx512),
-        Some(bitmap_axpy::avx512::bitmap_axpy_f16_avx512),
-        Some(bitmap_axpy::avx512::bitmap_axpy_bf16_avx512),
-        Some(bitmap_axpy::avx512::bitmap_axpy_i8_avx512),
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f32_avx512)),
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f16_avx512)),
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_bf16_avx512)),
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_i8_avx512)),
         None,
         None,
         None,
@@ -410,6 +410,11 @@ const AMX: Kernels = Kernels {
         let mut kernels = AVX512_VBMI2.bitmap_dot;
         kernels[DType::BF16 as usize] =
             Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 32 });
+        kernels
+    },
+    bitmap_axpy: {
+        let mut kernels = AVX512_VBMI2.bitmap_axpy;
+        kernels[DType::BF16 as usize] = Some(BitmapAxpyKernel { run: bitmap_axpy::amx::bitmap_axpy_bf16_amx, few: 16 });
         kernels
     },
     gemm: [

@@ -19,6 +19,8 @@ pub(super) struct Coefficients<'a> {
     pub a: &'a [f32],
     pub stride: usize,
     pub columns: Option<&'a [u32]>,
+    /// Whether a kernel must not round them to bf16.
+    pub exact: bool,
 }
 
 impl Compute {
@@ -46,11 +48,12 @@ impl Compute {
                         a_stride: by.stride,
                         columns: by.columns.map_or(std::ptr::null(), <[u32]>::as_ptr),
                         m,
+                        exact: by.exact,
                         out: out.as_mut_ptr(),
                     };
                     // SAFETY: the table holds only kernels that this CPU can run; the caller vouches for the rows, the coefficients
                     // were checked, and out is [m, n].
-                    unsafe { kernel(&args) };
+                    unsafe { (kernel.run)(&args) };
                 }
                 None => self.add_expanded(w, rows, by, m, out),
             },

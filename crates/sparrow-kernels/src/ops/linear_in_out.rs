@@ -21,6 +21,9 @@ const INPUTS: usize = 64;
 /// The fewest blocks worth their partial sums, and the most.
 const MIN_BLOCKS: usize = 4;
 const MAX_BLOCKS: usize = 64;
+/// The same for a bitmap, whose rows are added whole, several at once, and gain more from long blocks.
+const BITMAP_INPUTS: usize = 128;
+const BITMAP_MAX_BLOCKS: usize = 32;
 /// Inputs that are added to one stretch of a partial sum before the next.
 const CHUNK: usize = 32;
 
@@ -32,7 +35,8 @@ impl Compute {
     /// does not depend on the number of threads. Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8
     /// activations [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of int4 weights, to bf16: 2⁻⁸ · Σᵢ
     /// |x·W| more for each rounding. For int8 weights it quantises x times the scales of the inputs to int8, a row with its
-    /// largest magnitude as 127: up to half a step per input more.
+    /// largest magnitude as 127: up to half a step per input more. Of a bf16 bitmap's subnormal and infinite values see
+    /// [`linear`](Self::linear).
     ///
     /// # Panics
     /// If a length does not match these shapes, or an input is not below k.
@@ -54,7 +58,9 @@ impl Compute {
         }
         check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
         let count = inputs.map_or(k, <[u32]>::len);
-        if m > FEW
+        let kernel = self.kernels.bitmap_axpy[w.dtype() as usize].filter(|_| matches!(w, Stored::Bitmap(_)));
+        let few = kernel.map_or(FEW, |kernel| kernel.few);
+        if m > few
             && count > 0
             && let Some(gemm) = self.kernels.gemm[w.dtype() as usize]
         {
@@ -75,8 +81,8 @@ impl Compute {
                 self.in_out_by_columns(x, m, w, inputs, bias, out);
             }
             _ => {
-                for t in (0..m).step_by(TOKENS) {
-                    let tokens = t..m.min(t + TOKENS);
+                for t in (0..m).step_by(few) {
+                    let tokens = t..m.min(t + few);
                     let x = &x[t * k..tokens.end * k];
                     self.in_out_by_inputs(x, tokens.len(), w, inputs, bias, &mut out[t * n..tokens.end * n]);
                 }
@@ -94,9 +100,13 @@ impl Compute {
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (k, n) = (w.rows(), w.cols());
+        let (k, n, exact) = (w.rows(), w.cols(), m <= FEW);
         let count = inputs.map_or(k, <[u32]>::len);
-        let block = count.div_ceil((count / INPUTS).clamp(1, MAX_BLOCKS)).next_multiple_of(8);
+        let (fewest, most, chunk) = match w {
+            Stored::Dense(_) => (INPUTS, MAX_BLOCKS, CHUNK),
+            Stored::Bitmap(_) => (BITMAP_INPUTS, BITMAP_MAX_BLOCKS, usize::MAX),
+        };
+        let block = count.div_ceil((count / fewest).clamp(1, most)).next_multiple_of(8);
         let blocks = count.div_ceil(block.max(1));
         let mut scratch = self.scratch.take(blocks * m * n);
         let sums = SharedMut::new(&mut scratch);
@@ -105,15 +115,13 @@ impl Compute {
             let sum = unsafe { sums.part(b * m * n..(b + 1) * m * n) };
             sum.fill(0.0);
             let end = count.min((b + 1) * block);
-            // Rows of a bitmap are added whole, and want to be many.
-            let chunk = if matches!(w, Stored::Bitmap(_)) { block } else { CHUNK };
             for from in (b * block..end).step_by(chunk) {
-                let part = from..end.min(from + chunk);
+                let part = from..end.min(from.saturating_add(chunk));
                 let (rows, a, columns) = match inputs {
                     Some(ids) => (RowSet::Ids(&ids[part.clone()]), x, Some(&ids[part])),
                     None => (RowSet::Range(part), &x[from..], None),
                 };
-                self.add_rows(w, rows, Coefficients { a, stride: k, columns }, m, sum);
+                self.add_rows(w, rows, Coefficients { a, stride: k, columns, exact }, m, sum);
             }
         });
         let scratch = &*scratch;

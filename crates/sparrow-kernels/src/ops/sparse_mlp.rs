@@ -195,7 +195,7 @@ impl Call<'_> {
                 }
             }
         }
-        let by = Coefficients { a: up, stride: n, columns: None };
+        let by = Coefficients { a: up, stride: n, columns: None, exact: true };
         self.compute.add_rows(mlp.down, RowSet::Ids(rows), by, m, sum);
     }
 

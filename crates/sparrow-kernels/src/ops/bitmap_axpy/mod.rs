@@ -4,9 +4,12 @@
 //! [expanded](super::expand) in memory.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 
 use super::bitmap_dot::BitmapRows;
+use super::gemm::FEW;
 
 /// The arguments of a `bitmap_axpy` kernel.
 #[derive(Clone, Copy)]
@@ -17,6 +20,8 @@ pub(crate) struct BitmapAxpy {
     pub a_stride: usize,
     pub columns: *const u32,
     pub m: usize,
+    /// Whether coefficients must not be rounded to bf16.
+    pub exact: bool,
     /// `[m, cols]`, added to.
     pub out: *mut f32,
 }
@@ -26,3 +31,18 @@ pub(crate) struct BitmapAxpy {
 /// # Safety
 /// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
 pub(crate) type BitmapAxpyFn = unsafe fn(&BitmapAxpy);
+
+/// A `bitmap_axpy` kernel and how many activations it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct BitmapAxpyKernel {
+    pub run: BitmapAxpyFn,
+    /// Up to this many it takes less time than expanding for the blocked product.
+    pub few: usize,
+}
+
+impl BitmapAxpyKernel {
+    /// A kernel that adds in registers.
+    pub(crate) const fn in_registers(run: BitmapAxpyFn) -> Self {
+        Self { run, few: FEW }
+    }
+}

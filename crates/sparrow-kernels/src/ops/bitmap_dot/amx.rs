@@ -7,33 +7,18 @@
 //! parts are always as exact as [`linear`](crate::Compute::linear) promises, and two from 720 columns on.
 
 use super::avx512::bitmap_dot_bf16_avx512;
+use super::tiles::*;
 use super::{BitmapDot, STEP};
-use crate::dtype::bitmap::mask_bits;
 use crate::ops::gemm::FEW;
 use crate::simd::amx::{load_tile_config, release_tiles};
-use crate::simd::avx512::{LANES, prefetch, transpose16, upto16};
-use crate::simd::avx512_bitmap::{LINE, place_16_bits};
+use crate::simd::avx512::{LANES, transpose16, upto16};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// Bytes of a tile.
-const TILE: usize = 1024;
-/// Rows of a tile.
-const ROWS: usize = 16;
-/// Tiles that are expanded before they are multiplied: while the one pair is loaded, the next is expanded beside it.
-const AHEAD: usize = 2;
-/// Parts that add up to an `f32`.
-const ALL_PARTS: usize = 3;
 /// From this many columns on two parts are enough.
 const MANY_COLUMNS: usize = 720;
-/// What VFPCLASSPS calls both infinities.
-const INFINITE: i32 = 0x08 | 0x10;
 /// Up to this many activations multiplying in registers takes less time.
 const FEWER: usize = 4;
-
-/// A buffer of tiles.
-#[repr(align(64))]
-struct Tiles<const N: usize>([[u8; TILE]; N]);
 
 /// 32 values of a row of x, zeros past the last of `left`.
 ///
@@ -56,18 +41,6 @@ fn parts(m: usize, cols: usize) -> usize {
         _ if cols < MANY_COLUMNS || m * ALL_PARTS <= ROWS => ALL_PARTS,
         _ => 2,
     }
-}
-
-/// Values of bf16 that add up to `x`, the largest first, which alone is infinite.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-fn cut(x: __m512) -> [__m512; ALL_PARTS] {
-    let round = |v: __m512| _mm512_cvtpbh_ps(_mm512_cvtneps_pbh(v));
-    let first = round(x);
-    let finite = !_mm512_fpclass_ps_mask::<{ INFINITE }>(first);
-    let rest = _mm512_maskz_sub_ps(finite, x, first);
-    let second = round(rest);
-    [first, second, _mm512_sub_ps(rest, second)]
 }
 
 /// x as `B` tiles for each [`STEP`] columns: row p holds elements 2p and 2p + 1 of all columns of the tile, which are the first,
@@ -100,22 +73,6 @@ unsafe fn arrange<const B: usize>(a: &BitmapDot, parts: usize) {
     }
 }
 
-/// The bits of 32 bf16 values.
-#[inline(always)]
-fn bits(v: __m512bh) -> __m512i {
-    // SAFETY: both are 64 bytes without invalid bit patterns.
-    unsafe { std::mem::transmute(v) }
-}
-
-/// A row on its way: its mask, its next stored elements, and how far after them those of the row that comes [`ROWS`] later lie.
-#[derive(Clone, Copy)]
-struct Cursor {
-    mask: *const u8,
-    values: *const u8,
-    mask_ahead: usize,
-    values_ahead: usize,
-}
-
 /// The products of rows `j..j + ROWS` of the set, the last again where there are fewer, with the arranged activations.
 ///
 /// # Safety
@@ -124,33 +81,16 @@ struct Cursor {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
 unsafe fn group<const B: usize, const NEAR_END: bool>(a: &BitmapDot, j: usize, sums: &mut Tiles<B>) {
-    let (cols, last) = (a.rows.cols, a.rows.count - 1);
-    let mut expanded = [const { Tiles([[0; TILE]; AHEAD]) }; 2];
+    let cols = a.rows.cols;
+    let mut expanded = [Tiles::<STEPS>::ZERO; 2];
     // SAFETY: the rows are in the set; columns stay below cols; the tiles have the configured shape, and the compiler uses none.
     unsafe {
-        let mut cursors: [Cursor; ROWS] = std::array::from_fn(|r| {
-            let (mask, values) = a.rows.row((j + r).min(last));
-            let next = a.rows.row((j + ROWS + r).min(last));
-            let mask_ahead = next.0.addr().wrapping_sub(mask.addr());
-            Cursor { mask, values, mask_ahead, values_ahead: next.1.addr().wrapping_sub(values.addr()) }
-        });
+        let mut cursors = Cursor::whole(&a.rows, j);
         asm!("tilezero tmm0", "tilezero tmm1", options(nomem, nostack));
-        for (pair, from) in (0..cols).step_by(AHEAD * STEP).enumerate() {
-            let steps = (cols - from).min(AHEAD * STEP).div_ceil(STEP);
+        for (pair, from) in (0..cols).step_by(STEPS * STEP).enumerate() {
+            let steps = (cols - from).min(STEPS * STEP).div_ceil(STEP);
             let tiles = expanded[pair % 2].0.as_mut_ptr().cast::<u8>();
-            for (r, cursor) in cursors.iter_mut().enumerate() {
-                let mut values = cursor.values;
-                if from % LINE == 0 {
-                    prefetch(cursor.mask.wrapping_add(cursor.mask_ahead + from / 8), false);
-                }
-                for step in 0..steps {
-                    prefetch(values.wrapping_add(cursor.values_ahead), false);
-                    let bits = mask_bits::<4>(cursor.mask, from + step * STEP, cols) as u32;
-                    let row = place_16_bits(bits, &mut values, NEAR_END);
-                    _mm512_store_si512(tiles.add(step * TILE + r * 64).cast(), row);
-                }
-                cursor.values = values;
-            }
+            expand_tiles::<NEAR_END>(&mut cursors, cols, from, steps, tiles);
             for step in 0..steps {
                 let x = a.arranged.add((from / STEP + step) * B * TILE);
                 asm!(
@@ -206,13 +146,13 @@ unsafe fn finish<const B: usize>(a: &BitmapDot, parts: usize, j: usize, sums: &T
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,avx512bf16,popcnt")]
 unsafe fn strip<const B: usize>(a: &BitmapDot, parts: usize) {
-    let mut sums = Tiles([[0; TILE]; B]);
+    let mut sums = Tiles::<B>::ZERO;
     // SAFETY: the contract is the caller's; rows are in range.
     unsafe {
         arrange::<B>(a, parts);
         load_tile_config();
         for j in (0..a.rows.count).step_by(ROWS) {
-            if (j..a.rows.count.min(j + ROWS)).any(|j| a.rows.near_end(j)) {
+            if a.rows.any_near_end(j..j + ROWS) {
                 group::<B, true>(a, j, &mut sums);
             } else {
                 group::<B, false>(a, j, &mut sums);

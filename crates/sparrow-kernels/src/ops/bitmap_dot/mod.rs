@@ -13,12 +13,15 @@ pub(crate) mod amx;
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_int8;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
 
 use super::dot_int8::Int8Rows;
 use super::gemm::FEW;
 use super::row_set::RowSet;
 use crate::dtype::Bitmap;
 use crate::dtype::bitmap::{mask_row_bytes, unit_bytes};
+use std::ops::Range;
 
 /// Columns of x are padded with zeros to a multiple of this.
 pub(crate) const STEP: usize = 32;
@@ -96,6 +99,16 @@ impl BitmapRows {
         // SAFETY: the row is one of the bitmap.
         let end = unsafe { *self.offsets.add(self.id(j) + 1) as usize } * self.unit;
         self.len - end < READ
+    }
+
+    /// As [`near_end`](Self::near_end) of any of the rows `range`, as far as there are.
+    ///
+    /// # Safety
+    /// See [`id`](Self::id).
+    #[inline(always)]
+    pub(crate) unsafe fn any_near_end(&self, range: Range<usize>) -> bool {
+        // SAFETY: the contract is the caller's.
+        (range.start..range.end.min(self.count)).any(|j| unsafe { self.near_end(j) })
     }
 
     /// The scale of row `j` of the set, of int8.
