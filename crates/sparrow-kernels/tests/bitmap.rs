@@ -114,7 +114,7 @@ fn products_are_those_of_dense_weights() {
     for dtype in TYPES {
         let mut pairs = Vec::new();
         for cols in 0..=70 {
-            pairs.push(Pair::random(dtype, 9, cols, DENSITIES[cols % 5], &mut random));
+            pairs.push(Pair::random(dtype, 17, cols, DENSITIES[cols % 5], &mut random));
         }
         for rows in [0, 1, 2, 3, 31, 33] {
             for density in DENSITIES {

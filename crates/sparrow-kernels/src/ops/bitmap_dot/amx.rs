@@ -17,7 +17,7 @@ use std::arch::x86_64::*;
 
 /// From this many columns on two parts are enough.
 const MANY_COLUMNS: usize = 720;
-/// Up to this many activations multiplying in registers takes less time.
+/// Up to this many activations multiplying in registers takes less time, and up to [`FEW`] if the rows do not fill a tile.
 const FEWER: usize = 4;
 
 /// 32 values of a row of x, zeros past the last of `left`.
@@ -171,7 +171,7 @@ pub(crate) unsafe fn bitmap_dot_bf16_amx(a: &BitmapDot) {
     // SAFETY: the contract is the caller's; more than two tiles of parts are none of 32 activations.
     unsafe {
         match parts * a.m {
-            _ if a.m <= FEWER => bitmap_dot_bf16_avx512(a),
+            _ if a.m <= FEWER || a.m <= FEW && a.rows.count < ROWS => bitmap_dot_bf16_avx512(a),
             0..=ROWS => strip::<1>(a, parts),
             _ => strip::<2>(a, parts),
         }
