@@ -46,7 +46,7 @@ fn main() {
     let in_out = args.next().is_some_and(|op| op == "in_out");
     let compute = Compute::new(args.next().map(|threads| threads.parse().expect("THREADS")));
     println!("{} on {} threads, {dtype}: time of a bitmap ÷ dense (GB/s of both)", compute.isa(), compute.threads());
-    println!("density bytes  {}", [1, 2, 4, 8, 16, 32, 512].map(|m| format!("{m:>18}")).join(""));
+    println!("density bytes  {}", [1, 2, 4, 8, 16, 64, 512].map(|m| format!("{m:>18}")).join(""));
     let (k, n) = if in_out { (ROWS, COLS) } else { (COLS, ROWS) };
     for density in DENSITIES {
         let dense = weights(&compute, dtype, density);
@@ -56,10 +56,10 @@ fn main() {
         let packed: Vec<PackedBitmap> = vec![packed; copies];
         let bitmaps: Vec<Bitmap> = packed.iter().map(PackedBitmap::bitmap).collect();
         let bytes = [bitmaps[0].bytes(), dense[0].len()].map(|bytes| bytes as f64);
-        let cells = [1, 2, 4, 8, 16, 32, 512].map(|m| {
+        let cells = [1, 2, 4, 8, 16, 64, 512].map(|m| {
             let x: Vec<f32> = (0..m * k).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect();
             let mut outs = [(); 2].map(|()| vec![0.0; m * n]);
-            let rounds = if m > 16 { ROUNDS / 4 } else { ROUNDS };
+            let rounds = if m > 64 { ROUNDS / 4 } else { ROUNDS };
             let times: Vec<[f64; 2]> = (0..rounds)
                 .map(|i| {
                     let forms: [Stored; 2] =

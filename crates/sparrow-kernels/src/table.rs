@@ -409,7 +409,7 @@ const AMX: Kernels = Kernels {
     bitmap_dot: {
         let mut kernels = AVX512_VBMI2.bitmap_dot;
         kernels[DType::BF16 as usize] =
-            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 32 });
+            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 96 });
         kernels
     },
     bitmap_axpy: {

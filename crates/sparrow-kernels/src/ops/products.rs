@@ -15,7 +15,7 @@ const EXPANDED: usize = 24;
 /// As [`EXPANDED`] for many activations: a panel that stays in L2.
 const PANEL: usize = 64;
 
-/// Activations `[m, k]`.
+/// Activations `[m, k]`, at least one.
 #[derive(Clone, Copy)]
 pub(super) struct Activations<'a> {
     pub x: &'a [f32],
@@ -103,8 +103,10 @@ impl Compute {
                 return;
             }
             if let Some(kernel) = in_floats {
-                let tokens = if x.exact { FEW } else { kernel.tokens };
-                let mut arranged = self.scratch.take_aligned(arranged_bytes(tokens.min(m), k));
+                // In equal parts, so that all are rounded or none.
+                let most = if x.exact { FEW } else { kernel.tokens };
+                let tokens = m.div_ceil(m.div_ceil(most));
+                let mut arranged = self.scratch.take_aligned(arranged_bytes(tokens, k));
                 let (rows, arranged) = (BitmapRows::of(&w, &rows), arranged.as_mut_ptr());
                 for t in (0..m).step_by(tokens) {
                     let ((m, out), x) = (here(t, tokens), x.x[t * k..].as_ptr());
