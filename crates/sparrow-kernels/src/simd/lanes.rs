@@ -88,20 +88,20 @@ pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     for (lane, &value) in rest.iter().enumerate() {
         sums[lane] += f(value);
     }
-    fold(sums)
+    fold(sums, |a, b| a + b)
 }
 
-/// The sum of the partial sums, pairwise.
+/// The result of an operation on all lanes, pairwise.
 #[inline(always)]
-fn fold(mut sums: [f32; SUMS]) -> f32 {
+pub(crate) fn fold(mut lanes: [f32; SUMS], op: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = SUMS / 2;
     while width > 0 {
         for lane in 0..width {
-            sums[lane] += sums[lane + width];
+            lanes[lane] = op(lanes[lane], lanes[lane + width]);
         }
         width /= 2;
     }
-    sums[0]
+    lanes[0]
 }
 
 /// The largest value, NaN if there is any; −∞ for none.

@@ -11,9 +11,7 @@ use std::arch::x86_64::*;
 /// Packed rows, one word of the bitmap per pair of vectors.
 #[derive(Clone, Copy)]
 struct Packed<'a, const D: u8> {
-    scales: *const u8,
-    masks: *const u8,
-    mask_bytes: usize,
+    rows: PackedRows,
     /// The first element of each row.
     starts: &'a [*const u8; BLOCK],
 }
@@ -32,7 +30,7 @@ impl<'a, const D: u8> Packed<'a, D> {
     /// The rows must be readable, and the CPU have POPCNT.
     #[inline]
     #[target_feature(enable = "popcnt")]
-    unsafe fn open(rows: &PackedRows, starts: &'a mut [*const u8; BLOCK]) -> Self {
+    unsafe fn open(rows: PackedRows, starts: &'a mut [*const u8; BLOCK]) -> Self {
         let mask_bytes = rows.layout.mask_bytes();
         let mut next = rows.elements;
         for (row, start) in starts[..rows.count].iter_mut().enumerate() {
@@ -45,7 +43,7 @@ impl<'a, const D: u8> Packed<'a, D> {
                 }
             }
         }
-        Packed { scales: rows.scales, masks: rows.masks, mask_bytes, starts }
+        Packed { rows, starts }
     }
 }
 
@@ -57,7 +55,7 @@ impl<const D: u8> Source<Avx512> for Packed<'_, D> {
     unsafe fn at(self, row: usize, i: usize) -> PackedRow {
         // SAFETY: the caller vouches for the row, which has elements for the bits of its words.
         unsafe {
-            let masks = self.masks.add(row * self.mask_bytes);
+            let masks = self.rows.masks.add(row * self.rows.layout.mask_bytes());
             let mut next = *self.starts.get_unchecked(row);
             for word in 0..i / WORD_BITS {
                 next = next.add(mask_at(masks, word).count_ones() as usize * code_size(D));
@@ -82,8 +80,8 @@ impl<const D: u8> Source<Avx512> for Packed<'_, D> {
 
     #[inline(always)]
     unsafe fn scale(self, row: usize) -> f32 {
-        // SAFETY: every row of int8 has its scale.
-        unsafe { self.scales.add(row * size_of::<f32>()).cast::<f32>().read_unaligned() }
+        // SAFETY: there is such a row.
+        unsafe { self.rows.scale(row) }
     }
 }
 
@@ -114,8 +112,7 @@ unsafe fn span<const D: u8>(a: &Span) {
                         let (keys, values) = (keys.rows(first, left), values.rows(first, left));
                         let [key_starts, value_starts] = &mut starts;
                         let count = keys.count;
-                        let (keys, values) =
-                            (Packed::<D>::open(&keys, key_starts), Packed::open(&values, value_starts));
+                        let (keys, values) = (Packed::<D>::open(keys, key_starts), Packed::open(values, value_starts));
                         span::attend::<Avx512, Packed<D>, D>(a, &mut state, keys, values, count);
                         count
                     }

@@ -1,6 +1,6 @@
 //! Attention of rows that are alone in their caches: bound by reading the cache, so split into as many tasks as keep any number
 //! of threads busy, by key head and by span of positions (Flash-Decoding, 2023). How a row is split depends on its own
-//! length only. A span ends with its largest score, its total and its sums; these are then merged.
+//! length only. A span ends with its shift, its total and its sums; these are then merged.
 
 use super::span::{Span, expanded, scratch};
 use super::{Call, KvRows};
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// Spans of a row are not shorter than this, and there are not more of them.
 const SHORTEST: usize = 256;
-const MOST: usize = 32;
+const MOST: usize = 16;
 
 /// Positions of each span of a row that sees `len`; above 0.
 fn span_len(len: usize) -> usize {

@@ -19,6 +19,9 @@ const SPARE: usize = 8;
 /// Positions whose values stay in L1 while all heads and columns pass.
 #[cfg(target_arch = "x86_64")]
 const STRIPE: usize = 32;
+/// Scores may exceed the shift by as much: exp of it times many positions is far from overflow, and as exact.
+#[cfg(target_arch = "x86_64")]
+const SLACK: f32 = 8.0;
 /// Bytes by which a stream is asked for ahead: beyond the next page, where hardware prefetch starts anew.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 4096;
@@ -37,9 +40,9 @@ pub(crate) struct Span {
     pub row_bytes: usize,
     pub scale: f32,
     pub soft_cap: Option<f32>,
-    /// Σ exp(score − largest) · value, `[group, head_dim]`.
+    /// Σ exp(score − shift) · value, `[group, head_dim]`.
     pub out: *mut f32,
-    /// The largest score, then Σ exp(score − largest), for each of the group.
+    /// The shift, about the largest score, then Σ exp(score − shift), for each of the group.
     pub stats: *mut [f32; 2],
     /// [`scratch`] values, then [`expanded`] values if a piece is packed.
     pub scratch: *mut f32,
@@ -296,27 +299,17 @@ pub(super) unsafe fn attend<X: Vector, S: Source<X>, const D: u8>(
     for t in 0..group {
         let scores = &mut scores[t * (BLOCK + SPARE)..][..count];
         if D == I8 {
-            for (j, score) in scores.iter_mut().enumerate() {
-                // SAFETY: row j exists.
-                *score *= unsafe { keys.scale(j) };
-            }
+            // SAFETY: there are `count` keys.
+            scores.iter_mut().enumerate().for_each(|(j, score)| *score *= unsafe { keys.scale(j) });
         }
         scale_scores(scores, a.scale, a.soft_cap);
-        let [largest, total] = &mut stats[t];
-        let now = max_ignoring_nan(scores).max(*largest);
-        if now > *largest {
-            let shrink = (*largest - now).exp();
-            *total *= shrink;
-            sums[t * padded..(t + 1) * padded].iter_mut().for_each(|v| *v *= shrink);
-            *largest = now;
-        }
-        // Nothing but negative infinities so far: weights of 0.
-        *total += exp_sum(scores, if now == f32::NEG_INFINITY { 0.0 } else { now });
+        let shrink = to_weights(scores, &mut stats[t]);
         if D == I8 {
-            for (j, weight) in scores.iter_mut().enumerate() {
-                // SAFETY: as above.
-                *weight *= unsafe { values.scale(j) };
-            }
+            // SAFETY: there are `count` values.
+            scores.iter_mut().enumerate().for_each(|(j, weight)| *weight *= unsafe { values.scale(j) });
+        }
+        if shrink < 1.0 {
+            sums[t * padded..(t + 1) * padded].iter_mut().for_each(|v| *v *= shrink);
         }
     }
     let mut j = 0;
@@ -344,6 +337,23 @@ pub(super) unsafe fn attend<X: Vector, S: Source<X>, const D: u8>(
         }
         j += STRIPE;
     }
+}
+
+/// Turns a head's scores into exp(score − shift), and counts these: `stats` are the shift and the total. The shift follows the
+/// largest score only where it must, so sums are hardly ever rescaled. Returns by what they must be multiplied, at most 1.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn to_weights(scores: &mut [f32], [shift, total]: &mut [f32; 2]) -> f32 {
+    let largest = max_ignoring_nan(scores);
+    let mut shrink = 1.0;
+    if largest > *shift + SLACK {
+        shrink = (*shift - largest).exp();
+        *shift = largest;
+        *total *= shrink;
+    }
+    // Nothing but negative infinities so far: weights of 0.
+    *total += exp_sum(scores, if *shift == f32::NEG_INFINITY { 0.0 } else { *shift });
+    shrink
 }
 
 /// Products of keys `j..j + R` of `count` with `M` heads of `d` elements; rows of `scores` are BLOCK + SPARE apart. Keys past

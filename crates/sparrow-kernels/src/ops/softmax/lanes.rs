@@ -1,6 +1,6 @@
 //! Softmax without branches, for the compiler to vectorise with fused multiply-add.
 
-use crate::simd::lanes::{SUMS, exp, max, sum_by, tanh};
+use crate::simd::lanes::{SUMS, exp, fold, max, sum_by, tanh};
 
 #[inline(always)]
 pub(super) fn softmax(x: &mut [f32]) {
@@ -48,5 +48,8 @@ pub(crate) fn max_ignoring_nan(x: &[f32]) -> f32 {
             best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
         }
     }
-    rest.iter().chain(&best).fold(f32::NEG_INFINITY, |best, &v| if v > best { v } else { best })
+    for (best, &v) in best.iter_mut().zip(rest) {
+        *best = if v > *best { v } else { *best };
+    }
+    fold(best, |a, b| if b > a { b } else { a })
 }

@@ -103,7 +103,7 @@ pub(crate) struct PackedRun {
 #[derive(Clone, Copy)]
 pub(crate) struct PackedRows {
     /// f32 per row, of int8.
-    pub scales: *const u8,
+    scales: *const u8,
     /// [`mask_bytes`](BlockLayout::mask_bytes) per row.
     pub masks: *const u8,
     /// The first row's first element.
@@ -158,11 +158,20 @@ impl PackedRows {
                 let mask = self.masks.add(row * self.layout.mask_bytes());
                 values = (self.expand)(&Expand { mask, len: d, values, end: self.end, to });
                 if self.layout.dtype == DType::I8 {
-                    let scale = self.scales.add(row * size_of::<f32>());
-                    std::ptr::copy_nonoverlapping(scale, to.add(int8_scale_at(d)), size_of::<f32>());
+                    to.add(int8_scale_at(d)).cast::<f32>().write_unaligned(self.scale(row));
                 }
             }
         }
+    }
+
+    /// The scale of a row of int8.
+    ///
+    /// # Safety
+    /// There must be such a row.
+    #[inline(always)]
+    pub unsafe fn scale(&self, row: usize) -> f32 {
+        // SAFETY: the caller vouches for the row, which has a scale.
+        unsafe { self.scales.add(row * size_of::<f32>()).cast::<f32>().read_unaligned() }
     }
 }
 
