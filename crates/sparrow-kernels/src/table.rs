@@ -12,7 +12,7 @@ use crate::ops::attention::tiled::BlockFn;
 use crate::ops::axpy::AxpyRowsFn;
 use crate::ops::bitmap_axpy::BitmapAxpyKernel;
 use crate::ops::bitmap_dot::{BitmapDotInt8Fn, BitmapDotKernel};
-use crate::ops::dot::DotRowsFn;
+use crate::ops::dot::{DotRowsFn, Rows, RowsDotKernel};
 use crate::ops::dot_int8::{DotInt8Fn, QuantizeFn};
 use crate::ops::encode::EncodeFn;
 use crate::ops::expand::ExpandFn;
@@ -37,6 +37,8 @@ pub(crate) struct Kernels {
     isa: Isa,
     pub(crate) dot_rows: [DotRowsFn; TYPES],
     pub(crate) axpy_rows: [AxpyRowsFn; TYPES],
+    /// For more activations than few; `None`: the blocked product.
+    pub(crate) dot_many: [Option<RowsDotKernel<Rows>>; TYPES],
     pub(crate) dot_int8: DotInt8Fn,
     pub(crate) quantize: QuantizeFn,
     /// Of elements of 4, 8, 16 and 32 bits, see [`kernel`](expand::kernel).
@@ -120,6 +122,7 @@ const SCALAR: Kernels = Kernels {
         axpy::scalar::axpy_rows_i4g128_scalar,
         axpy::scalar::axpy_rows_i4g128z_scalar,
     ],
+    dot_many: [None; TYPES],
     dot_int8: dot_int8::scalar::dot_int8_scalar,
     quantize: dot_int8::scalar::quantize_scalar,
     expand: [
@@ -197,6 +200,7 @@ const AVX2: Kernels = Kernels {
         axpy::avx2::axpy_rows_i4g128_avx2,
         axpy::avx2::axpy_rows_i4g128z_avx2,
     ],
+    dot_many: [None; TYPES],
     dot_int8: dot_int8::avx2::dot_int8_avx2,
     quantize: dot_int8::avx2::quantize_avx2,
     expand: [
@@ -283,6 +287,7 @@ const AVX512: Kernels = Kernels {
         axpy::avx512::axpy_rows_i4g128_avx512,
         axpy::avx512::axpy_rows_i4g128z_avx512,
     ],
+    dot_many: [None; TYPES],
     dot_int8: dot_int8::avx2::dot_int8_avx2,
     quantize: dot_int8::avx512::quantize_avx512,
     expand: [
@@ -406,6 +411,11 @@ const AVX512_VBMI2: Kernels = Kernels {
 #[cfg(target_arch = "x86_64")]
 const AMX: Kernels = Kernels {
     isa: Isa::Amx,
+    dot_many: {
+        let mut kernels = AVX512_VBMI2.dot_many;
+        kernels[DType::BF16 as usize] = Some(RowsDotKernel { run: dot::amx::dot_bf16_amx, tokens: 32, few: 96 });
+        kernels
+    },
     bitmap_dot: {
         let mut kernels = AVX512_VBMI2.bitmap_dot;
         kernels[DType::BF16 as usize] =

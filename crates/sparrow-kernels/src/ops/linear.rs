@@ -88,7 +88,7 @@ impl Compute {
         let (all, work) = (parts.iter().map(rows).sum(), parts.iter().map(|p| rows(p) * x.x.len()).sum());
         let share = usize::div_ceil(all, self.tasks(all, work)).next_multiple_of(16).max(16);
         let block = |w: Stored| match w {
-            Stored::Dense(_) if x.m > FEW => share.min(PANEL),
+            Stored::Dense(_) if x.m > self.few(w) => share.min(PANEL),
             _ => share,
         };
         if let [part] = parts {

@@ -1,7 +1,7 @@
 //! Products of rows of a weight in either form with activations.
 
-use super::bitmap_dot::{BitmapDot, BitmapDotInt8, BitmapRows, FEW_IN_REGISTERS, arranged_bytes};
-use super::dot::{DotRows, Rows};
+use super::bitmap_dot::{BitmapDotInt8, BitmapRows, FEW_IN_REGISTERS};
+use super::dot::{DotRows, Rows, RowsDot, RowsDotKernel, arranged_bytes};
 use super::dot_int8::{DotInt8, Int8Activations};
 use super::gemm::FEW;
 use super::row_set::RowSet;
@@ -53,6 +53,7 @@ impl Compute {
         match (w, self.kernels.bitmap_dot[w.dtype() as usize], self.kernels.bitmap_dot_int8) {
             (Stored::Bitmap(_), Some(kernel), _) => kernel.few,
             (Stored::Bitmap(w), None, Some(_)) if w.dtype() == DType::I8 => FEW_IN_REGISTERS,
+            (Stored::Dense(w), ..) => self.kernels.dot_many[w.dtype() as usize].map_or(FEW, |kernel| kernel.few),
             _ => FEW,
         }
     }
@@ -71,6 +72,14 @@ impl Compute {
             return;
         }
         let k = w.cols();
+        if let Some(kernel) = self.kernels.dot_many[w.dtype() as usize]
+            && (FEW + 1..=kernel.few).contains(&x.m)
+            && !x.exact
+        {
+            // SAFETY: the contract is the caller's.
+            unsafe { self.rearranged(kernel, rows, k, x, to) };
+            return;
+        }
         let tokens = if x.m <= FEW { x.m.max(1) } else { (X_BLOCK / k.max(1)).clamp(24, x.m.max(24)) };
         for t in (0..x.m).step_by(tokens) {
             let args = DotRows {
@@ -83,6 +92,24 @@ impl Compute {
             };
             // SAFETY: as above.
             unsafe { (self.kernels.dot_rows[w.dtype() as usize])(&args) };
+        }
+    }
+
+    /// Products with rows of `k` elements by a kernel that rearranges x.
+    ///
+    /// # Safety
+    /// See [`products`](Self::products); the kernel must be one of the table's.
+    unsafe fn rearranged<R: Copy>(&self, kernel: RowsDotKernel<R>, rows: R, k: usize, x: Activations, to: Products) {
+        let m = x.m;
+        // In equal parts, so that all are rounded or none.
+        let most = if x.exact { FEW } else { kernel.tokens };
+        let tokens = m.div_ceil(m.div_ceil(most));
+        let mut arranged = self.scratch.take_aligned(arranged_bytes(tokens, k));
+        let arranged = arranged.as_mut_ptr();
+        for t in (0..m).step_by(tokens) {
+            let (x, out) = (x.x[t * k..].as_ptr(), to.out.wrapping_add(t * to.stride));
+            // SAFETY: the table holds only kernels that this CPU can run; the scratch has room for these rows of x.
+            unsafe { (kernel.run)(&RowsDot { rows, x, m: tokens.min(m - t), arranged, out, out_stride: to.stride }) };
         }
     }
 
@@ -103,16 +130,8 @@ impl Compute {
                 return;
             }
             if let Some(kernel) = in_floats {
-                // In equal parts, so that all are rounded or none.
-                let most = if x.exact { FEW } else { kernel.tokens };
-                let tokens = m.div_ceil(m.div_ceil(most));
-                let mut arranged = self.scratch.take_aligned(arranged_bytes(tokens, k));
-                let (rows, arranged) = (BitmapRows::of(&w, &rows), arranged.as_mut_ptr());
-                for t in (0..m).step_by(tokens) {
-                    let ((m, out), x) = (here(t, tokens), x.x[t * k..].as_ptr());
-                    // SAFETY: as above; the scratch has room for these rows of x.
-                    unsafe { (kernel.run)(&BitmapDot { rows, x, m, arranged, out, out_stride: to.stride }) };
-                }
+                // SAFETY: the contract is the caller's.
+                unsafe { self.rearranged(kernel, BitmapRows::of(&w, &rows), k, x, to) };
                 return;
             }
         }

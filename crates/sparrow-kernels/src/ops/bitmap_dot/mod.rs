@@ -16,6 +16,7 @@ pub(crate) mod avx512_int8;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
+use super::dot::{RowsDot, RowsDotKernel};
 use super::dot_int8::Int8Rows;
 use super::gemm::FEW;
 use super::row_set::RowSet;
@@ -123,35 +124,16 @@ impl BitmapRows {
 }
 
 /// The arguments of a `bitmap_dot` kernel.
-#[derive(Clone, Copy)]
-pub(crate) struct BitmapDot {
-    pub rows: BitmapRows,
-    /// `[m, cols]`.
-    pub x: *const f32,
-    /// 1 to the most of the kernel.
-    pub m: usize,
-    /// [`arranged_bytes`] from the start of a cache line on, for x as the kernel likes it.
-    pub arranged: *mut u8,
-    /// `[m, count]`, `out_stride` elements from one row to the next; overwritten.
-    pub out: *mut f32,
-    pub out_stride: usize,
-}
+pub(crate) type BitmapDot = RowsDot<BitmapRows>;
 
 /// A `bitmap_dot` kernel.
 ///
 /// # Safety
-/// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
-pub(crate) type BitmapDotFn = unsafe fn(&BitmapDot);
+/// See [`RowsDotFn`](super::dot::RowsDotFn).
+pub(crate) type BitmapDotFn = super::dot::RowsDotFn<BitmapRows>;
 
 /// A `bitmap_dot` kernel and how many activations it is for.
-#[derive(Clone, Copy)]
-pub(crate) struct BitmapDotKernel {
-    pub run: BitmapDotFn,
-    /// The most of one call.
-    pub tokens: usize,
-    /// Up to this many, in several calls, it takes less time than expanding for the blocked product.
-    pub few: usize,
-}
+pub(crate) type BitmapDotKernel = RowsDotKernel<BitmapRows>;
 
 impl BitmapDotKernel {
     /// A kernel that multiplies in registers.
@@ -164,12 +146,6 @@ impl BitmapDotKernel {
 /// faster than expanding for the blocked product.
 pub(crate) const FEW_IN_REGISTERS: usize = 2 * FEW;
 
-/// Bytes for `m` activations of `cols` elements as a kernel likes them: `f32`, or columns of bf16 tiles.
-pub(crate) const fn arranged_bytes(m: usize, cols: usize) -> usize {
-    let tokens = if m > 16 { m } else { 16 };
-    tokens * cols.next_multiple_of(STEP) * size_of::<f32>()
-}
-
 /// The arguments of a `bitmap_dot_int8` kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct BitmapDotInt8 {
@@ -179,7 +155,7 @@ pub(crate) struct BitmapDotInt8 {
     pub x: Int8Rows,
     /// 1 to 8.
     pub m: usize,
-    /// As in [`BitmapDot`].
+    /// As in [`RowsDot`].
     pub out: *mut f32,
     pub out_stride: usize,
 }

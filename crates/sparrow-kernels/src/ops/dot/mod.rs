@@ -9,11 +9,15 @@ use crate::dtype::Matrix;
 pub(crate) mod scalar;
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_int4;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
 
 /// Some rows of a stored matrix, whole: row `j` of the set starts at `base + stride * (ids ? ids[j] : j)`.
 #[derive(Clone, Copy)]
@@ -85,3 +89,40 @@ pub(crate) struct DotRows {
 /// # Safety
 /// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
 pub(crate) type DotRowsFn = unsafe fn(&DotRows);
+
+/// The arguments of a kernel that rearranges its activations.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsDot<R> {
+    pub rows: R,
+    /// `[m, cols]`.
+    pub x: *const f32,
+    /// 1 to the most of the kernel.
+    pub m: usize,
+    /// [`arranged_bytes`] from the start of a cache line on, for x as the kernel likes it.
+    pub arranged: *mut u8,
+    /// `[m, count]`, `out_stride` elements from one row to the next; overwritten.
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+/// A kernel that rearranges its activations.
+///
+/// # Safety
+/// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
+pub(crate) type RowsDotFn<R> = unsafe fn(&RowsDot<R>);
+
+/// Such a kernel and how many activations it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsDotKernel<R> {
+    pub run: RowsDotFn<R>,
+    /// The most of one call.
+    pub tokens: usize,
+    /// Up to this many, in several calls, it takes less time than the blocked product.
+    pub few: usize,
+}
+
+/// Bytes for `m` activations of `cols` elements as a kernel likes them: `f32`, or columns of bf16 tiles.
+pub(crate) const fn arranged_bytes(m: usize, cols: usize) -> usize {
+    let tokens = if m > 16 { m } else { 16 };
+    tokens * cols.next_multiple_of(super::bitmap_dot::STEP) * size_of::<f32>()
+}

@@ -1,7 +1,8 @@
 //! Products of many activations with a weight: blocked, both operands packed.
 //!
 //! out\[t, j\] = Σᵢ x\[t, i\] · W\[j, i\] + bias\[j\] for more than [`FEW`] activations, when arithmetic and not memory decides. Used
-//! by [`linear`](super::linear) and [`linear_in_out`](super::linear_in_out) wherever a tier has a [`GemmFn`].
+//! by [`linear`](super::linear) and [`linear_in_out`](super::linear_in_out) wherever a tier has a [`GemmFn`], but for numbers of
+//! activations at which reading weights as they are takes less time ([`RowsDotKernel`](super::dot::RowsDotKernel)).
 //!
 //! All tiers share the loops of [`drive`]; an [`Engine`] packs the operands and multiplies. Activations are packed once per
 //! call, in *strips* of a few tokens, weights once per task, in *panels* of a few rows, each cut along k into blocks. For
