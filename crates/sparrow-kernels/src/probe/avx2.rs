@@ -1,22 +1,27 @@
 //! Probes with AVX2.
 
+use super::STREAMS;
 use std::arch::x86_64::*;
 
-/// Reads every byte; the result keeps the loads alive.
+/// Reads every byte of [`STREAMS`] times whole lines; the result keeps the loads alive.
 ///
 /// # Safety
 /// The CPU must have AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn read_avx2(bytes: &[u8]) -> u64 {
-    let mut sums = [_mm256_setzero_si256(); 4];
-    for chunk in bytes.as_chunks::<{ 4 * 32 }>().0 {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the chunk holds four vectors.
-            let v = unsafe { _mm256_loadu_si256(chunk.as_ptr().add(i * 32).cast()) };
-            *sum = _mm256_xor_si256(*sum, v);
+    let mut sums = [_mm256_setzero_si256(); STREAMS];
+    let len = bytes.len() / STREAMS;
+    for i in (0..len / 64 * 64).step_by(64) {
+        for (stream, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: every stream has the line.
+            unsafe {
+                let line = bytes.as_ptr().add(stream * len + i);
+                let both = [_mm256_loadu_si256(line.cast()), _mm256_loadu_si256(line.add(32).cast())];
+                *sum = _mm256_xor_si256(*sum, _mm256_xor_si256(both[0], both[1]));
+            }
         }
     }
-    let all = _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3]));
+    let all = sums.into_iter().fold(_mm256_setzero_si256(), |all, sum| _mm256_xor_si256(all, sum));
     _mm_cvtsi128_si64(_mm256_castsi256_si128(all)) as u64
 }
 

@@ -1,22 +1,24 @@
 //! Probes with AVX-512.
 
+use super::STREAMS;
 use std::arch::x86_64::*;
 
-/// Reads every byte; the result keeps the loads alive.
+/// Reads every byte of [`STREAMS`] times whole lines; the result keeps the loads alive.
 ///
 /// # Safety
 /// The CPU must have AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(crate) unsafe fn read_avx512(bytes: &[u8]) -> u64 {
-    let mut sums = [_mm512_setzero_si512(); 4];
-    for chunk in bytes.as_chunks::<{ 4 * 64 }>().0 {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the chunk holds four vectors.
-            let v = unsafe { _mm512_loadu_si512(chunk.as_ptr().add(i * 64).cast()) };
+    let mut sums = [_mm512_setzero_si512(); STREAMS];
+    let len = bytes.len() / STREAMS;
+    for i in (0..len / 64 * 64).step_by(64) {
+        for (stream, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: every stream has the line.
+            let v = unsafe { _mm512_loadu_si512(bytes.as_ptr().add(stream * len + i).cast()) };
             *sum = _mm512_xor_si512(*sum, v);
         }
     }
-    let all = _mm512_xor_si512(_mm512_xor_si512(sums[0], sums[1]), _mm512_xor_si512(sums[2], sums[3]));
+    let all = sums.into_iter().fold(_mm512_setzero_si512(), |all, sum| _mm512_xor_si512(all, sum));
     _mm_cvtsi128_si64(_mm512_castsi512_si128(all)) as u64
 }
 

@@ -1,14 +1,19 @@
 //! Probes in portable Rust.
 
-/// Reads every byte; the result keeps the loads alive.
+use super::STREAMS;
+
+/// Reads every byte of [`STREAMS`] times whole lines; the result keeps the loads alive.
 ///
 /// # Safety
 /// None: unsafe only to fit the table.
 pub(crate) unsafe fn read_scalar(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 8];
-    for chunk in bytes.as_chunks::<64>().0 {
-        for (lane, b) in chunk.as_chunks::<8>().0.iter().enumerate() {
-            sums[lane] ^= u64::from_le_bytes(*b);
+    let mut sums = [0u64; STREAMS];
+    let len = bytes.len() / STREAMS;
+    for i in (0..len / 64 * 64).step_by(64) {
+        for (stream, sum) in sums.iter_mut().enumerate() {
+            for b in bytes[stream * len + i..][..64].as_chunks::<8>().0 {
+                *sum ^= u64::from_le_bytes(*b);
+            }
         }
     }
     sums.iter().fold(0, |all, &sum| all ^ sum)
