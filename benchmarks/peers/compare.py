@@ -14,7 +14,7 @@ import sys
 
 import check
 import report
-from engines import Settings
+from engines import LlamaCpp, Settings, Transformers
 from rows import ROWS
 
 HERE = pathlib.Path(__file__).parent
@@ -34,6 +34,18 @@ def llama_cpp_features():
     import llama_cpp
 
     return llama_cpp.llama_print_system_info().decode()
+
+
+def versions(rows):
+    """Of the packages that these rows run, and how llama.cpp was built."""
+    engines = {row.engine for row in rows}
+    packages = {Transformers: ["transformers", "torch"], LlamaCpp: ["llama-cpp-python"]}
+    names = [name for engine, names in packages.items() if engine in engines for name in names]
+    found = {"versions": {name: importlib.metadata.version(name) for name in names}}
+    if LlamaCpp in engines:
+        found["llama_cpp_build"] = (pathlib.Path(sys.prefix) / "llama.cpp-build").read_text().strip()
+        found["llama_cpp_features"] = in_new_process(llama_cpp_features)
+    return found
 
 
 def in_new_process(function, *arguments):
@@ -85,9 +97,7 @@ def main():
         "shape": args.shape,
         "machine": doctor(settings),
         "commit": subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=HERE, text=True).strip(),
-        "versions": {name: importlib.metadata.version(name) for name in ("transformers", "torch", "llama-cpp-python")},
-        "llama_cpp_build": (pathlib.Path(sys.prefix) / "llama.cpp-build").read_text().strip(),
-        "llama_cpp_features": in_new_process(llama_cpp_features),
+        **versions(rows),
         "settings": {key: getattr(args, key) for key in ("threads", "rounds", "prefill_tokens", "decode_tokens")},
         "failures": failures,
         "median": {

@@ -110,11 +110,12 @@ class LlamaCpp(InProcess):
 
 class Sparrow:
     """`sparrow bench`, once for each prompt. `mapped` runs the checkpoint's file; otherwise the same weights are made in
-    memory."""
+    memory, with the fraction `zeros` of them 0 and packed."""
 
-    def __init__(self, settings, dtype="bf16", selector="dense", mapped=False):
+    def __init__(self, settings, dtype="bf16", selector="dense", mapped=False, zeros=0):
         self.settings, self.mapped = settings, mapped
         self.model = ["--model", settings.models / "checkpoint"] if mapped else ["--shape", settings.shape, "--dtype", dtype]
+        self.model += ["--zeros", zeros] if zeros else []
         self.selector = ["--selector", selector]
 
     def bench(self, prompt_tokens, gen_tokens):

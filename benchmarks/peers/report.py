@@ -37,8 +37,7 @@ def table(result):
             + f". Random weights: speed only. Medians of {settings['rounds']} rounds in turns, one process per figure; "
             f"{settings['decode_tokens']} tokens decoded after the prompt of {settings['prefill_tokens'][0]}.",
             "",
-            f"llama.cpp: {result['llama_cpp_build']}; {result['llama_cpp_features']}",
-            "",
+            *([f"llama.cpp: {result['llama_cpp_build']}; {result['llama_cpp_features']}", ""] if "llama_cpp_build" in result else []),
             *(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines]),
             "",
         ]

@@ -26,8 +26,10 @@ ROWS = [
     Row("Sparrow bf16, mapped file", "llama.cpp BF16", Sparrow, {"mapped": True}),
     Row("Sparrow bf16", "llama.cpp BF16", Sparrow),
     Row("Sparrow bf16, 10 % active", "llama.cpp BF16", Sparrow, {"selector": TENTH}),
+    Row("Sparrow bf16, 50 % zeros", "llama.cpp BF16", Sparrow, {"zeros": 0.5}),
     Row("Sparrow int8", "llama.cpp Q8_0", Sparrow, {"dtype": "int8"}),
     Row("Sparrow int8, 10 % active", "llama.cpp Q8_0", Sparrow, {"dtype": "int8", "selector": TENTH}),
+    Row("Sparrow int8, 50 % zeros", "llama.cpp Q8_0", Sparrow, {"dtype": "int8", "zeros": 0.5}),
     Row("Sparrow int4", "llama.cpp Q4_0", Sparrow, {"dtype": "int4"}),
 ]
 
