@@ -52,5 +52,5 @@ measured() { # measured COMMAND...
 measured "$target/sparrow" pack -m "$models/dense" -o "$models/packed" >"$out/pack.txt"
 measured "$target/sparrow" pack -m "$models/dense" -o "$models/packed-int8" --dtype int8 >>"$out/pack.txt"
 du -sb "$models"/*  | sed "s|$models/||" >>"$out/pack.txt"
-"$target/sparrow" inspect "$models/packed" >"$out/inspect.txt"
+"$target/sparrow" inspect "$models/packed" | sed "s|$models/||" >"$out/inspect.txt"
 echo "recorded in $out" >&2

@@ -95,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         written.map_err(|e| {
             failed = Some(std::io::Error::from(e.kind()));
-            Error::Io { path: "standard output".into(), source: e }
+            Error::Io { path: "standard output".into(), error: e }
         })
     };
     let result = generate(&mut session, 0, &tokenizer, &ids, &options, emit);

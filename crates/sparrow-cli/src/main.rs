@@ -98,6 +98,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn broken_pipe(error: &anyhow::Error) -> bool {
-    let is_broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_broken))
+    let io = |cause: &'_ (dyn std::error::Error + 'static)| match cause.downcast_ref() {
+        Some(sparrow::Error::Io { error, .. }) => Some(error.kind()),
+        _ => cause.downcast_ref::<io::Error>().map(io::Error::kind),
+    };
+    error.chain().any(|cause| io(cause) == Some(io::ErrorKind::BrokenPipe))
 }

@@ -170,6 +170,13 @@ fn generate_refuses_what_it_cannot_do() {
 }
 
 #[test]
+fn a_missing_file_is_named_with_its_cause_once() {
+    let message = fail(1, &["eval", "--text", "/nonexistent/text"], &["/nonexistent/text: "]);
+    let cause = std::fs::read("/nonexistent/text").unwrap_err().to_string();
+    assert_eq!(message.matches(&cause).count(), 1, "{message}");
+}
+
+#[test]
 fn hub_ids_fail_at_once_offline_and_say_where_to_put_the_model() {
     let home = tempfile::tempdir().unwrap();
     let start = Instant::now();

@@ -10,12 +10,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
+        /// What the operating system said; not a `source`, for it is part of the message.
+        error: std::io::Error,
     },
     /// A JSON file is malformed, or one of its fields has a value that cannot be used.
     #[error("{}: {message}", path.display())]
@@ -81,7 +81,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
-        move |source| Error::Io { path: path.to_owned(), source }
+        move |error| Error::Io { path: path.to_owned(), error }
     }
 
     pub(crate) fn config(path: &Path, message: impl Into<String>) -> Error {

@@ -103,7 +103,7 @@ impl DerefMut for Memory {
 }
 
 fn out_of_memory(len: usize) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Io { path: format!("{len} bytes of memory").into(), source }
+    move |error| Error::Io { path: format!("{len} bytes of memory").into(), error }
 }
 
 /// Where bytes are.
