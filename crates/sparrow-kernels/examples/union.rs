@@ -1,6 +1,6 @@
-//! From which active fraction on an MLP of a few rows is faster dense: `cargo run --release -p sparrow-kernels --example
-//! union [f32|bf16|int8|int4]`. Gathered and dense MLPs take turns over several weights, so that they come from memory as in
-//! a model; what counts is the median of their ratios.
+//! From which active fraction on an MLP of a few rows is faster dense:
+//! `cargo run --release -p sparrow-kernels --example union [f32|bf16|int8|int4]`. Gathered and dense MLPs take turns
+//! over several weights, so that they come from memory as in a model; what counts is the median of their ratios.
 
 use sparrow_kernels::*;
 use std::time::Instant;
@@ -54,7 +54,13 @@ fn main() {
                         packed: None,
                     };
                     let row_masks = (m > 1).then_some(masks.as_slice());
-                    let gathered = seconds(|| compute.sparse_mlp(&mlp, &x, m, &ids, row_masks, None, &mut sparse_out));
+                    let gathered = seconds(|| {
+                        compute.sparse_mlp(
+                            &mlp,
+                            &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: row_masks, gate: None },
+                            &mut sparse_out,
+                        )
+                    });
                     let dense = seconds(|| {
                         let [a, b, h] = &mut values;
                         let part = |weights, out| LinearPart { weights, bias: None, out };

@@ -77,22 +77,34 @@ pub enum Error {
     /// The model hub could not be used.
     #[error("{0}")]
     Hub(String),
+    /// The work was [cancelled](crate::run::Cancel).
+    #[error("cancelled")]
+    Cancelled,
+    /// The process was forked after the model was loaded: its threads are not in the child.
+    #[error(
+        "this process was forked after its threads were started, and they are not in the child: load the model after the fork"
+    )]
+    Forked,
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    #[doc(hidden)]
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
         move |error| Error::Io { path: path.to_owned(), error }
     }
 
-    pub(crate) fn config(path: &Path, message: impl Into<String>) -> Error {
+    #[doc(hidden)]
+    pub fn config(path: &Path, message: impl Into<String>) -> Error {
         Error::Config { path: path.to_owned(), message: message.into() }
     }
 
-    pub(crate) fn safetensors(path: &Path, message: impl Into<String>) -> Error {
+    #[doc(hidden)]
+    pub fn safetensors(path: &Path, message: impl Into<String>) -> Error {
         Error::Safetensors { path: path.to_owned(), message: message.into() }
     }
 
-    pub(crate) fn option(option: &'static str, message: impl Into<String>) -> Error {
+    #[doc(hidden)]
+    pub fn option(option: &'static str, message: impl Into<String>) -> Error {
         Error::Option { option, message: message.into() }
     }
 }

@@ -2,18 +2,14 @@
 //! arithmetic is the same on all CPUs that have it, with every selector, stored form and cache. A change that means to alter
 //! arithmetic writes the file anew (`SPARROW_WRITE_BITS=1 cargo test -p sparrow --test bits`) and says so.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::*;
-use sparrow::checkpoint::Placement;
-use sparrow::sparsity::Selector;
-use sparrow::{Cpu, DType, KvOptions, KvSparsity, Model, Session, WeightsFormat};
+use sparrow::{Cpu, DType, KvOptions, KvSparsity, Load, Model, Selector, Session};
 use sparrow_kernels::{Compute, Isa};
+use sparrow_testing::*;
 
 /// FNV-1a over the bits of values.
 #[derive(Clone, Copy)]
@@ -31,7 +27,7 @@ impl Hash {
 fn hash(cpu: &Arc<Cpu>, model: &Arc<Model>, selector: Selector, kv: KvOptions) -> u64 {
     let mut session: Session = session_with(cpu, model, selector, 2, kv);
     let vocab = model.spec.vocab_size;
-    let ids = Random::new(7).ids(vocab, 40.min(session.capacity()));
+    let ids = Random::new(7).ids(vocab, 40.min(session.capacity(0)));
     let (prompt, rest) = ids.split_at(20);
     let mut hash = Hash(0xcbf2_9ce4_8422_2325);
     prefill_in(&mut session, 0, prompt, &[20]).iter().for_each(|logits| hash.add(logits));
@@ -57,14 +53,10 @@ fn setting(name: &str) -> Setting<'_> {
 }
 
 fn with(cpu: &Arc<Cpu>, dir: &Path, s: &Setting) -> u64 {
-    let placement: Placement = s.placement.parse().unwrap();
-    let mut model = Model::load_placed(dir, placement).unwrap();
-    let selector = model.prepare(&parse(s.selector), cpu).unwrap();
-    if let Some(dtype) = s.dtype {
-        model.quantize(dtype, cpu, |_, _| ()).unwrap();
-    }
-    model.set_format(&s.format.parse::<WeightsFormat>().unwrap(), cpu, |_, _| ()).unwrap();
-    hash(cpu, &Arc::new(model), selector, s.kv)
+    let load = Load::new(dir).cpu(cpu.clone()).selector(parse(s.selector)).dtype(s.dtype);
+    let load = load.weights(s.placement.parse().unwrap()).format(s.format.parse().unwrap());
+    let loaded = load.open(|_, _, _| ()).unwrap();
+    hash(cpu, &loaded.model, loaded.selector, s.kv)
 }
 
 fn settings() -> Vec<Setting<'static>> {

@@ -1,7 +1,8 @@
 //! Conversion between stored elements and `f32`, one element at a time.
 
-use super::quantized::{self, Int4};
-use super::{BF16, DType, F16, F32, I8};
+use super::layout::{self, Int4};
+use super::quantized;
+use super::types::{BF16, DType, F16, F32, I8};
 use half::{bf16, f16};
 
 /// Element `index` of a row of `cols` elements, of the type whose discriminant is `D`.
@@ -26,7 +27,7 @@ fn bf16_to_f32(bits: u16) -> f32 {
 }
 
 fn int8_scale(row: &[u8], cols: usize) -> f32 {
-    let at = quantized::int8_scale_at(cols);
+    let at = layout::int8_scale_at(cols);
     f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
 }
 
@@ -35,7 +36,8 @@ fn f16_to_f32(bits: u16) -> f32 {
     f16::from_bits(bits).to_f32_const()
 }
 
-/// Widens one stored row to `f32`: exact for floats, within 2⁻²⁴ relative for quantised types. Of floats any number of rows will do.
+/// Widens one stored row to `f32`: exact for floats, within 2⁻²⁴ relative for quantised types. Of floats any number of
+/// rows will do.
 ///
 /// # Panics
 /// If `bytes.len()` is not `dtype.row_bytes(out.len())`.
@@ -78,9 +80,9 @@ pub(crate) fn decode_row<const D: u8>(row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Narrows `f32` values to one stored row, rounding to nearest, ties to even. Of floats any number of rows will do: NaN stays
-/// NaN, overflow becomes infinity. Of quantised types the scale is that of the largest magnitude of the row or group; where
-/// that is NaN or infinite, all of it becomes NaN.
+/// Narrows `f32` values to one stored row, rounding to nearest, ties to even. Of floats any number of rows will do: NaN
+/// stays NaN, overflow becomes infinity. Of quantised types the scale is that of the largest magnitude of the row or
+/// group; where that is NaN or infinite, all of it becomes NaN.
 ///
 /// # Panics
 /// If `out.len()` is not `dtype.row_bytes(values.len())`.

@@ -1,7 +1,7 @@
 //! Int4 rows widened to `f32` with AVX-512.
 
 use super::avx512::{prefetch, upto16};
-use crate::dtype::quantized::{BLOCK, Int4, MIDDLE};
+use crate::dtype::layout::{BLOCK, Int4, MIDDLE};
 use std::arch::x86_64::*;
 
 /// Elements whose scales are widened together: the groups of 32 that fill one vector.
@@ -43,8 +43,8 @@ impl Scales {
         all
     }
 
-    /// Asks for the nibbles of one span of a row that comes next, and with the first span for all its scales, which lie at its end.
-    /// The address may be any.
+    /// Asks for the nibbles of one span of a row that comes next, and with the first span for all its scales, which lie
+    /// at its end. The address may be any.
     #[inline(always)]
     pub(crate) fn prefetch<const D: u8>(row: *const u8, cols: usize, start: usize) {
         let int4 = Int4::of(D);

@@ -15,9 +15,9 @@ use half::f16;
 use safetensors::Dtype;
 use sparrow_kernels::{DType, assemble_int4, assemble_int8, decode};
 
-use super::safetensors_files::{Checkpoint, Part, kernel_dtype};
-use super::tensor::Tensor;
+use super::safetensors::{Checkpoint, Part, kernel_dtype};
 use crate::error::Result;
+use crate::tensor::Tensor;
 
 /// Zero point of symmetric int4 codes.
 const MIDDLE: u8 = 8;
@@ -25,7 +25,7 @@ const MIDDLE: u8 = 8;
 /// What the tensors of the weights `name` begin with, if they are stored quantised.
 pub(super) fn layer_of<'a>(checkpoint: &Checkpoint, name: &'a str) -> Option<&'a str> {
     let layer = name.strip_suffix(".weight")?;
-    let packed = checkpoint.contains(&format!("{layer}.weight_packed"));
+    let packed = checkpoint.stores(&format!("{layer}.weight_packed"));
     (packed || checkpoint.described(name).is_some_and(|(dtype, _)| dtype == Dtype::I8)).then_some(layer)
 }
 
@@ -34,7 +34,7 @@ pub(super) fn layer_of<'a>(checkpoint: &Checkpoint, name: &'a str) -> Option<&'a
 /// # Errors
 /// If a tensor is missing or has another dtype or shape, or they contradict each other or hold what a quantised row cannot.
 pub(super) fn read(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: usize) -> Result<Tensor> {
-    if checkpoint.contains(&format!("{layer}.weight_packed")) {
+    if checkpoint.stores(&format!("{layer}.weight_packed")) {
         let shape = format!("{layer}.weight_shape");
         let stored = checkpoint.part(&shape, &[Dtype::I64], &[Some(2)])?;
         let stored: Vec<i64> = stored.bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect();
@@ -62,7 +62,7 @@ pub(super) fn read(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: 
 /// Codes of a byte each, rows of whole words, that `flip` makes signed.
 fn int8(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: usize, codes: &Part, flip: u8) -> Result<Tensor> {
     let zero_point = format!("{layer}.weight_zero_point");
-    if checkpoint.contains(&zero_point) {
+    if checkpoint.stores(&zero_point) {
         let expected = "no zero points with weights of 8 bits".into();
         return Err(checkpoint.wrong(&zero_point, expected, "some".into()));
     }
@@ -103,7 +103,7 @@ fn int4(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: usize, pack
         scales.push(scale);
     }
     let zero_point = format!("{layer}.weight_zero_point");
-    let zeros = match checkpoint.contains(&zero_point) {
+    let zeros = match checkpoint.stores(&zero_point) {
         false => None,
         true => {
             let words = rows.div_ceil(8);

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::tensor::read::require_file;
 
 /// One JSON object of a configuration file.
 pub(crate) struct Fields<'a> {
@@ -120,7 +121,7 @@ fn positive(value: &Value) -> Option<f64> {
 }
 
 /// Reads a JSON file of at most 64 MiB.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
+pub fn read_json(path: &Path) -> Result<Value> {
     const LIMIT: u64 = 64 << 20;
     let size = require_file(path)?;
     if size > LIMIT {
@@ -128,15 +129,6 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     }
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::config(path, format!("is not valid JSON: {e}")))
-}
-
-/// Size of the file at `path`; refuses what is not a regular file (reading a pipe could wait forever).
-pub(crate) fn require_file(path: &Path) -> Result<u64> {
-    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-    match metadata.is_file() {
-        true => Ok(metadata.len()),
-        false => Err(Error::config(path, "is not a regular file")),
-    }
 }
 
 fn kind(value: &Value) -> &'static str {

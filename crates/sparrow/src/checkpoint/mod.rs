@@ -2,31 +2,19 @@
 //!
 //! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
 
-mod bitmap_tensor;
+mod bitmap;
 mod compressed;
 pub mod config;
-mod direct_file;
 mod fields;
-pub(crate) mod hub;
-mod neuron_store;
-mod placement;
-mod safetensors_files;
-mod sidecar;
-mod storage;
-mod tensor;
-mod weight;
+mod fingerprint;
+pub mod hub;
+mod safetensors;
+mod source;
 mod write;
 
-pub use bitmap_tensor::BitmapTensor;
-pub(crate) use bitmap_tensor::prefix as bitmap_prefix;
-pub(crate) use config::require_dir;
-pub(crate) use fields::read_json;
-pub(crate) use neuron_store::{NeuronStore, Places, Reading};
-pub use placement::Placement;
-pub use safetensors_files::{Checkpoint, TensorInfo};
-pub(crate) use sidecar::{fingerprint, hex, predictor_tensors, read_sidecar};
-pub use storage::MappedFile;
-pub(crate) use storage::Memory;
-pub use tensor::Tensor;
-pub use weight::Weight;
-pub(crate) use write::{Directory, Pending, file_dtype, pretty, shard_name};
+pub use bitmap::{bitmap_pending, bitmap_prefix};
+pub use config::require_dir;
+pub use fields::read_json;
+pub use fingerprint::{fingerprint, hex};
+pub use safetensors::{Checkpoint, TensorInfo};
+pub use write::{Directory, Pending, file_dtype, pretty, shard_name};

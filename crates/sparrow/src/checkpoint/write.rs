@@ -13,12 +13,16 @@ use sparrow_kernels::DType;
 use crate::error::{Error, Result};
 
 /// A tensor whose bytes are made when they are written, one tensor at a time.
-pub(crate) struct Pending<'a> {
+pub struct Pending<'a> {
+    /// Its name in the file.
     pub name: String,
+    /// Its type there.
     pub dtype: Dtype,
+    /// Dimensions.
     pub shape: Vec<usize>,
     /// Size of what `bytes` returns.
     pub len: usize,
+    /// Makes the bytes, little-endian.
     pub bytes: Box<dyn Fn() -> Cow<'a, [u8]> + 'a>,
 }
 
@@ -38,7 +42,7 @@ impl View for &Pending<'_> {
 }
 
 /// Our dtype's name in the file format.
-pub(crate) fn file_dtype(dtype: DType) -> Dtype {
+pub fn file_dtype(dtype: DType) -> Dtype {
     match dtype {
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,
@@ -48,7 +52,7 @@ pub(crate) fn file_dtype(dtype: DType) -> Dtype {
 }
 
 /// A directory under construction; removed again unless [`finish`](Self::finish)ed or made to be gone on with.
-pub(crate) struct Directory {
+pub struct Directory {
     target: PathBuf,
     temporary: PathBuf,
     kept: bool,
@@ -61,7 +65,7 @@ impl Directory {
     ///
     /// # Errors
     /// If `target` exists, or its parent cannot be written.
-    pub(crate) fn create(target: &Path) -> Result<Self> {
+    pub fn create(target: &Path) -> Result<Self> {
         let name = refuse_existing(target)?;
         let prefix = format!(".{}.", name.to_string_lossy());
         remove_stale(target, &prefix);
@@ -75,7 +79,7 @@ impl Directory {
     ///
     /// # Errors
     /// As [`create`](Self::create).
-    pub(crate) fn resume(target: &Path, suffix: &str) -> Result<Self> {
+    pub fn resume(target: &Path, suffix: &str) -> Result<Self> {
         let mut name = refuse_existing(target)?.to_owned();
         name.push(suffix);
         let temporary = target.with_file_name(name);
@@ -85,12 +89,12 @@ impl Directory {
     }
 
     /// Where to write meanwhile.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.temporary
     }
 
     /// Whether anything is in it that was written whole.
-    pub(crate) fn has_files(&self) -> Result<bool> {
+    pub fn has_files(&self) -> Result<bool> {
         for entry in std::fs::read_dir(&self.temporary).map_err(Error::io(&self.temporary))? {
             let name = entry.map_err(Error::io(&self.temporary))?.file_name();
             if !name.to_string_lossy().ends_with(PARTIAL) {
@@ -100,13 +104,16 @@ impl Directory {
         Ok(false)
     }
 
-    /// Copies every plain file of `from` that is not weights, an index or a sidecar.
-    pub(crate) fn copy_companions(&self, from: &Path) -> Result<()> {
+    /// Copies every plain file of `from` that is neither weights nor an index nor called `except`.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn copy_companions(&self, from: &Path, except: &str) -> Result<()> {
         for entry in std::fs::read_dir(from).map_err(Error::io(from))? {
             let path = entry.map_err(Error::io(from))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let companion = [".json", ".jinja", ".txt", ".md", ".model"].iter().any(|end| name.ends_with(end));
-            let replaced = name.ends_with(".safetensors.index.json") || name == crate::sparsity::SidecarFile::NAME;
+            let replaced = name.ends_with(".safetensors.index.json") || name == except;
             if path.is_file() && companion && !replaced {
                 std::fs::copy(&path, self.temporary.join(name)).map_err(Error::io(&path))?;
             }
@@ -115,7 +122,7 @@ impl Directory {
     }
 
     /// Writes text to a file of the directory, which is there whole or not at all.
-    pub(crate) fn text(&self, name: &str, text: &str) -> Result<()> {
+    pub fn text(&self, name: &str, text: &str) -> Result<()> {
         let path = self.temporary.join(name);
         let partial = partial(&path);
         std::fs::write(&partial, text).map_err(Error::io(&partial))?;
@@ -123,7 +130,7 @@ impl Directory {
     }
 
     /// Writes one safetensors file, which is there whole or not at all.
-    pub(crate) fn safetensors(&self, name: &str, tensors: Vec<Pending>) -> Result<()> {
+    pub fn safetensors(&self, name: &str, tensors: Vec<Pending>) -> Result<()> {
         let target = self.temporary.join(name);
         let path = partial(&target);
         // The format's library writes files that only their owner reads: give them the usual permissions.
@@ -138,12 +145,7 @@ impl Directory {
     }
 
     /// Writes tensors into files of about `shard_bytes`: `model.safetensors`, or shards and their index.
-    pub(crate) fn shards(
-        &self,
-        tensors: Vec<Pending>,
-        shard_bytes: usize,
-        mut progress: impl FnMut(u64),
-    ) -> Result<()> {
+    pub fn shards(&self, tensors: Vec<Pending>, shard_bytes: usize, mut progress: impl FnMut(u64)) -> Result<()> {
         let total: usize = tensors.iter().map(|t| t.len).sum();
         let mut shards: Vec<(usize, Vec<Pending>)> = Vec::new();
         for tensor in tensors {
@@ -173,13 +175,13 @@ impl Directory {
     }
 
     /// Writes the index of shards that hold `total` bytes; `weight_map` has the file of each tensor.
-    pub(crate) fn index(&self, total: usize, weight_map: serde_json::Map<String, Value>) -> Result<()> {
+    pub fn index(&self, total: usize, weight_map: serde_json::Map<String, Value>) -> Result<()> {
         let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
         self.text("model.safetensors.index.json", &pretty(&index))
     }
 
     /// Moves the complete directory to its place.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         std::fs::rename(&self.temporary, &self.target).map_err(Error::io(&self.target))?;
         self.kept = true;
         Ok(())
@@ -187,7 +189,7 @@ impl Directory {
 }
 
 /// The name of shard `i`, from 0, of `count`.
-pub(crate) fn shard_name(i: usize, count: usize) -> String {
+pub fn shard_name(i: usize, count: usize) -> String {
     format!("model-{:05}-of-{count:05}.safetensors", i + 1)
 }
 
@@ -251,7 +253,7 @@ impl Drop for Directory {
 }
 
 /// JSON as people read it.
-pub(crate) fn pretty(value: &impl serde::Serialize) -> String {
+pub fn pretty(value: &impl serde::Serialize) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("plain data serialises");
     text.push('\n');
     text

@@ -1,7 +1,7 @@
 //! What distinguishes the architectures, as data: the traits `config.json` does not spell out, and its defaults.
 
-use crate::model::names::{self, TensorNames};
-use crate::model::spec::{BlockNorms, Fused, QkNorm};
+use crate::spec::names::{self, TensorNames};
+use crate::spec::{BlockNorms, Fused, QkNorm};
 
 /// One architecture with rotary embeddings and RMS norms.
 pub(super) struct Family {

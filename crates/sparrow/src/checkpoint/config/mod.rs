@@ -12,8 +12,8 @@ use sparrow_kernels::Activation;
 
 use super::fields::{Fields, read_json};
 use crate::error::{Error, Result};
-use crate::model::spec::{Biases, ModelSpec, Norm, NormKind};
-pub(crate) use quantization::describe_bitmaps;
+use crate::spec::{Biases, ModelSpec, Norm, NormKind};
+pub use quantization::describe_bitmaps;
 
 use family::{BiasRule, FAMILIES, Family, SoftCap, WindowRule};
 
@@ -275,7 +275,7 @@ pub fn read_generation_config(dir: &Path) -> Result<GenerationConfig> {
 }
 
 /// Error for a directory that is not a model directory.
-pub(crate) fn require_dir(dir: &Path) -> Result<()> {
+pub fn require_dir(dir: &Path) -> Result<()> {
     if dir.join("config.json").is_file() {
         return Ok(());
     }

@@ -3,8 +3,8 @@
 use super::{Attention, MAX_SIZE, activation};
 use crate::checkpoint::fields::Fields;
 use crate::error::Result;
-use crate::model::names;
-use crate::model::spec::{Biases, BlockNorms, Fused, ModelSpec, Norm, NormKind, Positions, QkNorm};
+use crate::spec::names;
+use crate::spec::{Biases, BlockNorms, Fused, ModelSpec, Norm, NormKind, Positions, QkNorm};
 
 pub(super) const ARCHITECTURE: &str = "OPTForCausalLM";
 pub(super) const MODEL_TYPE: &str = "opt";

@@ -52,9 +52,9 @@ pub(super) fn check(config: &Fields) -> Result<()> {
 }
 
 /// What compressed-tensors 0.9, the last to write bitmaps, says of a model whose linear layers, but for `dense`, are stored as
-/// [bitmaps](crate::checkpoint::BitmapTensor): of int8 codes with a scale per row if `int8`. `sparsity` is the fraction of the
+/// [bitmaps](crate::tensor::BitmapTensor): of int8 codes with a scale per row if `int8`. `sparsity` is the fraction of the
 /// model's weights that is not stored.
-pub(crate) fn describe_bitmaps(dense: &[&str], int8: bool, sparsity: f64) -> Value {
+pub fn describe_bitmaps(dense: &[&str], int8: bool, sparsity: f64) -> Value {
     let targets = ["Linear"];
     let mut config = json!({
         "quant_method": "compressed-tensors",

@@ -5,7 +5,7 @@ use super::MAX_SIZE;
 use super::family::Family;
 use crate::checkpoint::fields::Fields;
 use crate::error::Result;
-use crate::model::spec::{Positions, Rope, RopeScaling};
+use crate::spec::{Positions, Rope, RopeScaling};
 
 /// What a rotary embedding depends on besides its own fields.
 pub(super) struct Context<'a> {

@@ -1,0 +1,153 @@
+//! What the tests share.
+
+use sparrow_kernels::*;
+
+/// 2⁻²⁴, half the distance from 1 to the next `f32`.
+pub const U: f64 = 1.0 / (1u64 << 24) as f64;
+/// Around every vector, tile and word edge.
+pub const EDGES: [usize; 16] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 257];
+
+/// The tiers to test, each with one thread and with three.
+pub fn tiers_to_test() -> Vec<Compute> {
+    let required: Option<Isa> =
+        std::env::var("SPARROW_REQUIRE_ISA").ok().map(|name| name.parse().expect("SPARROW_REQUIRE_ISA"));
+    let mut found = Vec::new();
+    for isa in Isa::ALL {
+        match Compute::with_isa(isa, Some(1)) {
+            Ok(compute) => {
+                found.push(compute);
+                found.push(Compute::with_isa(isa, Some(3)).unwrap());
+            }
+            Err(e) => {
+                assert!(required.is_none_or(|required| isa > required), "required: {e}");
+                println!("skipped: needs {isa} ({e})");
+            }
+        }
+    }
+    found
+}
+
+/// A small generator, so that every run sees the same numbers.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Uniform in -1..1.
+    pub fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 16) as usize % n
+    }
+}
+
+/// A stored matrix that starts at an odd address, and its values.
+pub struct Sample {
+    pub dtype: DType,
+    pub rows: usize,
+    pub cols: usize,
+    pub bytes: Vec<u8>,
+    pub skip: usize,
+    pub values: Vec<f32>,
+}
+
+impl Sample {
+    pub fn new(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Self {
+        let row = dtype.row_bytes(cols);
+        let mut bytes = vec![0xff; rows * row + 64];
+        let skip = 1 + (64 - bytes.as_ptr() as usize % 64) % 63;
+        let mut decoded = vec![0.0; rows * cols];
+        for r in 0..rows {
+            let stored = &mut bytes[skip + r * row..skip + (r + 1) * row];
+            encode(dtype, &values[r * cols..(r + 1) * cols], stored);
+            decode(dtype, stored, &mut decoded[r * cols..(r + 1) * cols]);
+        }
+        Self { dtype, rows, cols, bytes, skip, values: decoded }
+    }
+
+    pub fn random(dtype: DType, rows: usize, cols: usize, random: &mut Random) -> Self {
+        Self::new(dtype, rows, cols, &random.values(rows * cols))
+    }
+
+    pub fn matrix(&self) -> Matrix<'_> {
+        let size = self.rows * self.dtype.row_bytes(self.cols);
+        Matrix::new(self.dtype, self.rows, self.cols, &self.bytes[self.skip..self.skip + size])
+    }
+
+    pub fn at(&self, row: usize, col: usize) -> f64 {
+        f64::from(self.values[row * self.cols + col])
+    }
+}
+
+#[track_caller]
+pub fn assert_close(got: f32, want: f64, tolerance: f64, context: &dyn Fn() -> String) {
+    let close = if want.is_nan() {
+        got.is_nan()
+    } else if want.is_infinite() {
+        f64::from(got) == want
+    } else {
+        (f64::from(got) - want).abs() <= tolerance
+    };
+    assert!(close, "{}: got {got}, want {want} within {tolerance:e}", context());
+}
+
+pub fn describe(compute: &Compute) -> String {
+    format!("{} on {} threads", compute.isa(), compute.threads())
+}
+
+/// A row of activations as int8 products see it.
+pub fn quantized(x: &[f32]) -> Vec<f32> {
+    let max = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    let (inverse, scale) = (127.0 / max, max / 127.0);
+    x.iter().map(|v| if max == 0.0 { 0.0 } else { (v * inverse).round_ties_even() * scale }).collect()
+}
+
+/// The reference of an activation in `f64`, and its tolerance.
+pub fn activation(a: Activation, x: f64) -> f64 {
+    let logistic = |v: f64| 1.0 / (1.0 + (-v).exp());
+    match a {
+        Activation::Silu => x * logistic(x),
+        Activation::Relu => relu(x),
+        Activation::ReluSquared => relu(x).powi(2),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::GeluSigmoid => x * logistic(1.702 * x),
+        Activation::Identity => x,
+    }
+}
+
+/// max(x, 0) that keeps NaN, unlike `f64::max`.
+fn relu(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// erf by its Taylor series; beyond 5 it is ±1 to `f32` precision.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 5.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..400 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}

@@ -1,0 +1,15 @@
+//! What calibration keeps of a text read by the dense model, in one pass and bounded memory, and the thresholds it gives.
+
+mod blocks;
+mod closed_form;
+mod gates;
+mod inputs;
+mod neurons;
+mod sample;
+
+pub(crate) use blocks::BlockInfluence;
+pub use closed_form::{InputMoments, closed_form};
+pub(crate) use gates::Gates;
+pub(crate) use inputs::{InputCalibration, InputSamples};
+pub use neurons::ScoreCurve;
+pub(crate) use neurons::{LayerSamples, NeuronSamples, thresholds_for_active, thresholds_for_recall};

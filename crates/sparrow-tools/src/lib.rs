@@ -1,0 +1,20 @@
+//! What makes and measures models: everything that no running engine needs.
+//!
+//! | what | how |
+//! |---|---|
+//! | [`sparsify::sparsify`] | calibrate a selector on a text, and write a directory that runs sparse |
+//! | [`prune::prune`] | set weights to zero: magnitude, Wanda, SparseGPT |
+//! | [`pack::pack`] | write pruned matrices as bitmaps |
+//! | [`eval::evaluate`] | perplexity, KL divergence and agreement against a reference |
+//! | [`shapes`], [`synth::synthesize`] | models of known shapes with random weights |
+#![deny(unsafe_code)]
+
+pub mod calibrate;
+pub mod eval;
+pub mod observe;
+pub mod pack;
+pub mod prune;
+pub mod shapes;
+pub mod sparsify;
+pub mod synth;
+mod text;

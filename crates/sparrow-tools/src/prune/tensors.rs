@@ -1,0 +1,138 @@
+//! Which tensors are pruned, and what each of them reads.
+
+use glob::Pattern;
+use sparrow::internals::checkpoint::Checkpoint;
+use sparrow::internals::spec::names::TensorNames;
+use sparrow::{Error, ModelSpec, Result};
+use sparrow_kernels::{DType, Matrix, decode};
+
+use super::options::{PruneOptions, Target};
+
+/// What enters a matrix: matrices that share an input share its statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Of queries, keys and values.
+    Attention,
+    /// Of attention's output projection.
+    Output,
+    /// Of gate and up.
+    Mlp,
+    /// Of the down projection.
+    Down,
+}
+
+impl Input {
+    /// In the order a layer computes them.
+    pub const ALL: [Input; 4] = [Input::Attention, Input::Output, Input::Mlp, Input::Down];
+
+    /// Values per token.
+    pub fn width(self, spec: &ModelSpec) -> usize {
+        match self {
+            Input::Attention | Input::Mlp => spec.hidden_size,
+            Input::Output => spec.q_size(),
+            Input::Down => spec.intermediate_size,
+        }
+    }
+}
+
+/// A matrix that is to be pruned, `[out, in]`.
+#[derive(Debug, Clone)]
+pub(super) struct Prunable {
+    pub name: String,
+    pub input: Input,
+    pub dtype: DType,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Prunable {
+    /// Its weights in the checkpoint that it was found in.
+    pub fn weights<'a>(&self, checkpoint: &'a Checkpoint) -> Matrix<'a> {
+        let bytes = checkpoint.bytes(&self.name).expect("it was found there");
+        Matrix::new(self.dtype, self.rows, self.cols, bytes)
+    }
+
+    /// # Errors
+    /// If a weight is not finite: it has no magnitude to compare.
+    pub fn require_finite(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let (weights, mut row) = (self.weights(checkpoint), vec![0.0; self.cols]);
+        for r in 0..self.rows {
+            decode(self.dtype, weights.row(r), &mut row);
+            if let Some(c) = row.iter().position(|w| !w.is_finite()) {
+                return Err(Error::Tensor {
+                    path: checkpoint.dir().to_owned(),
+                    tensor: self.name.clone(),
+                    expected: "finite weights".into(),
+                    found: format!("{} in row {r}, column {c}", row[c]),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The parts of a layer that are matrices, and what each reads.
+fn parts(names: &TensorNames) -> [(&'static str, Input); 9] {
+    let [q, k, v] = names.qkv;
+    [
+        (q, Input::Attention),
+        (k, Input::Attention),
+        (v, Input::Attention),
+        (names.fused_qkv, Input::Attention),
+        (names.output, Input::Output),
+        (names.gate, Input::Mlp),
+        (names.up, Input::Mlp),
+        (names.fused_gate_up, Input::Mlp),
+        (names.down, Input::Down),
+    ]
+}
+
+/// The matrices of every decoder layer whose names the options' patterns choose.
+///
+/// # Errors
+/// If a pattern is malformed or fits no matrix, nothing is left, or an n:m pattern does not divide a matrix.
+pub(super) fn choose(spec: &ModelSpec, checkpoint: &Checkpoint, options: &PruneOptions) -> Result<Vec<Vec<Prunable>>> {
+    let mut layers: Vec<Vec<Prunable>> = (0..spec.num_layers).map(|l| matrices(&spec.names, checkpoint, l)).collect();
+    let Some(Prunable { name: example, .. }) = layers.iter().flatten().next().cloned() else {
+        let message = "has no matrix that is stored as plain numbers: prune the original, then pack the result";
+        return Err(Error::option("model", message));
+    };
+    let include = patterns("include", &options.include, &layers, &example)?;
+    let exclude = patterns("exclude", &options.exclude, &layers, &example)?;
+    let fits = |patterns: &[Pattern], name: &str| patterns.iter().any(|p| p.matches(name));
+    for layer in &mut layers {
+        layer.retain(|t| (include.is_empty() || fits(&include, &t.name)) && !fits(&exclude, &t.name));
+    }
+    if layers.iter().all(Vec::is_empty) {
+        return Err(Error::option("exclude", "leaves nothing to prune"));
+    }
+    if let Target::Pattern(pattern) = options.target
+        && let Some(t) = layers.iter().flatten().find(|t| !t.cols.is_multiple_of(pattern.of))
+    {
+        let (name, cols) = (&t.name, t.cols);
+        let message = format!("{pattern} does not divide the {cols} inputs of {name}: exclude it or use --sparsity");
+        return Err(Error::option("pattern", message));
+    }
+    Ok(layers)
+}
+
+fn matrices(names: &TensorNames, checkpoint: &Checkpoint, layer: usize) -> Vec<Prunable> {
+    let found = parts(names).into_iter().filter_map(|(part, input)| {
+        let name = format!("{}.weight", names.layer(layer, part));
+        let (dtype, [rows, cols]) = checkpoint.info(&name)?.matrix()?;
+        Some(Prunable { name, input, dtype, rows, cols })
+    });
+    found.collect()
+}
+
+fn patterns(option: &'static str, texts: &[String], layers: &[Vec<Prunable>], example: &str) -> Result<Vec<Pattern>> {
+    let parse = |text: &String| {
+        let pattern = Pattern::new(text).map_err(|e| Error::option(option, format!("{text:?} is no pattern: {e}")))?;
+        if !layers.iter().flatten().any(|t| pattern.matches(&t.name)) {
+            let message = format!("{text:?} fits no matrix of the decoder layers; one is called {example}");
+            return Err(Error::option(option, message));
+        }
+        Ok(pattern)
+    };
+    texts.iter().map(parse).collect()
+}

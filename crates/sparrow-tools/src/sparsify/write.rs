@@ -1,0 +1,82 @@
+//! The tensors of a sparsified directory.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use sparrow::internals::backend::Predictor;
+use sparrow::internals::checkpoint::{Checkpoint, Directory, Pending, file_dtype};
+use sparrow::internals::record::SidecarFile;
+use sparrow::internals::select::predictor_tensors;
+use sparrow::internals::spec::names::TensorNames;
+use sparrow::internals::weights::NEURON_MAJOR;
+use sparrow::{Cpu, Result};
+use sparrow_kernels::{DType, encode, transpose};
+
+use super::Stage;
+
+/// Every tensor of the model as it is, except the down projections, which become neuron-major.
+pub(super) fn write_weights(
+    directory: &Directory,
+    from: &Path,
+    names: &TensorNames,
+    cpu: &Cpu,
+    progress: &mut impl FnMut(Stage, u64, u64),
+) -> Result<()> {
+    const SHARD_BYTES: usize = 4 << 30;
+    let checkpoint = Checkpoint::open(from)?;
+    let mut tensors = Vec::new();
+    for info in checkpoint.tensors() {
+        let bytes = checkpoint.bytes(&info.name).expect("listed tensors exist");
+        let len = bytes.len();
+        tensors.push(match (names.down_of(&info.name), info.matrix()) {
+            (Some(down), Some((dtype, [rows, cols]))) => {
+                let view = sparrow_kernels::Matrix::new(dtype, rows, cols, bytes);
+                let transposed = move || {
+                    let mut out = vec![0; len];
+                    transpose(&cpu.compute, view, &mut out);
+                    Cow::Owned(out)
+                };
+                let name = format!("{down}.{NEURON_MAJOR}");
+                Pending { name, dtype: info.dtype, shape: vec![cols, rows], len, bytes: Box::new(transposed) }
+            }
+            _ => checkpoint.pending(&info),
+        });
+    }
+    let total = tensors.iter().map(|t| t.len as u64).sum();
+    let mut done = 0;
+    progress(Stage::Writing, 0, total);
+    directory.shards(tensors, SHARD_BYTES, |bytes| {
+        done += bytes;
+        progress(Stage::Writing, done, total);
+    })
+}
+
+pub(super) fn write_predictors(directory: &Directory, predictors: &[Predictor]) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (layer, predictor) in predictors.iter().enumerate() {
+        let [a, b, bias] = predictor_tensors(layer);
+        for (name, tensor) in [(a, &predictor.a), (b, &predictor.b)] {
+            tensors.push(Pending {
+                name,
+                dtype: file_dtype(tensor.dtype()),
+                shape: vec![tensor.rows(), tensor.cols()],
+                len: tensor.bytes().len(),
+                bytes: Box::new(move || Cow::Borrowed(tensor.bytes())),
+            });
+        }
+        let values = &predictor.bias;
+        let bytes = move || {
+            let mut out = vec![0; DType::F32.row_bytes(values.len())];
+            encode(DType::F32, values, &mut out);
+            Cow::Owned(out)
+        };
+        tensors.push(Pending {
+            name: bias,
+            dtype: file_dtype(DType::F32),
+            shape: vec![values.len()],
+            len: DType::F32.row_bytes(values.len()),
+            bytes: Box::new(bytes),
+        });
+    }
+    directory.safetensors(SidecarFile::TENSORS, tensors)
+}

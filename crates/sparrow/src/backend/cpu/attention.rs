@@ -1,0 +1,81 @@
+//! The attention block: what enters it, attention itself, and what it adds to the residual stream.
+
+use sparrow_kernels::AttentionShape;
+
+use super::kv::KvCache;
+use super::select::Selection;
+use super::workspace::{Attention, RopeTable, Workspace};
+use super::{At, Cpu, GATHER_ROWS};
+use crate::backend::{Ahead, Component, Point, Projection, Step};
+
+/// Norm, queries, keys and values, rotated and stored; neurons selected ahead, whose reading attention then hides.
+pub fn inputs(
+    cpu: &Cpu,
+    layer: &At,
+    step: &mut Step,
+    kvs: &mut [KvCache],
+    ahead: Option<Ahead<Selection>>,
+    w: &mut Workspace,
+) {
+    use Projection::{K, Q, V};
+    let (spec, weights, m) = (layer.spec, &layer.weights.layers[layer.index], step.rows.len());
+    let Workspace { stream: s, attention: a, mlp, inputs, pools } = w;
+    cpu.norm_or_copy(&spec.norm, weights.attention_norm.as_ref(), &s.x, &mut s.h); //     h  [m, hidden]
+    step.meter.lap(Component::Norm);
+    step.observer.see(layer.index, Point::AttentionInput, &s.h, m);
+    if let Some(Ahead { rule, selection }) = ahead {
+        selection.find(cpu, layer, step, rule, &s.h, mlp);
+        if let Some(pools) = pools.as_mut().filter(|_| m <= GATHER_ROWS) {
+            pools.prefetch(layer.index, selection);
+        }
+    }
+    let qkv: [(_, _, &mut [f32]); 3] =
+        [(Q, weights.q.view(), &mut a.q), (K, weights.k.view(), &mut a.k), (V, weights.v.view(), &mut a.v)];
+    cpu.project(layer, step, &s.h, qkv, inputs); //                                       q [m, heads·d], k, v [m, kv_heads·d]
+    step.meter.lap(Component::Qkv);
+    if let Some((q_norm, k_norm)) = &weights.qk_norm {
+        cpu.norm_in_place(&spec.norm, q_norm, &mut a.q, &mut a.attended);
+        cpu.norm_in_place(&spec.norm, k_norm, &mut a.k, &mut a.attended);
+    }
+    if let Some(rope) = spec.rope_of(layer.index) {
+        let RopeTable { cos, sin, frequencies } = &a.ropes[rope];
+        cpu.compute.rope(&mut a.q, spec.num_heads, spec.head_dim, cos, sin, 2 * frequencies.len());
+        cpu.compute.rope(&mut a.k, spec.num_kv_heads, spec.head_dim, cos, sin, 2 * frequencies.len());
+    }
+    let mut done = 0;
+    for run in step.rows.chunk_by(|a, b| a.sequence == b.sequence && a.position + 1 == b.position) {
+        let part = done * spec.kv_size()..(done + run.len()) * spec.kv_size();
+        kvs[run[0].sequence].put(&cpu.compute, layer.index, run[0].position, &a.k[part.clone()], &a.v[part]);
+        done += run.len();
+    }
+    step.meter.lap(Component::Rope);
+}
+
+/// `softmax(q·Kᵀ)·V` of each row over its sequence's cache.
+pub fn attend(cpu: &Cpu, layer: &At, step: &mut Step, kvs: &[KvCache], a: &mut Attention) {
+    let (spec, index, rows) = (layer.spec, layer.index, step.rows);
+    let shape = AttentionShape {
+        heads: spec.num_heads,
+        kv_heads: spec.num_kv_heads,
+        head_dim: spec.head_dim,
+        scale: spec.attention_scale,
+        soft_cap: spec.attention_soft_cap,
+    };
+    let view = |r: usize| kvs[rows[r].sequence].view(index, rows[r].position, spec.windows[index]);
+    cpu.compute.attention(&shape, &a.q, rows.len(), &view, &mut a.attended); //           attended [m, heads·d]
+    step.meter.lap(Component::Attention);
+    step.observer.see(index, Point::Attended, &a.attended[..rows.len() * spec.q_size()], rows.len());
+}
+
+/// `x += o(attended)`.
+pub fn output(cpu: &Cpu, layer: &At, step: &mut Step, w: &mut Workspace) {
+    let (spec, weights, m) = (layer.spec, &layer.weights.layers[layer.index], step.rows.len());
+    let Workspace { stream: s, attention: a, inputs, .. } = w;
+    let attended = &a.attended[..m * spec.q_size()];
+    cpu.project(layer, step, attended, [(Projection::O, weights.o.view(), &mut s.h)], inputs); // h [m, hidden]
+    step.meter.lap(Component::Output);
+    if let Some(post_norm) = &weights.attention_post_norm {
+        cpu.norm_in_place(&spec.norm, post_norm, &mut s.h, &mut s.out);
+    }
+    cpu.compute.add_assign(&mut s.x, &s.h);
+}

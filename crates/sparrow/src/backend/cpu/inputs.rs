@@ -1,0 +1,72 @@
+//! Linear layers without the small inputs, and the rows of their weights.
+
+use sparrow_kernels::{count_ones, union_masks};
+
+use super::threshold::{Of, mask};
+use super::{Cpu, GATHER_ROWS};
+use crate::backend::Threshold;
+use crate::weights::LinearView;
+
+/// Working memory to leave out inputs.
+#[derive(Debug, Default)]
+pub struct ActiveInputs {
+    x: Vec<f32>,
+    scores: Vec<f32>,
+    masks: Vec<u64>,
+    union: Vec<u64>,
+    ids: Vec<u32>,
+    spare: Vec<f32>,
+}
+
+impl ActiveInputs {
+    /// Room for `m` rows of `width` inputs.
+    pub fn reserve(&mut self, m: usize, width: usize) {
+        self.x.reserve(m * width);
+        self.scores.reserve(width);
+        self.masks.reserve(m * width.div_ceil(64));
+        self.union.reserve(width.div_ceil(64));
+        self.ids.reserve(width.next_multiple_of(64));
+        self.spare.reserve(width);
+    }
+
+    /// `out = x̂·W + b`, where `x̂` is `x` `[m, in]` without the inputs that are not above the threshold; weights are
+    /// `[in, out]`. A few rows read only the weights of inputs that one of them needs. Returns the bytes read.
+    pub fn linear(
+        &mut self,
+        cpu: &Cpu,
+        rule: Threshold,
+        linear: LinearView,
+        x: &[f32],
+        m: usize,
+        out: &mut [f32],
+    ) -> u64 {
+        let weights = linear.weight;
+        let n = weights.rows();
+        let words = n.div_ceil(64);
+        self.masks.resize(m * words, 0);
+        self.union.resize(words, 0);
+        for (x, bits) in x.chunks_exact(n).zip(self.masks.chunks_exact_mut(words)) {
+            self.scores.clear();
+            self.scores.extend_from_slice(x);
+            mask(&cpu.compute, rule, Of::Magnitudes, &mut self.scores, &mut self.spare, bits);
+        }
+        let rows = if m <= GATHER_ROWS {
+            union_masks(&self.masks, words, &mut self.union);
+            cpu.compute.mask_to_ids(&self.union, &mut self.ids);
+            self.ids.len()
+        } else {
+            n
+        };
+        self.x.clear();
+        self.x.extend_from_slice(x);
+        cpu.compute.zero_unset(&mut self.x, n, &self.masks);
+        let inputs = (rows < n).then_some(self.ids.as_slice());
+        cpu.compute.linear_in_out(&self.x, m, weights, inputs, linear.bias, out);
+        (rows * weights.size() / n.max(1)) as u64
+    }
+
+    /// Of each row of the last [`linear`](Self::linear): the inputs that counted.
+    pub fn active(&self) -> impl Iterator<Item = u64> + '_ {
+        self.masks.chunks_exact(self.union.len().max(1)).map(|mask| count_ones(mask) as u64)
+    }
+}

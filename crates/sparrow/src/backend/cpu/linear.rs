@@ -1,0 +1,72 @@
+//! Norms and linear layers.
+
+use sparrow_kernels::LinearPart;
+
+use super::Cpu;
+use super::inputs::ActiveInputs;
+use crate::backend::{Layer, Projection, Step};
+use crate::spec::{Norm, NormKind};
+use crate::weights::{LinearView, NormWeights};
+
+impl Cpu {
+    /// `out = norm(x)`, row by row.
+    pub(super) fn norm(&self, norm: &Norm, weights: &NormWeights, x: &[f32], out: &mut [f32]) {
+        match norm.kind {
+            NormKind::Rms { offset } => self.compute.rms_norm(x, &weights.weight, offset, norm.eps, out),
+            NormKind::Layer => self.compute.layer_norm(x, &weights.weight, weights.bias.as_deref(), norm.eps, out),
+        }
+    }
+
+    /// `out = norm(x)`, or `x` itself where there is no norm.
+    pub(super) fn norm_or_copy(&self, norm: &Norm, weights: Option<&NormWeights>, x: &[f32], out: &mut [f32]) {
+        match weights {
+            Some(weights) => self.norm(norm, weights, x, out),
+            None => out.copy_from_slice(x),
+        }
+    }
+
+    /// `x = norm(x)`; `spare` is overwritten.
+    pub(super) fn norm_in_place(&self, norm: &Norm, weights: &NormWeights, x: &mut [f32], spare: &mut [f32]) {
+        let spare = &mut spare[..x.len()];
+        spare.copy_from_slice(x);
+        self.norm(norm, weights, spare, x);
+    }
+
+    /// `out = x·Wᵀ + b` for several layers that share `x`, `[m, in]`: in one parallel region, unless they are input-major.
+    pub fn linear<const N: usize>(&self, x: &[f32], m: usize, layers: [(LinearView, &mut [f32]); N]) {
+        if layers.iter().any(|(layer, _)| layer.input_major) {
+            for (layer, out) in layers {
+                self.compute.linear_in_out(x, m, layer.weight, None, layer.bias, out);
+            }
+            return;
+        }
+        let mut parts = layers.map(|(layer, out)| LinearPart { weights: layer.weight, bias: layer.bias, out });
+        self.compute.linear(x, m, &mut parts);
+    }
+
+    /// `out = x·Wᵀ + b` of projections that share the input `x`, `[m, in]`, over all inputs or those above their thresholds.
+    ///
+    /// # Panics
+    /// If inputs are left out of weights that are not input-major.
+    pub(super) fn project<W, const N: usize>(
+        &self,
+        layer: &Layer<W>,
+        step: &mut Step,
+        x: &[f32],
+        projections: [(Projection, LinearView, &mut [f32]); N],
+        s: &mut ActiveInputs,
+    ) {
+        let m = step.rows.len();
+        let Some(rules) = layer.inputs else {
+            step.meter.read(projections.iter().map(|(_, linear, _)| linear.weight.size() as u64).sum());
+            return self.linear(x, m, projections.map(|(_, linear, out)| (linear, out)));
+        };
+        for (projection, linear, out) in projections {
+            assert!(linear.input_major, "input selection needs input-major weights");
+            let bytes = s.linear(self, rules[projection as usize], linear, x, m, out);
+            let width = linear.weight.cols() as u64;
+            step.meter.active(layer.index, s.active().map(|n| n * width), linear.weight.rows() as u64 * width);
+            step.meter.read(bytes);
+        }
+    }
+}

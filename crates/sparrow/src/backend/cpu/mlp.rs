@@ -1,0 +1,231 @@
+//! The MLP block: which neurons count, then gathering them, or computing all and zeroing the rest.
+
+use sparrow_kernels::{SparseMlp, SparseMlpInputs};
+
+use super::inputs::ActiveInputs;
+use super::pooled::NeuronPools;
+use super::select::Selection;
+use super::workspace::{Mlp, Workspace};
+use super::{At, Cpu, GATHER_ROWS};
+use crate::backend::{Component, Point, Projection, Step, Threshold};
+use crate::error::Result;
+use crate::weights::{LinearView, MlpWeights};
+
+/// Active fraction of the union of a few rows from which computing all neurons is as fast as gathering them: 0.85 to 1, for
+/// every number of rows and element type (example `union` of the kernels, recorded in `benchmarks/sparsity`).
+const DENSE_FROM: f64 = 0.9;
+
+/// What is computed of an MLP, decided once it is known which neurons are active.
+enum Plan<'a> {
+    /// All neurons.
+    Dense,
+    /// All neurons; those that are inactive for a row are zeroed.
+    Mask(&'a Selection),
+    /// The active neurons, where their weights are.
+    Gather(&'a Selection),
+    /// The active neurons, from pools that follow them.
+    Pooled(&'a Selection, &'a mut NeuronPools),
+    /// All neurons as their weights are read, past the pools.
+    Streamed(Option<&'a Selection>, &'a mut NeuronPools),
+}
+
+impl<'a> Plan<'a> {
+    /// For `m` rows of a layer with `n` neurons.
+    fn new(selection: Option<&'a Selection>, m: usize, n: usize, pools: Option<&'a mut NeuronPools>) -> Self {
+        let few = m <= GATHER_ROWS;
+        match (selection, pools) {
+            (Some(selection), Some(pools)) if few => Plan::Pooled(selection, pools),
+            (selection, Some(pools)) => Plan::Streamed(selection, pools),
+            (None, None) => Plan::Dense,
+            (Some(selection), None) if few && selection.ids.len() as f64 <= DENSE_FROM * n as f64 => {
+                Plan::Gather(selection)
+            }
+            (Some(selection), None) => Plan::Mask(selection),
+        }
+    }
+}
+
+/// What of a layer's gate and up is known before its plan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Neither.
+    Nothing,
+    /// What decides: the gate, or up without a gate.
+    Deciding,
+    /// Both.
+    GateAndUp,
+}
+
+/// What selecting has computed of gate and up. Many rows compute both at once where weights are in memory.
+fn known(selection: &Selection, m: usize, pooled: bool) -> Known {
+    match selection.scores_by_gate() {
+        false => Known::Nothing,
+        true if m > GATHER_ROWS && !pooled => Known::GateAndUp,
+        true => Known::Deciding,
+    }
+}
+
+/// Norms what enters the MLP and finds the neurons that are active for it.
+pub fn select(
+    cpu: &Cpu,
+    layer: &At,
+    step: &mut Step,
+    rule: Option<Threshold>,
+    w: &mut Workspace,
+    selection: &mut Selection,
+) {
+    use Projection::{Gate, Up};
+    norm(cpu, layer, step, w);
+    w.mlp.normed = true;
+    let Workspace { stream: s, mlp, inputs, pools, .. } = w;
+    let weights = &layer.weights.layers[layer.index].mlp;
+    let up = weights.up.view();
+    match (known(selection, step.rows.len(), pools.is_some()), &weights.gate) {
+        (Known::Nothing, _) => {}
+        (Known::GateAndUp, Some(gate)) => {
+            cpu.project(layer, step, &s.h, [(Gate, gate.view(), &mut mlp.gate), (Up, up, &mut mlp.up)], inputs);
+            step.meter.lap(Component::GateUp);
+        }
+        (Known::GateAndUp, None) => {
+            cpu.project(layer, step, &s.h, [(Up, up, &mut mlp.up)], inputs);
+            step.meter.lap(Component::GateUp);
+        }
+        (Known::Deciding, gate) => {
+            let (deciding, out) = match gate {
+                Some(gate) => (gate.view(), &mut mlp.gate),
+                None => (up, &mut mlp.up),
+            };
+            cpu.project(layer, step, &s.h, [(Gate, deciding, out)], inputs);
+            step.meter.lap(Component::Scores);
+        }
+    }
+    selection.find(cpu, layer, step, rule, &s.h, mlp);
+}
+
+fn norm(cpu: &Cpu, layer: &At, step: &mut Step, w: &mut Workspace) {
+    let weights = layer.weights.layers[layer.index].mlp_norm.as_ref();
+    cpu.norm_or_copy(&layer.spec.norm, weights, &w.stream.x, &mut w.stream.h); //         h  [m, hidden]
+    step.meter.lap(Component::Norm);
+}
+
+/// `x += mlp(norm(x))` over the neurons of `selection`, or all.
+///
+/// # Errors
+/// If weights cannot be read.
+pub fn mlp(cpu: &Cpu, layer: &At, step: &mut Step, selection: Option<&Selection>, w: &mut Workspace) -> Result<()> {
+    if !std::mem::take(&mut w.mlp.normed) {
+        norm(cpu, layer, step, w);
+    }
+    let Workspace { stream: s, mlp, inputs, pools, .. } = w;
+    let (spec, layer_weights, m) = (layer.spec, &layer.weights.layers[layer.index], step.rows.len());
+    let known = selection.map_or(Known::Nothing, |selection| known(selection, m, pools.is_some()));
+    step.observer.mlp(layer.index, &s.h, m, selection.map(Selection::active));
+    let x = Inputs { cpu, layer, h: &s.h, known };
+    let out = &mut s.out;
+    match Plan::new(selection, m, spec.intermediate_size, pools.as_mut()) {
+        Plan::Dense => all(&x, step, &whole(&layer_weights.mlp, None), mlp, inputs, out),
+        Plan::Mask(selection) => all(&x, step, &whole(&layer_weights.mlp, selection.masks()), mlp, inputs, out),
+        Plan::Gather(selection) => gather(&x, step, selection, &mlp.gate, out),
+        Plan::Pooled(selection, pools) => pools.gather(&x, step, selection, &mlp.gate, out)?,
+        Plan::Streamed(selection, pools) => pools.stream(&x, step, selection, &mlp.gate, out)?,
+    }
+    if let Some(post_norm) = &layer_weights.mlp_post_norm {
+        cpu.norm_in_place(&spec.norm, post_norm, &mut s.out, &mut s.h);
+    }
+    cpu.compute.add_assign(&mut s.x, &s.out);
+    step.meter.lap(Component::Norm);
+    Ok(())
+}
+
+/// What an MLP computes with beside its weights.
+pub struct Inputs<'a> {
+    pub cpu: &'a Cpu,
+    pub layer: &'a At<'a>,
+    /// `[m, hidden]`.
+    pub h: &'a [f32],
+    pub known: Known,
+}
+
+impl<'a> Inputs<'a> {
+    /// The layer's MLP.
+    pub fn weights(&self) -> &'a MlpWeights {
+        &self.layer.weights.layers[self.layer.index].mlp
+    }
+
+    /// Whether gate values need not be computed again.
+    pub fn gate_known(&self) -> bool {
+        self.known != Known::Nothing && self.weights().gate.is_some()
+    }
+}
+
+/// Neurons that are all computed: those of a layer, or a chunk of them.
+pub struct Part<'a> {
+    pub gate: Option<LinearView<'a>>,
+    pub up: LinearView<'a>,
+    pub down: LinearView<'a>,
+    /// `[m, ceil(neurons / 64)]`: what is not set is zeroed.
+    pub masks: Option<&'a [u64]>,
+}
+
+/// All neurons of a layer.
+fn whole<'a>(weights: &'a MlpWeights, masks: Option<&'a [u64]>) -> Part<'a> {
+    let gate = weights.gate.as_ref().map(|gate| gate.view());
+    Part { gate, up: weights.up.view(), down: weights.down.view(), masks }
+}
+
+/// `out`, `[m, hidden]`, from the selected neurons alone; `gate` has their gate's values where these are known.
+fn gather(x: &Inputs, step: &mut Step, selection: &Selection, gate: &[f32], out: &mut [f32]) {
+    let (w, m) = (x.weights(), step.rows.len());
+    let gate_known = x.gate_known();
+    let neurons = SparseMlp {
+        gate: w.gate.as_ref().map(|g| g.weight.stored()),
+        up: w.up.weight.stored(),
+        down: w.down.weight.stored(),
+        gate_bias: w.gate.as_ref().and_then(|g| g.bias.as_deref()),
+        up_bias: w.up.bias.as_deref(),
+        down_bias: w.down.bias.as_deref(),
+        activation: x.layer.spec.activation,
+        packed: None,
+    };
+    // One row's mask is the union itself.
+    let masks = (m > 1).then_some(selection.masks.as_slice());
+    let gate = gate_known.then_some(gate);
+    let inputs = SparseMlpInputs { x: x.h, rows: m, neurons: &selection.ids, masks, gate };
+    x.cpu.compute.sparse_mlp(&neurons, &inputs, out);
+    step.meter.lap(Component::SparseMlp);
+    let gathered = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
+    step.meter.read(gathered * selection.ids.len() as u64);
+}
+
+/// `out`, `[m, hidden]`, from all neurons of a part: `down(act(gate) ⊙ up)`, or `down(act(up))`, inactive neurons zeroed.
+pub fn all(x: &Inputs, step: &mut Step, part: &Part, mlp: &mut Mlp, inputs: &mut ActiveInputs, out: &mut [f32]) {
+    use Projection::{Down, Gate, Up};
+    let &Inputs { cpu, layer, h, known } = x;
+    let (activation, m) = (layer.spec.activation, step.rows.len());
+    let n = mlp.neurons.len() / m;
+    match (part.gate, known) {
+        (Some(gate), Known::Nothing) => {
+            cpu.project(layer, step, h, [(Gate, gate, &mut mlp.gate), (Up, part.up, &mut mlp.up)], inputs);
+        }
+        (Some(_), Known::Deciding) | (None, Known::Nothing) => {
+            cpu.project(layer, step, h, [(Up, part.up, &mut mlp.up)], inputs);
+        }
+        (_, Known::GateAndUp) | (None, Known::Deciding) => {}
+    }
+    step.meter.lap(Component::GateUp);
+    if part.gate.is_some() {
+        cpu.compute.gated(activation, &mlp.gate, &mlp.up, &mut mlp.neurons);
+    } else {
+        mlp.neurons.copy_from_slice(&mlp.up);
+        cpu.compute.activate(activation, &mut mlp.neurons);
+    }
+    if let Some(masks) = part.masks {
+        cpu.compute.zero_unset(&mut mlp.neurons, n, masks);
+    }
+    step.meter.lap(Component::Activation);
+    if n == layer.spec.intermediate_size {
+        step.observer.see(layer.index, Point::Neurons, &mlp.neurons, m);
+    }
+    cpu.project(layer, step, &mlp.neurons, [(Down, part.down, out)], inputs);
+    step.meter.lap(Component::Down);
+}

@@ -1,0 +1,199 @@
+//! The operations of the forward pass on this machine's cores, composed of the kernels of `sparrow-kernels`.
+
+mod attention;
+mod inputs;
+mod kv;
+mod linear;
+mod mlp;
+mod pooled;
+mod rows;
+mod select;
+mod threshold;
+mod workspace;
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex};
+
+use sparrow_kernels::{Compute, DType};
+
+use super::{Ahead, Backend, KvOptions, Layer, Scorer, Setup, SignBits, Step, Threshold};
+use crate::error::{Error, Result};
+use crate::spec::ModelSpec;
+use crate::tensor::Weight;
+use crate::weights::Weights;
+use kv::KvCache;
+use select::Selection;
+use workspace::Workspace;
+
+/// Rows up to which active neurons (and inputs) are gathered. Above it the union of the rows' active sets is close to
+/// everything and the matrix unit is the bound, so all are computed and inactive ones masked: the same result at prefill
+/// speed.
+const GATHER_ROWS: usize = 8;
+
+/// One decoder layer.
+type At<'a> = Layer<'a, Arc<Weights>>;
+
+/// Runs the coarse operations of the forward pass on this machine's cores.
+pub struct Cpu {
+    /// Kernels, thread pool and scratch memory.
+    pub compute: Compute,
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cpu({}, {} threads)", self.compute.isa(), self.compute.threads())
+    }
+}
+
+impl Cpu {
+    /// The best kernels of this CPU (capped by `SPARROW_ISA`), on `threads` threads or as many as there are cores to use.
+    pub fn new(threads: Option<usize>) -> Self {
+        Cpu { compute: Compute::new(threads) }
+    }
+
+    /// Calls `f` with the number of each chunk of `size` values (the last may be shorter) and the chunk, on all threads.
+    ///
+    /// # Panics
+    /// If `size` is 0.
+    pub fn for_chunks<T: Send>(&self, values: &mut [T], size: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
+        let chunks = values.len().div_ceil(size);
+        let next = Mutex::new(values.chunks_mut(size).enumerate());
+        self.compute.pool().run(chunks, &|_| {
+            let chunk = next.lock().expect("no panic while held").next();
+            let (i, chunk) = chunk.expect("a task for each chunk");
+            f(i, chunk);
+        });
+    }
+
+    /// The sign bits of a gate, `[intermediate, hidden]`.
+    pub fn sign_bits(&self, gate: &Weight) -> SignBits {
+        let (rows, hidden) = (gate.rows(), gate.cols());
+        let bits = match gate {
+            Weight::Dense(tensor) => self.compute.weight_signs(tensor.matrix()),
+            Weight::Bitmap(_) => {
+                let words = hidden.div_ceil(64);
+                let (mut row, mut bits) = (vec![0.0; hidden], vec![0; rows * words]);
+                for (i, bits) in bits.chunks_exact_mut(words).enumerate() {
+                    gate.decode(i..i + 1, &mut row);
+                    self.compute.pack_signs(&row, hidden, bits);
+                }
+                bits
+            }
+        };
+        SignBits { bits, hidden }
+    }
+}
+
+impl Backend for Cpu {
+    type Workspace = Workspace;
+    /// The weights where they are: mapped, or in memory.
+    type Weights = Arc<Weights>;
+    type Kv = KvCache;
+    type Selection = Selection;
+
+    fn check(&self) -> Result<()> {
+        if self.compute.is_forked() {
+            return Err(Error::Forked);
+        }
+        Ok(())
+    }
+
+    fn place(&self, _: &ModelSpec, weights: &Arc<Weights>) -> Result<Arc<Weights>> {
+        Ok(weights.clone())
+    }
+
+    fn workspace(&self, setup: &Setup, weights: &Arc<Weights>) -> Result<Workspace> {
+        Workspace::new(setup, weights)
+    }
+
+    fn selection(&self, setup: &Setup, scorer: &Scorer) -> Selection {
+        Selection::new(setup, scorer.clone())
+    }
+
+    fn kv(&self, spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> KvCache {
+        KvCache::new(spec, dtype, options, capacity)
+    }
+
+    fn grow_kv(&self, kv: &mut KvCache, capacity: usize) {
+        kv.grow(capacity);
+    }
+
+    fn truncate_kv(&self, kv: &mut KvCache, len: usize) {
+        kv.truncate(&self.compute, len);
+    }
+
+    fn copy_kv(&self, from: &KvCache, to: &mut KvCache, len: usize) {
+        to.copy_prefix(&self.compute, from, len);
+    }
+
+    fn prune_kv(&self, kv: &mut KvCache) -> bool {
+        kv.prune(&self.compute)
+    }
+
+    fn kv_bytes(&self, kv: &KvCache) -> usize {
+        kv.bytes()
+    }
+
+    fn begin(&self, spec: &ModelSpec, step: &Step, w: &mut Workspace) {
+        rows::begin(spec, step.rows, w);
+    }
+
+    fn embed(&self, spec: &ModelSpec, weights: &Arc<Weights>, step: &mut Step, w: &mut Workspace) {
+        rows::embed(self, spec, weights, step, &mut w.stream);
+    }
+
+    fn attention_inputs(
+        &self,
+        layer: &At,
+        step: &mut Step,
+        kvs: &mut [KvCache],
+        ahead: Option<Ahead<Selection>>,
+        w: &mut Workspace,
+    ) {
+        attention::inputs(self, layer, step, kvs, ahead, w);
+    }
+
+    fn attend(&self, layer: &At, step: &mut Step, kvs: &[KvCache], w: &mut Workspace) {
+        attention::attend(self, layer, step, kvs, &mut w.attention);
+    }
+
+    fn attention_output(&self, layer: &At, step: &mut Step, w: &mut Workspace) {
+        attention::output(self, layer, step, w);
+    }
+
+    fn select(
+        &self,
+        layer: &At,
+        step: &mut Step,
+        rule: Option<Threshold>,
+        w: &mut Workspace,
+        selection: &mut Selection,
+    ) {
+        mlp::select(self, layer, step, rule, w, selection);
+    }
+
+    fn mlp(&self, layer: &At, step: &mut Step, selection: Option<&mut Selection>, w: &mut Workspace) -> Result<()> {
+        mlp::mlp(self, layer, step, selection.as_deref(), w)
+    }
+
+    fn head(&self, spec: &ModelSpec, weights: &Arc<Weights>, rows: &[usize], w: &mut Workspace, logits: &mut [f32]) {
+        rows::head(self, spec, weights, rows, &mut w.stream, logits);
+    }
+
+    fn residual<'a>(&self, w: &'a Workspace) -> Cow<'a, [f32]> {
+        Cow::Borrowed(&w.stream.x)
+    }
+
+    fn set_residual(&self, w: &mut Workspace, x: &[f32]) {
+        w.stream.x.copy_from_slice(x);
+    }
+
+    fn block_bytes(&self, weights: &Arc<Weights>, layer: usize) -> [u64; 2] {
+        let layer = &weights.layers[layer];
+        [layer.attention_bytes(), layer.mlp.bytes()]
+    }
+
+    fn parallel(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
+        self.compute.pool().run(tasks, f);
+    }
+}

@@ -1,0 +1,182 @@
+//! The neurons selected in one layer for the rows of a step.
+
+use sparrow_kernels::{Activation, LinearPart, count_ones, union_masks};
+
+use super::threshold::{Of, mask};
+use super::workspace::Mlp;
+use super::{At, Cpu};
+use crate::backend::{
+    ActiveNeurons, Component, MaskCycle, Predictor, Scorer, Setup, SignBits, Step, Threshold, is_relu_family,
+};
+
+/// The active neurons of the rows of one layer and step, and the working memory to find them.
+#[derive(Debug)]
+pub struct Selection {
+    scorer: Scorer,
+    /// Neurons of a layer.
+    neurons: usize,
+    /// One bitmap per row, `[m, ceil(neurons / 64)]`.
+    pub masks: Vec<u64>,
+    /// Of the neurons active in any row.
+    pub union: Vec<u64>,
+    /// The same as ascending ids.
+    pub ids: Vec<u32>,
+    /// Only neurons that are zero anyway were left out.
+    zeros_only: bool,
+    scores: Vec<f32>,
+    spare: Vec<f32>,
+    scratch: Scratch,
+}
+
+/// What single scorers need beside.
+#[derive(Debug)]
+enum Scratch {
+    None,
+    /// `h·Aᵀ`, `[m, rank]`.
+    LowRank(Vec<f32>),
+    /// The sign bits of `h`, `[m, ceil(hidden / 64)]`.
+    Signs(Vec<u64>),
+}
+
+impl Selection {
+    /// Nothing selected yet.
+    pub fn new(setup: &Setup, scorer: Scorer) -> Self {
+        let Setup { spec, rows: m, .. } = *setup;
+        let n = spec.intermediate_size;
+        let scratch = match &scorer {
+            Scorer::LowRank(_) => Scratch::LowRank(Vec::with_capacity(m * spec.hidden_size)),
+            Scorer::Signs(_) => Scratch::Signs(Vec::with_capacity(m * spec.hidden_size.div_ceil(64))),
+            Scorer::Gate | Scorer::Masks(_) => Scratch::None,
+        };
+        let mut selection = Selection {
+            scorer,
+            neurons: n,
+            masks: Vec::new(),
+            union: Vec::new(),
+            ids: Vec::with_capacity(n),
+            zeros_only: false,
+            scores: Vec::new(),
+            spare: Vec::with_capacity(n),
+            scratch,
+        };
+        selection.resize(m);
+        selection
+    }
+
+    fn words(&self) -> usize {
+        self.neurons.div_ceil(64)
+    }
+
+    fn resize(&mut self, m: usize) {
+        let words = self.words();
+        self.masks.resize(m * words, 0);
+        self.union.resize(words, 0);
+        self.scores.resize(m * self.neurons, 0.0);
+    }
+
+    /// Whether scores are the exact gate, which then is known.
+    pub fn scores_by_gate(&self) -> bool {
+        matches!(self.scorer, Scorer::Gate)
+    }
+
+    /// What is to be zeroed of all neurons: all that is not set, `[m, ceil(neurons / 64)]`; none where that is zero anyway.
+    pub fn masks(&self) -> Option<&[u64]> {
+        (!self.zeros_only).then_some(self.masks.as_slice())
+    }
+
+    /// What an observer sees.
+    pub fn active(&self) -> ActiveNeurons<'_> {
+        ActiveNeurons { masks: &self.masks, neurons: self.neurons }
+    }
+
+    /// Finds the neurons that are active for `h`, `[m, hidden]`, by `rule`. The exact gate's values (an ungated MLP's up projection)
+    /// are in `mlp` already.
+    pub fn find(&mut self, cpu: &Cpu, layer: &At, step: &mut Step, rule: Option<Threshold>, h: &[f32], mlp: &Mlp) {
+        let (spec, n, words) = (layer.spec, self.neurons, self.words());
+        self.resize(step.rows.len());
+        self.zeros_only = false;
+        let compute = &cpu.compute;
+        // Above zero ReLU is the identity and below it an estimate still ranks neurons; other activations are ranked by
+        // the size of what they let through.
+        let relu = is_relu_family(spec.activation);
+        // What is compared with the threshold; none where masks are known without.
+        let of = match (&self.scorer, &mut self.scratch) {
+            (Scorer::Gate, _) => {
+                let gated = layer.weights.layers[layer.index].mlp.gate.is_some();
+                let values = if gated { &mlp.gate } else { &mlp.up };
+                match rule {
+                    // relu(g) > t is g > t: no need to activate.
+                    Some(Threshold::Fixed(t)) if t >= 0.0 && spec.activation == Activation::Relu => {
+                        self.zeros_only = t == 0.0 && gated;
+                        for (values, mask) in values.chunks_exact(n).zip(self.masks.chunks_exact_mut(words)) {
+                            compute.mask_above(values, t, false, mask);
+                        }
+                        None
+                    }
+                    _ => {
+                        self.scores.copy_from_slice(values);
+                        compute.activate(spec.activation, &mut self.scores);
+                        Some(Of::Magnitudes)
+                    }
+                }
+            }
+            (Scorer::LowRank(predictors), Scratch::LowRank(low)) => {
+                let predictor = &predictors[layer.index];
+                cpu.predict(predictor, h, low, &mut self.scores);
+                let magnitude = !relu && !predictor.logits;
+                if magnitude {
+                    compute.activate(spec.activation, &mut self.scores);
+                }
+                step.meter.lap(Component::Scores);
+                Some(if magnitude { Of::Magnitudes } else { Of::Scores })
+            }
+            (Scorer::Signs(signs), Scratch::Signs(packed)) => {
+                cpu.count_signs(&signs[layer.index], h, packed, &mut self.scores);
+                step.meter.lap(Component::Scores);
+                Some(Of::Scores)
+            }
+            (Scorer::Masks(cycle), _) => {
+                let MaskCycle { masks, length } = &**cycle;
+                for (r, mask) in self.masks.chunks_exact_mut(words).enumerate() {
+                    let at = (step.before + r) % length * words;
+                    mask.copy_from_slice(&masks[layer.index][at..at + words]);
+                }
+                None
+            }
+            (Scorer::LowRank(_) | Scorer::Signs(_), _) => unreachable!("made with its scratch"),
+        };
+        if let (Some(of), Some(rule)) = (of, rule) {
+            let rows = self.scores.chunks_exact_mut(n).zip(self.masks.chunks_exact_mut(words));
+            for (scores, bits) in rows {
+                mask(compute, rule, of, scores, &mut self.spare, bits);
+            }
+        }
+        union_masks(&self.masks, words, &mut self.union);
+        compute.mask_to_ids(&self.union, &mut self.ids);
+        let per_row = self.masks.chunks_exact(words).map(|mask| count_ones(mask) as u64);
+        step.meter.active(layer.index, per_row, n as u64);
+        step.meter.read(self.scorer.bytes(layer.index));
+        step.meter.lap(Component::Threshold);
+    }
+}
+
+impl Cpu {
+    /// `scores = (h·Aᵀ)·Bᵀ + bias`, `[m, intermediate]`: the predicted gate pre-activations; `low` is overwritten.
+    pub fn predict(&self, predictor: &Predictor, h: &[f32], low: &mut Vec<f32>, scores: &mut [f32]) {
+        let m = h.len() / predictor.a.cols();
+        low.resize(m * predictor.rank(), 0.0);
+        let part = LinearPart { weights: predictor.a.matrix().into(), bias: None, out: low };
+        self.compute.linear(h, m, &mut [part]);
+        let bias = Some(predictor.bias.as_slice());
+        self.compute.linear(low, m, &mut [LinearPart { weights: predictor.b.matrix().into(), bias, out: scores }]);
+    }
+
+    /// `scores`, `[m, intermediate]`: the share of positive products less that of negative ones, in −1..=1; `packed` is
+    /// overwritten with the sign bits of `h`.
+    pub fn count_signs(&self, signs: &SignBits, h: &[f32], packed: &mut Vec<u64>, scores: &mut [f32]) {
+        let SignBits { bits, hidden } = signs;
+        packed.resize(h.len() / hidden * hidden.div_ceil(64), 0);
+        self.compute.pack_signs(h, *hidden, packed);
+        self.compute.sign_agreement(packed, bits, *hidden, scores);
+    }
+}

@@ -1,0 +1,98 @@
+//! `input`: the small inputs of all seven projections of a layer are left out, and with them rows of their weights (TEAL,
+//! arXiv 2408.14690).
+
+use serde::{Deserialize, Serialize};
+
+use super::kind::{Calibrates, Found, Kind, Loaded, Record, Unfit, needs_or_rule, rule};
+use super::selector::Selector;
+use super::{Method, SelectorSpec};
+use crate::backend::{InputRules, Threshold};
+use crate::error::{Error, Result};
+use crate::residency::Placement;
+use crate::spec::ModelSpec;
+
+/// See the file.
+pub struct Input;
+
+/// What calibration found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibrated {
+    /// Magnitudes, per layer and projection: q, k, v, o, gate, up, down.
+    pub thresholds: Vec<[f32; 7]>,
+}
+
+/// Thresholds on the magnitude of the inputs of each projection of each layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputThresholds(pub Vec<InputRules>);
+
+impl Kind for Input {
+    fn name(&self) -> &'static str {
+        "input"
+    }
+
+    fn usage(&self) -> &'static str {
+        "input[:RULE]"
+    }
+
+    fn help(&self) -> &'static str {
+        "small inputs of all projections are left out"
+    }
+
+    fn parse(&self, parameters: Option<&str>) -> std::result::Result<Option<String>, String> {
+        rule(parameters)
+    }
+
+    fn ready(&self, spec: &SelectorSpec, model: &Loaded) -> Result<Selector> {
+        if let Placement::Cache(_) = model.placement {
+            let message =
+                format!("input selects inputs of all projections, not neurons: it cannot run from {}", model.placement);
+            return Err(Error::option("selector", message));
+        }
+        let thresholds = match (spec.rule(), model.calibrated) {
+            (Some(rule), _) => vec![[rule; 7]; model.spec.num_layers],
+            (None, Some(Method::Input(calibrated))) => {
+                calibrated.thresholds.iter().map(|layer| layer.map(Threshold::Fixed)).collect()
+            }
+            _ => return Err(needs_or_rule(spec, "calibrated thresholds", "quantile=0.4")),
+        };
+        Ok(Selector::input(InputThresholds(thresholds)))
+    }
+
+    fn calibrates(&self) -> Calibrates {
+        Calibrates::Inputs
+    }
+
+    fn method(&self, found: Found) -> Method {
+        let Found::Inputs(thresholds) = found else { panic!("input keeps inputs, found {found:?}") };
+        Method::Input(Calibrated { thresholds })
+    }
+}
+
+impl Record for Calibrated {
+    fn kind(&self) -> &'static dyn Kind {
+        &Input
+    }
+
+    fn check(&self, spec: &ModelSpec) -> std::result::Result<(), Unfit> {
+        let field = "method.thresholds";
+        Unfit::unless_per_layer(field, self.thresholds.len(), spec)?;
+        let wrong = |thresholds: &[f32; 7]| !thresholds.iter().all(|t| t.is_finite() && *t >= 0.0);
+        match self.thresholds.iter().position(wrong) {
+            None => Ok(()),
+            Some(layer) => {
+                let found = self.thresholds[layer];
+                let message = format!("entry {layer} must be finite numbers, 0 or above, found {found:?}");
+                Err(Unfit { field, message })
+            }
+        }
+    }
+}
+
+impl Selector {
+    /// Leaves out inputs of every projection whose magnitude is not above its threshold.
+    pub fn input(thresholds: InputThresholds) -> Self {
+        let layers = thresholds.0.into_iter().map(|layer| layer.map(Threshold::resolved)).collect();
+        Selector::Inputs(InputThresholds(layers))
+    }
+}

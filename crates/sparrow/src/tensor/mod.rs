@@ -1,0 +1,12 @@
+//! Bytes with a shape: matrices stored whole or as a bitmap, mapped from a file or in memory.
+
+mod bitmap;
+mod dense;
+pub mod read;
+mod storage;
+mod weight;
+
+pub use bitmap::BitmapTensor;
+pub use dense::Tensor;
+pub use storage::{Bytes, MappedFile, Memory};
+pub use weight::Weight;

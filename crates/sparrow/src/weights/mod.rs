@@ -1,0 +1,254 @@
+//! The weights of a model, by role.
+
+mod format;
+mod layer;
+
+pub use format::{Format, WeightsFormat};
+pub use layer::{LayerWeights, Linear, LinearView, MlpWeights, NormWeights};
+
+use sparrow_kernels::{Compute, DType};
+
+use crate::error::{Error, Result};
+use crate::spec::{ModelSpec, Positions};
+use crate::tensor::{Tensor, Weight};
+
+/// Suffix of a down projection that is stored transposed, `[intermediate, hidden]`: row `i` belongs to neuron `i`.
+pub const NEURON_MAJOR: &str = "weight_neuron_major";
+
+/// Where weights come from: a checkpoint, or a generator.
+pub trait Source {
+    /// The matrix `name`, `[rows, cols]`.
+    ///
+    /// # Errors
+    /// If it cannot be had in that shape.
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor>;
+    /// The weights `name`, `[rows, cols]`, however they are stored.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        Ok(self.matrix(name, rows, cols)?.into())
+    }
+    /// The vector `name`, of `len` values.
+    ///
+    /// # Errors
+    /// If it cannot be had in that length.
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>>;
+    /// Whether `name` is there.
+    fn contains(&self, name: &str) -> bool;
+}
+
+/// All weights of a model.
+#[derive(Debug)]
+pub struct Weights {
+    /// `[vocab, hidden]`.
+    pub embedding: Weight,
+    /// `[positions, hidden]`, where positions are learned.
+    pub positions: Option<Weight>,
+    /// One per decoder layer.
+    pub layers: Vec<LayerWeights>,
+    /// Before the head.
+    pub norm: NormWeights,
+    /// `[vocab, hidden]`; the embedding itself if tied.
+    pub head: Weight,
+}
+
+impl Weights {
+    /// Takes every tensor that `spec` calls for out of `source`.
+    ///
+    /// # Errors
+    /// The source's: a tensor that is missing or has another shape or dtype.
+    pub fn load(spec: &ModelSpec, source: &mut dyn Source) -> Result<Self> {
+        let (hidden, names) = (spec.hidden_size, &spec.names);
+        let embedding = source.weight(&format!("{}.weight", names.embedding), spec.vocab_size, hidden)?;
+        let positions = match spec.positions {
+            Positions::Rope { .. } => None,
+            Positions::Learned { offset } => {
+                let name = format!("{}.weight", names.positions);
+                Some(source.weight(&name, spec.max_position_embeddings + offset, hidden)?)
+            }
+        };
+        let layers = (0..spec.num_layers).map(|i| LayerWeights::load(spec, source, i)).collect::<Result<_>>()?;
+        let head = match spec.tied {
+            true => embedding.clone(),
+            false => source.weight(&format!("{}.weight", spec.head()), spec.vocab_size, hidden)?,
+        };
+        let norm = NormWeights::load(spec, source, names.norm, hidden)?;
+        Ok(Weights { embedding, positions, layers, norm, head })
+    }
+
+    /// The type of the layers' matrices; the head of a quantised model may have another.
+    pub fn dtype(&self) -> DType {
+        self.layers[0].q.weight.dtype()
+    }
+
+    /// Turns every down projection neuron-major in memory, if it is not yet; the mapped originals are released.
+    ///
+    /// # Errors
+    /// If memory runs out, or one is already quantised: its rows cannot be taken apart any more.
+    pub fn make_neuron_major(&mut self, compute: &Compute) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| layer.mlp.down.make_input_major(compute))
+    }
+
+    /// Turns every projection of the layers input-major in memory, as [`make_neuron_major`](Self::make_neuron_major).
+    ///
+    /// # Errors
+    /// As [`make_neuron_major`](Self::make_neuron_major).
+    pub fn make_input_major(&mut self, compute: &Compute) -> Result<()> {
+        self.layers.iter_mut().flat_map(LayerWeights::projections_mut).try_for_each(|w| w.make_input_major(compute))
+    }
+
+    /// Reads the mapped matrices into memory, those of MLPs only with `mlps`.
+    ///
+    /// # Errors
+    /// If a file cannot be read or has become shorter, or memory runs out.
+    pub fn read_into_memory(&mut self, mlps: bool) -> Result<()> {
+        let tied = self.is_tied();
+        let read = |weight: &mut Weight| {
+            *weight = weight.to_memory()?;
+            Ok(())
+        };
+        for layer in &mut self.layers {
+            let LayerWeights { q, k, v, o, mlp, .. } = layer;
+            [q, k, v, o].into_iter().try_for_each(|linear| read(&mut linear.weight))?;
+            if mlps {
+                mlp.gate.iter_mut().chain([&mut mlp.up]).try_for_each(|linear| read(&mut linear.weight))?;
+                read(&mut mlp.down.weight)?;
+            }
+        }
+        self.positions.iter_mut().try_for_each(read)?;
+        read(&mut self.embedding)?;
+        if tied {
+            self.head = self.embedding.clone();
+        }
+        read(&mut self.head)
+    }
+
+    /// Reads the matrices that [deciding](MlpWeights::deciding) on neurons needs for every token into memory:
+    /// gates, or the up projections of ungated MLPs.
+    ///
+    /// # Errors
+    /// As [`read_into_memory`](Self::read_into_memory).
+    pub fn read_gates_into_memory(&mut self) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| {
+            let deciding = layer.mlp.gate.as_mut().unwrap_or(&mut layer.mlp.up);
+            deciding.weight = deciding.weight.to_memory()?;
+            Ok(())
+        })
+    }
+
+    /// Takes the pages of the MLPs' files out of this process's resident memory and out of the page cache.
+    pub fn evict(&self) {
+        let mlps = self.layers.iter().map(|layer| &layer.mlp);
+        for linear in mlps.flat_map(|mlp| mlp.gate.iter().chain([&mlp.up, &mlp.down])) {
+            linear.weight.evict();
+        }
+    }
+
+    /// Whether every down projection has a row per neuron.
+    pub fn is_neuron_major(&self) -> bool {
+        self.layers.iter().all(|layer| layer.mlp.down.input_major)
+    }
+
+    /// Quantises every matrix that tokens are multiplied with and that is not quantised yet, in memory; the mapped originals
+    /// are released. The head, and with it a tied embedding, becomes int8 also where the layers become int4: its errors go
+    /// straight into the logits, and it is a small part of the bytes. `progress(done, total)` counts bytes of the originals.
+    ///
+    /// # Errors
+    /// If `dtype` is not a quantised type, a matrix is quantised to another, or memory runs out.
+    pub fn quantize(&mut self, dtype: DType, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+        let other = |stored: DType| !dtype.is_quantized() || stored.is_quantized() && stored != dtype;
+        if let Some(stored) = self
+            .layers
+            .iter_mut()
+            .flat_map(LayerWeights::projections_mut)
+            .map(|w| w.weight.dtype())
+            .find(|&stored| other(stored))
+        {
+            let message = format!("the weights are {stored}: they can be quantised to int8 or int4, not to {dtype}");
+            return Err(Error::option("dtype", message));
+        }
+        let tied = self.is_tied();
+        let (total, mut done) = (self.bytes_outside_mlp() + self.mlp_bytes(), 0);
+        let mut replace = |weight: &mut Weight, dtype| {
+            if !weight.dtype().is_quantized() {
+                let stored = std::mem::replace(weight, weight.quantized(dtype, compute)?);
+                stored.release();
+                done += stored.byte_len();
+                progress(done, total);
+            }
+            Ok(())
+        };
+        for linear in self.layers.iter_mut().flat_map(LayerWeights::projections_mut) {
+            replace(&mut linear.weight, dtype)?;
+        }
+        replace(&mut self.head, DType::I8)?;
+        if tied {
+            self.embedding = self.head.clone();
+        }
+        Ok(())
+    }
+
+    /// Stores every matrix of the layers and the head as `rules` ask, in memory where that is another way than now; the mapped
+    /// originals are released. `progress(done, total)` counts matrices.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn set_format(
+        &mut self,
+        spec: &ModelSpec,
+        rules: &WeightsFormat,
+        compute: &Compute,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let tied = self.is_tied();
+        let names: Vec<String> = self.named(spec).map(|(name, _)| name).collect();
+        let weights = self.layers.iter_mut().flat_map(LayerWeights::projections_mut).map(|linear| &mut linear.weight);
+        for (done, (name, weight)) in names.iter().zip(weights.chain([&mut self.head])).enumerate() {
+            progress(done as u64, names.len() as u64);
+            if let Some(changed) = rules.of(name).apply(weight, compute)? {
+                std::mem::replace(weight, changed).release();
+            }
+        }
+        if tied {
+            self.embedding = self.head.clone();
+        }
+        Ok(())
+    }
+
+    /// What tokens are multiplied with, and what a checkpoint calls it: the matrices of the layers, then the head.
+    pub fn named<'a>(&'a self, spec: &'a ModelSpec) -> impl Iterator<Item = (String, &'a Weight)> {
+        let names = &spec.names;
+        let [q, k, v] = if spec.fused.qkv { [names.fused_qkv; 3] } else { names.qkv };
+        let [gate, up] = if spec.fused.gate_up { [names.fused_gate_up; 2] } else { [names.gate, names.up] };
+        // In the order of `projections`.
+        let parts = [q, k, v, names.output, up, names.down, gate];
+        let layers = self.layers.iter().enumerate().flat_map(move |(i, layer)| {
+            let named =
+                move |(part, linear): (&str, &'a Linear)| (format!("{}.weight", names.layer(i, part)), &linear.weight);
+            parts.into_iter().zip(layer.projections()).map(named)
+        });
+        layers.chain([(format!("{}.weight", spec.head()), &self.head)])
+    }
+
+    /// Whether the head is the embedding.
+    pub fn is_tied(&self) -> bool {
+        self.head.shares_bytes(&self.embedding)
+    }
+
+    /// Bytes that a token reads whatever the sparsity of the MLPs: attention and head.
+    pub fn bytes_outside_mlp(&self) -> u64 {
+        self.layers.iter().map(LayerWeights::attention_bytes).sum::<u64>() + self.head.byte_len()
+    }
+
+    /// Bytes of all MLP matrices together.
+    pub fn mlp_bytes(&self) -> u64 {
+        self.layers.iter().map(|l| l.mlp.bytes()).sum()
+    }
+
+    /// Bytes of all matrices, a tied head counted once.
+    pub fn bytes(&self) -> u64 {
+        let embedding = if self.is_tied() { 0 } else { self.embedding.byte_len() };
+        self.bytes_outside_mlp() + self.mlp_bytes() + embedding
+    }
+}
