@@ -1,18 +1,13 @@
-#!/usr/bin/env bash
-# From a clean clone to benchmarks/peers/results: builds Sparrow, installs the other engines, makes the models, compares.
-# usage: benchmarks/peers/run.sh [SHAPE [OPTION of compare.py]...]      SHAPE: one that `sparrow synth` knows
-# What is made stays in $PEERS_DIR (default: target/peers) and is used again.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-shape=${1:-llama-3.2-3b}
+# peers: decoding and prompts against transformers and llama.cpp on the same weights: PyPI, 30 GB of disk; arguments: of compare.py
+# shellcheck shell=bash disable=SC2154
+# Installs the other engines, makes the models, compares. What is made stays in $PEERS_DIR (default: target/peers) and is used again.
+
 work=${PEERS_DIR:-target/peers}
 models=$work/$shape
-binaries=${CARGO_TARGET_DIR:-target}/release
-cargo build --release
-cargo build --release -p sparrow --example logits
-[ -e "$work/venv/llama.cpp-build" ] || benchmarks/peers/install.sh "$work/venv"
+[ -e "$work/venv/llama.cpp-build" ] || "$here/suites/peers/install.sh" "$work/venv"
 mkdir -p "$models"
-[ -e "$models/checkpoint" ] || "$binaries/sparrow" synth --shape "$shape" --dtype bf16 -o "$models/checkpoint"
-"$work/venv/bin/python" benchmarks/peers/make_gguf.py "$models/checkpoint" "$models"
-"$work/venv/bin/python" benchmarks/peers/compare.py "$models" --shape "$shape" --binaries "$binaries" \
-    --out benchmarks/peers/results "${@:2}"
+[ -e "$models/checkpoint" ] || sparrow synth --shape "$shape" --dtype bf16 -o "$models/checkpoint"
+"$work/venv/bin/python" "$here/suites/peers/make_gguf.py" "$models/checkpoint" "$models"
+[ -z "$quick" ] || set -- --rounds 1 --prefill-tokens 32 --decode-tokens 2 "$@"
+"$work/venv/bin/python" "$here/suites/peers/compare.py" "$models" --shape "$shape" --binaries "$binaries" --out "$out" "$@"
+note "$shape.json" suites/peers/compare.py --shape "$shape" "$@"

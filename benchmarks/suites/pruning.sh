@@ -1,45 +1,47 @@
-#!/usr/bin/env bash
-# Measures pruned weights and the pruned cache at the shape of Llama 3.2 3B (random weights, so speed only), dense and packed rows
-# in turns, and packing a checkpoint of that shape. Run it on an otherwise idle machine with 22 GB of memory and 14 GB of disk.
-# usage: benchmarks/weight-sparsity.sh OUT
-set -euo pipefail
-cd "$(dirname "$0")/.."
-out=$(realpath -m "${1:?where to write}")
-cargo build --release
-cargo build --release -p sparrow --example kv_decode
-cargo build --release -p sparrow-kernels --examples
-target=${CARGO_TARGET_DIR:-target}/release
-mkdir -p "$out"
-: >"$out/commands.txt"
+# pruning: pruned weights and caches at a shape, compressed against dense: 22 GB of memory, 14 GB of disk; arguments: NAME=DIR:TEXT
+# shellcheck shell=bash disable=SC2154
+# With arguments it also measures what every method and target costs in quality: DIR is a model, TEXT what it is calibrated on.
 
-record() { # record FILE COMMAND...: the command beside its output
-    local file=$1
-    shift
-    echo "$*" >&2
-    "$target/$@" >"$out/$file.tmp"
-    mv "$out/$file.tmp" "$out/$file"
-    echo "$file: $*" >>"$out/commands.txt"
+quality() { # quality NAME=DIR:TEXT METHOD TARGET...: what pruning costs
+    local name=${1%%=*} directory=${1#*=} method=$2
+    local text=${directory##*:} file="quality-$name-$method-${*: -1}.json"
+    shift 2
+    record "${file/:/-}" sparrow prune -m "${directory%:*}" -o "$scratch/pruned" --method "$method" "$@" \
+        --text "$text" ${quick:+--max-tokens 2000} --format json
+    rm -r "$scratch/pruned"
 }
+for model in "$@"; do
+    for method in magnitude wanda sparsegpt; do
+        for sparsity in 0.3 0.5 0.7; do quality "$model" $method --sparsity $sparsity; done
+        quality "$model" $method --pattern 2:4
+    done
+    for method in wanda sparsegpt; do quality "$model" $method --sparsity 0.7 --allocation owl; done
+done
 
-formats="--weights-format dense --weights-format auto --format json"
-shape="bench --shape llama-3.2-3b"
-record doctor.json sparrow doctor --format json
-record bf16-50.json sparrow $shape --zeros 0.5 --prompt-tokens 16 --gen-tokens 24 --runs 5 $formats
-record bf16-70.json sparrow $shape --zeros 0.7 --prompt-tokens 16 --gen-tokens 24 --runs 5 $formats
-record int8-50.json sparrow $shape --dtype int8 --zeros 0.5 --prompt-tokens 16 --gen-tokens 24 --runs 5 $formats
-record int4-50.json sparrow $shape --dtype int4 --zeros 0.5 --prompt-tokens 16 --gen-tokens 24 --runs 5 $formats
-record prompt-512.json sparrow $shape --zeros 0.5 --prompt-tokens 512 --gen-tokens 2 --runs 3 $formats
-record prompt-512-int8.json sparrow $shape --dtype int8 --zeros 0.5 --prompt-tokens 512 --gen-tokens 2 --runs 3 $formats
-record batch-16.json sparrow $shape --zeros 0.5 --batch 16 --prompt-tokens 16 --gen-tokens 12 --runs 3 $formats
-record kernels.txt examples/bitmap
-record attention.txt examples/sparse_attention
-record kv-decode.txt examples/kv_decode
+rows=(--weights-format dense --weights-format auto --format json)
+decode=(--prompt-tokens 16 --gen-tokens 24 --runs 5)
+prompt=(--prompt-tokens 512 --gen-tokens 2 --runs 3)
+batch=(--batch 16 --prompt-tokens 16 --gen-tokens 12 --runs 3)
+context=()
+if [ -n "$quick" ]; then
+    decode=(--prompt-tokens 4 --gen-tokens 2 --runs 1) prompt=(--prompt-tokens 32 --gen-tokens 2 --runs 1)
+    batch=(--batch 2 --prompt-tokens 4 --gen-tokens 2 --runs 1) context=(256 1 "$shape")
+fi
+record bf16-50.json sparrow bench --shape "$shape" --zeros 0.5 "${decode[@]}" "${rows[@]}"
+record bf16-70.json sparrow bench --shape "$shape" --zeros 0.7 "${decode[@]}" "${rows[@]}"
+record int8-50.json sparrow bench --shape "$shape" --dtype int8 --zeros 0.5 "${decode[@]}" "${rows[@]}"
+record int4-50.json sparrow bench --shape "$shape" --dtype int4 --zeros 0.5 "${decode[@]}" "${rows[@]}"
+record prompt-512.json sparrow bench --shape "$shape" --zeros 0.5 "${prompt[@]}" "${rows[@]}"
+record prompt-512-int8.json sparrow bench --shape "$shape" --dtype int8 --zeros 0.5 "${prompt[@]}" "${rows[@]}"
+record batch-16.json sparrow bench --shape "$shape" --zeros 0.5 "${batch[@]}" "${rows[@]}"
+if [ -z "$quick" ]; then
+    record kernels.txt bitmap
+    record attention.txt sparse_attention
+    [ "$shape" = llama-3.2-3b ] || context=(16384 4 "$shape")
+    record kv-decode.txt kv_decode "${context[@]}"
+fi
 
-models=$(mktemp -d -p "${TMPDIR:-/tmp}")
-trap 'rm -rf "$models"' EXIT
-"$target/sparrow" synth --shape llama-3.2-3b --zeros 0.5 -o "$models/dense"
-# Seconds, and peak memory, of which the original's mapped pages are a part.
-measured() { # measured COMMAND...
+measured() { # measured COMMAND...: seconds, and peak memory, of which the original's mapped pages are a part
     "$@" >/dev/null 2>&1 &
     local process=$! start=$EPOCHREALTIME peak=0 now
     while now=$(sed -n 's/^VmHWM:\s*\([0-9]*\) kB/\1/p' "/proc/$process/status" 2>/dev/null) && [ -n "$now" ]; do
@@ -47,10 +49,17 @@ measured() { # measured COMMAND...
         sleep 0.2
     done
     wait "$process"
-    echo "$(bc <<<"$EPOCHREALTIME - $start") s, $((peak / 1000)) MB: ${*##*/}"
+    echo "$(awk "BEGIN { print $EPOCHREALTIME - $start }") s, $((peak / 1000)) MB: $*" | sed "s|$scratch/||g"
 }
-measured "$target/sparrow" pack -m "$models/dense" -o "$models/packed" >"$out/pack.txt"
-measured "$target/sparrow" pack -m "$models/dense" -o "$models/packed-int8" --dtype int8 >>"$out/pack.txt"
-du -sb "$models"/*  | sed "s|$models/||" >>"$out/pack.txt"
-"$target/sparrow" inspect "$models/packed" | sed "s|$models/||" >"$out/inspect.txt"
-echo "recorded in $out" >&2
+sizes() { # sizes: of every model
+    (cd "$scratch" && du -sb dense compressed compressed-int8)
+}
+sparrow synth --shape "$shape" --zeros 0.5 -o "$scratch/dense"
+{
+    measured sparrow pack -m "$scratch/dense" -o "$scratch/compressed"
+    measured sparrow pack -m "$scratch/dense" -o "$scratch/compressed-int8" --dtype int8
+    sizes
+} >"$out/pack.txt"
+note pack.txt "sparrow synth --shape $shape --zeros 0.5 -o dense; sparrow pack -m dense -o compressed; the same with --dtype int8"
+record inspect.txt sparrow inspect "$scratch/compressed"
+rm -rf "$scratch"/{dense,compressed,compressed-int8}

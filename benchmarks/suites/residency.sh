@@ -1,14 +1,10 @@
-#!/usr/bin/env bash
-# Measures the weight cache: updating it against rebuilding a packed buffer, and decoding a model larger than the memory it
-# may use from the cache against decoding it mapped, in turns. Run it on an otherwise idle machine, as root (the limit is a
-# memory cgroup; page cache counts). Takes 7 GB of disk.
-# usage: benchmarks/weight-cache.sh OUT [MODEL] [LIMIT]     MODEL: where to write the 3B shape; LIMIT: default 3500M
-set -euo pipefail
-cd "$(dirname "$0")/.."
-out=$(realpath -m "${1:?where to write}") model=${2:-$(mktemp -d)/llama-3.2-3b} limit=${3:-3500M}
-sparrow=${CARGO_TARGET_DIR:-target}/release/sparrow
-[ -x "$sparrow" ] || cargo build --release
-mkdir -p "$out"
+# residency: a model larger than the memory it may use, from the weight cache against mapped: as root, 7 GB of disk; argument: LIMIT
+# shellcheck shell=bash disable=SC2154
+# The limit (default 3500M) is a memory cgroup; page cache counts.
+
+limit=${1:-${quick:+300M}}
+limit=${limit:-3500M}
+model=$scratch/$shape
 group=/sys/fs/cgroup/memory/sparrow-bench # version 1; with version 2 systemd makes one
 
 limited() { # limited COMMAND...: with at most $limit of memory, page cache included
@@ -25,20 +21,20 @@ forget() { # the page cache's part of the model: what is cached already would co
     for file in "$model"/*.safetensors; do dd if="$file" iflag=nocache count=0 status=none; done
 }
 
-[ -d "$model" ] || "$sparrow" synth --shape llama-3.2-3b --neuron-major -o "$model"
 decode() { # decode FILE SELECTOR WEIGHTS: one run after a warm one, under the limit
     forget
-    limited "$sparrow" bench -m "$model" --selector "$2" --weights "$3" --prompt-tokens 1 --gen-tokens 6 --runs 1 \
-        --format json >"$out/$1.json"
-    echo "$1: limit $limit, sparrow bench --selector $2 --weights $3 --prompt-tokens 1 --gen-tokens 6 --runs 1" >>"$out/commands.txt"
+    local command=(sparrow bench -m "$model" --selector "$2" --weights "$3" --prompt-tokens 1 --gen-tokens 6 --runs 1 --format json)
+    limited "${command[@]}" >"$out/$1.json"
+    note "$1.json" "limit $limit," "${command[@]}"
 }
 
-: >"$out/commands.txt"
-cargo run --release -q -p sparrow --example weight_cache >"$out/weight-cache.txt"
+sparrow synth --shape "$shape" --neuron-major -o "$model"
+[ -n "$quick" ] || record weight-cache.txt weight_cache
 for turn in 1 2 3; do
     decode "mmap-$turn" forced:active=0.1,overlap=0.9 mmap
     decode "cache-$turn" forced:active=0.1,overlap=0.9 cache:0.2
+    [ -z "$quick" ] || break
 done
 decode mmap-dense dense mmap
 [ ! -d "$group" ] || rmdir "$group"
-grep -H -e decode_tokens_per_s -e storage_bytes_per_token -e peak_rss_bytes "$out"/*.json
+rm -r "$model"

@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
-"""Quality and speed of every selector at several active fractions: one JSON and one Markdown file per run.
+"""Quality and speed of every selector at several active fractions: selectors.json and selectors.md.
 
-usage: benchmarks/sparsity/run.py [--sparrow PROGRAM] [--shape NAME] NAME=DIR:TEXT ...
-
-Each NAME=DIR:TEXT is a model directory and the text to calibrate on; quality is measured on the text's last tenth, which
+The suite `sparsity` of benchmarks/run.sh. Each NAME=DIR:TEXT is a model directory and the text to calibrate on; quality is measured on the text's last tenth, which
 calibration does not see, and speed by `sparrow bench`, dense and sparse taking turns. --shape adds speed at a model's shape
 with random weights. Only Python's standard library is needed.
 """
@@ -26,10 +24,10 @@ def sparrow(program, *args):
     return json.loads(run.stdout)
 
 
-def measure(program, name, model, text, tokens):
+def measure(program, name, model, text, tokens, fractions):
     rows = []
     for selector in SELECTORS:
-        for active in ACTIVE:
+        for active in fractions:
             with tempfile.TemporaryDirectory() as scratch:
                 out = pathlib.Path(scratch) / "sparse"
                 options = ["--target-active", active, "--max-tokens", tokens, *OPTIONS.get(selector, [])]
@@ -127,32 +125,31 @@ def markdown(report):
 
 
 def main():
-    here = pathlib.Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sparrow", default=here / "../../target/release/sparrow", help="the program to measure")
+    parser.add_argument("--sparrow", required=True, help="the program to measure")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="directory for the results")
     parser.add_argument("--shape", help="also measure speed at this shape")
     parser.add_argument("--tokens", type=int, default=20_000, help="tokens of each text")
+    parser.add_argument("--active", type=float, nargs="+", default=ACTIVE, metavar="FRACTION", help="what to ask for")
     parser.add_argument("models", nargs="*", metavar="NAME=DIR:TEXT")
     args = parser.parse_args()
     doctor = sparrow(args.sparrow, "doctor")
     machine = {key: doctor[key] for key in ["cpu", "isa", "threads", "read_gb_s"] if key in doctor}
-    cpu = "-".join("".join(c if c.isalnum() else " " for c in machine["cpu"]).split())
-    stem = here / f"{datetime.date.today()}-{cpu}"
     report = {"date": str(datetime.date.today()), "machine": machine, "texts": {}, "models": [], "shape": None}
-    if stem.with_name(stem.name + ".json").exists():
-        # What was measured here earlier today and is not measured now stays.
-        report = json.loads(stem.with_name(stem.name + ".json").read_text())
+    result = args.out / "selectors.json"
+    if result.exists():
+        # What was measured earlier today and is not measured now stays.
+        report = json.loads(result.read_text())
     for model in args.models:
         name, _, rest = model.partition("=")
         directory, _, text = rest.rpartition(":")
         report["texts"][name] = pathlib.Path(text).name
         report["models"] = [row for row in report["models"] if row["model"] != name]
-        report["models"] += measure(args.sparrow, name, directory, text, args.tokens)
+        report["models"] += measure(args.sparrow, name, directory, text, args.tokens, args.active)
     if args.shape:
         report["shape"] = {"name": args.shape, "rows": measure_shape(args.sparrow, args.shape)}
-    stem.with_name(stem.name + ".json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    stem.with_name(stem.name + ".md").write_text(markdown(report))
-    print(f"wrote {stem}.json and {stem}.md")
+    result.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    result.with_suffix(".md").write_text(markdown(report))
 
 
 if __name__ == "__main__":

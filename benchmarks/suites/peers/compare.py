@@ -106,9 +106,8 @@ def main():
         "runs": runs,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{result['date']}-{args.shape}"
-    (args.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.out / f"{stem}.md").write_text(report.table(result))
+    (args.out / f"{args.shape}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / f"{args.shape}.md").write_text(report.table(result))
     print(report.table(result))
     sys.exit(bool(failures))
 

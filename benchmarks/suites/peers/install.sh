@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the other engines into a virtual environment: a few minutes, 5 GB (most of it CUDA libraries that PyTorch's
 # wheel links to and a CPU run never calls).
-# usage: benchmarks/peers/install.sh VENV
+# usage: benchmarks/suites/peers/install.sh VENV
 set -euo pipefail
 venv=$1
 python3 -m venv "$venv"
