@@ -90,6 +90,7 @@ for suite in "${suites[@]}"; do
         set -- "${arguments[@]}"
         . "$here/suites/$suite.sh"
     )
+    [ -d "$out" ] || continue # the suite had nothing to record
     rm -rf "$final" && mv "$out" "$final"
     echo "recorded in $final" >&2
 done

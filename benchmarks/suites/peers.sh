@@ -10,4 +10,5 @@ mkdir -p "$models"
 "$work/venv/bin/python" "$here/suites/peers/make_gguf.py" "$models/checkpoint" "$models"
 [ -z "$quick" ] || set -- --rounds 1 --prefill-tokens 32 --decode-tokens 2 "$@"
 "$work/venv/bin/python" "$here/suites/peers/compare.py" "$models" --shape "$shape" --binaries "$binaries" --out "$out" "$@"
+case " $* " in *" --check "*) rm -r "$out" && exit ;; esac # a check records nothing
 note "$shape.json" suites/peers/compare.py --shape "$shape" "$@"
