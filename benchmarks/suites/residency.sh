@@ -2,10 +2,11 @@
 # shellcheck shell=bash disable=SC2154
 # The limit (default 3500M) is a memory cgroup; page cache counts.
 
-limit=${1:-${quick:+300M}}
+limit=${1:-${quick:+2000M}}
 limit=${limit:-3500M}
 model=$scratch/$shape
 group=/sys/fs/cgroup/memory/sparrow-bench # version 1; with version 2 systemd makes one
+trap '[ ! -d "$group" ] || rmdir "$group"' EXIT
 
 limited() { # limited COMMAND...: with at most $limit of memory, page cache included
     if [ -d /sys/fs/cgroup/memory ]; then
@@ -36,5 +37,4 @@ for turn in 1 2 3; do
     [ -z "$quick" ] || break
 done
 decode mmap-dense dense mmap
-[ ! -d "$group" ] || rmdir "$group"
 rm -r "$model"
