@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
-use sparrow::checkpoint::Placement;
-use sparrow::eval::{Evaluation, evaluate};
-use sparrow::sparsity::{PredictorQuality, Recall, Selector, SelectorSpec, is_relu_family};
-use sparrow::{KvOptions, Model, Session, SessionOptions, Tokenizer};
+use sparrow::internals::backend::is_relu_family;
+use sparrow::internals::record::{Evaluation, PredictorQuality};
+use sparrow::{KvOptions, Load, Model, Placement, Selector, SelectorSpec, Session, SessionOptions};
+use sparrow_tools::eval::evaluate;
+use sparrow_tools::observe::Recall;
 
-use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, prepare};
+use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, open, resolve, sparse_default};
 use crate::output::{Format, json, percent, progress, table};
 
 /// Quality of a selector, of quantised weights or of a quantised or sparse cache, against the dense model as it is stored; or of a
@@ -69,18 +70,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => demo_dir()?.join("sample.txt"),
     };
     let text = std::fs::read_to_string(&text_path).with_context(|| text_path.display().to_string())?;
-    let cpu = args.model.cpu.cpu();
-    let (mut model, tokenizer) = args.model.load()?;
     let kv = args.kv.options();
-    let reference = args.reference.as_deref().map(sparrow::resolve_model).transpose()?;
+    let reference = args.reference.as_deref().map(resolve).transpose()?;
     let as_stored = reference.is_none() && args.storage.dtype.is_none() && kv == KvOptions::default();
-    let default = match (model.default_selector(), is_relu_family(model.spec.activation)) {
-        // Comparing dense with dense would say nothing.
-        (SelectorSpec::Dense, true) if as_stored => SelectorSpec::Gate(None),
-        (other, _) => other,
-    };
-    let spec = args.selector.selector.unwrap_or(default);
-    let selector = prepare(&mut model, &spec, args.storage.dtype, &args.storage.weights_format, &cpu)?;
+    // Comparing dense with dense would say nothing.
+    let default = if as_stored && args.selector.selector.is_none() { sparse_default(&dir)? } else { None };
+    let load = args.storage.of(args.model.load()?);
+    let loaded = open(load.selector(args.selector.selector.or(default)))?;
+    let (model, cpu, tokenizer) = (&loaded.model, &loaded.cpu, loaded.tokenizer()?);
     let mut ids = tokenizer.encode(&text, false)?;
     ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
 
@@ -90,14 +87,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(sidecar) if !sidecar.file.true_active_above.is_empty() => Some(sidecar.file.true_active_above.clone()),
         _ => is_relu_family(model.spec.activation).then(|| vec![0.0; model.spec.num_layers]),
     };
-    let truth = truth.filter(|_| selector.selects_neurons());
-    let model = Arc::new(model);
+    let truth = truth.filter(|_| loaded.selector.selects_neurons());
     let stored = match &reference {
         Some(reference) => {
-            Tokenizer::load(reference)?.check_same_vocabulary(&tokenizer)?;
-            Arc::new(Model::load(reference)?)
+            let reference = Load::new(reference).selector(SelectorSpec::dense()).cpu(cpu.clone()).open(|_, _, _| ())?;
+            reference.tokenizer()?.check_same_vocabulary(tokenizer)?;
+            reference.model
         }
-        None if model.weights.dtype().is_quantized() => Arc::new(Model::load(&dir)?),
+        None if model.weights.dtype().is_quantized() => Arc::new(Model::load(&dir, Placement::default())?),
         None => model.clone(),
     };
     let context = model.spec.context_length().min(stored.spec.context_length());
@@ -105,8 +102,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = SessionOptions { sequences: 1, capacity: window, kv: KvOptions::default() };
     let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
     let options = SessionOptions { kv, ..options };
-    let mut sparse = Session::new(model.clone(), cpu.clone(), selector, options)?;
-    let mut recall = truth.as_ref().map(|truth| Recall::new(&cpu, &model.weights.layers, model.spec.activation, truth));
+    let mut sparse = loaded.session(options)?;
+    let mut recall = truth.as_ref().map(|truth| Recall::new(cpu, &model.weights.layers, model.spec.activation, truth));
     let bar = progress("evaluating", ids.len() as u64, false);
     let evaluation =
         evaluate(&mut dense, &mut sparse, &ids, window, &mut recall, |done| bar.set_position(done as u64))?;
@@ -117,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         reference: reference.map(|dir| dir.display().to_string()),
         text: text_path.display().to_string(),
         window,
-        selector: spec.to_string(),
+        selector: loaded.selector_spec.to_string(),
         dtype: model.weights.dtype().to_string(),
         kv_dtype: kv.dtype.unwrap_or(model.default_kv_dtype()).to_string(),
         kv_sparsity: kv.sparsity.map(|sparsity| sparsity.to_string()),

@@ -1,20 +1,20 @@
 //! `sparrow generate`.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use sparrow::generate::{GenerateOptions, StopReason, generate};
-use sparrow::sample::SampleOptions;
-use sparrow::{Error, Session, SessionOptions};
+use sparrow::engine::{EngineOptions, Event, Finish, Request, RequestId, Usage};
+use sparrow::internals::text::sample::SampleOptions;
+use sparrow::{Error, Loaded};
 
-use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, prepare};
+use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, open};
 use crate::output::{bytes, percent};
 
 /// Continue a prompt.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("input").required(true)))]
+#[command(group(clap::ArgGroup::new("input").required(true).multiple(true)))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -24,11 +24,11 @@ pub struct Args {
     storage: StorageArgs,
     #[command(flatten)]
     kv: KvArg,
-    /// Text to continue
+    /// Text to continue (repeatable: several run together, their texts are printed in order)
     #[arg(long, short, group = "input")]
-    prompt: Option<String>,
+    prompt: Vec<String>,
     /// File with the text to continue; - is standard input
-    #[arg(long, short = 'f', group = "input", value_name = "FILE")]
+    #[arg(long, short = 'f', group = "input", value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
     /// Tokens to generate at most
     #[arg(long, short = 'n', default_value_t = 128)]
@@ -36,6 +36,13 @@ pub struct Args {
     /// Stop when the output contains this text (repeatable)
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    #[command(flatten)]
+    sample: SampleArgs,
+}
+
+/// How tokens are chosen.
+#[derive(clap::Args)]
+struct SampleArgs {
     /// Divide logits by this before sampling; 0 is greedy
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
@@ -51,88 +58,156 @@ pub struct Args {
     /// Make tokens that already occurred less likely; 1 is off
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     repetition_penalty: f32,
+    /// Take this from the logits of tokens that were generated already, once; 0 is off
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Take this from the logits of tokens that were generated already, as often as they were; 0 is off
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// Add BIAS to the logit of a token id; -inf forbids it (repeatable)
+    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
+    logit_bias: Vec<(u32, f32)>,
     /// Same seed, same text
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
-    let prompt = match (&args.prompt, &args.prompt_file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => read_prompt(path)?,
-        (None, None) => unreachable!("clap requires one of them"),
-    };
-    let cpu = args.model.cpu.cpu();
-    let (mut model, tokenizer) = args.model.load()?;
-    let spec = args.selector.selector.unwrap_or(model.default_selector());
-    let selector = prepare(&mut model, &spec, args.storage.dtype, &args.storage.weights_format, &cpu)?;
-    let ids = tokenizer.encode(&prompt, true)?;
-    let context = model.spec.context_length();
-    if ids.len() >= context {
-        // One position must be left for the first new token.
-        return Err(Error::ContextLength { needed: ids.len() + 1, context }).context("the prompt is too long");
-    }
-    let capacity = ids.len().saturating_add(args.max_new_tokens).min(context);
-    let options = SessionOptions { sequences: 1, capacity, kv: args.kv.options() };
-    let mut session = Session::new(Arc::new(model), cpu.clone(), selector, options)?;
-    let options = GenerateOptions {
-        sample: SampleOptions {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repetition_penalty: args.repetition_penalty,
-            seed: args.seed,
-        },
-        // More than fit are never generated, whatever was asked for.
-        max_new_tokens: args.max_new_tokens.min(context + 1),
-        stop: args.stop,
-    };
-
-    let mut out = std::io::stdout().lock();
-    let mut failed = None;
-    let emit = |text: &str| {
-        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        written.map_err(|e| {
-            failed = Some(std::io::Error::from(e.kind()));
-            Error::Io { path: "standard output".into(), error: e }
-        })
-    };
-    let result = generate(&mut session, 0, &tokenizer, &ids, &options, emit);
-    if let Some(error) = failed {
-        return Err(error).context("standard output");
-    }
-    let generated = result?;
-    writeln!(out)?;
-    eprintln!(
-        "prompt {} tokens in {:.3} s ({:.1} tok/s), generated {} tokens ({:.1} tok/s after the first); {}",
-        generated.prompt_tokens,
-        generated.time_to_first_token.as_secs_f64(),
-        generated.prefill_tokens_per_second(),
-        generated.ids.len(),
-        generated.decode_tokens_per_second(),
-        match &generated.reason {
-            StopReason::EndOfSequence => "stopped at end of sequence".into(),
-            StopReason::StopString(stop) => format!("stopped at {stop:?}"),
-            StopReason::MaxNewTokens => format!("stopped at --max-new-tokens {}", args.max_new_tokens),
-            StopReason::ContextFull => format!("stopped: the context of {capacity} tokens is full"),
+impl SampleArgs {
+    fn options(&self) -> SampleOptions {
+        SampleOptions {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.clone(),
+            top_logprobs: 0,
+            seed: self.seed,
         }
-    );
-    if session.stats().store_bytes > 0 {
-        let read = session.stats().store_bytes as f64 / session.stats().steps as f64;
+    }
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
+    parsed.ok_or_else(|| format!("{text:?} is not a token id and a number: write 42=-1.5 or 42=-inf"))
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let prompts = match &args.prompt_file {
+        Some(path) => vec![read_prompt(path)?],
+        None => args.prompt.clone(),
+    };
+    let loaded = open(args.storage.of(args.model.load()?.selector(args.selector.selector.clone())))?;
+    let tokenizer = loaded.tokenizer()?;
+    let options = EngineOptions { queue: prompts.len(), ..EngineOptions::default() };
+    let mut engine = loaded.engine(args.kv.options(), options)?;
+    let mut texts = Texts::default();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let request = Request {
+            prompt: tokenizer.encode(prompt, true)?,
+            sample: args.sample.options(),
+            max_new_tokens: args.max_new_tokens,
+            stop: args.stop.clone(),
+            ..Request::default()
+        };
+        let which = || if prompts.len() > 1 { format!("prompt {}", i + 1) } else { "the prompt".to_owned() };
+        let submitted = engine.submit(request).map_err(|error| match error {
+            too_long @ Error::ContextLength { .. } => {
+                anyhow::Error::new(too_long).context(format!("{} is too long", which()))
+            }
+            other => other.into(),
+        });
+        texts.add(submitted?);
+    }
+    for event in engine.events() {
+        texts.take(event?).context("standard output")?;
+    }
+    for (i, (finish, usage)) in texts.finished().enumerate() {
+        let which = if prompts.len() > 1 { format!("{}: ", i + 1) } else { String::new() };
+        report(&which, finish, usage, &args, &loaded);
+    }
+    let stats = engine.session().stats();
+    if stats.store_bytes > 0 {
+        let read = stats.store_bytes as f64 / stats.steps as f64;
         eprintln!("weights {}: {} of neurons read per step", args.model.weights, bytes(read as u64));
     }
     eprintln!(
-        "selector {spec}, weights in {}: {} active; {} threads, {}",
-        session.model().weights.dtype(),
-        percent(session.stats().active_fraction()),
-        cpu.compute.threads(),
-        cpu.compute.isa()
+        "selector {}, weights in {}: {} active; {} threads, {}",
+        loaded.selector_spec,
+        loaded.model.weights.dtype(),
+        percent(stats.active_fraction()),
+        loaded.cpu.compute.threads(),
+        loaded.cpu.compute.isa()
     );
     Ok(())
 }
 
-fn read_prompt(path: &std::path::Path) -> anyhow::Result<String> {
+fn report(which: &str, finish: &Finish, usage: &Usage, args: &Args, loaded: &Loaded) {
+    eprintln!(
+        "{which}prompt {} tokens in {:.3} s ({:.1} tok/s), generated {} tokens ({:.1} tok/s after the first); {}",
+        usage.prompt_tokens,
+        usage.time_to_first_token.unwrap_or_default().as_secs_f64(),
+        usage.prefill_tokens_per_second(),
+        usage.new_tokens,
+        usage.decode_tokens_per_second(),
+        match finish {
+            Finish::EndOfSequence => "stopped at end of sequence".into(),
+            Finish::StopString(stop) => format!("stopped at {stop:?}"),
+            Finish::MaxNewTokens => format!("stopped at --max-new-tokens {}", args.max_new_tokens),
+            Finish::ContextFull => {
+                format!("stopped: the context of {} tokens is full", loaded.model.spec.context_length())
+            }
+            Finish::Cancelled => "cancelled".into(),
+        }
+    );
+}
+
+/// Texts of several requests, printed in the order of the requests: the first that has not ended as it comes.
+#[derive(Default)]
+struct Texts {
+    /// What is not printed yet, and how it ended.
+    requests: BTreeMap<RequestId, (String, Option<(Finish, Usage)>)>,
+}
+
+impl Texts {
+    fn add(&mut self, request: RequestId) {
+        self.requests.insert(request, Default::default());
+    }
+
+    /// Takes what happened, and prints what can be.
+    fn take(&mut self, event: Event) -> std::io::Result<()> {
+        let (request, text, end) = match event {
+            Event::Token { request, text, .. } => (request, text, None),
+            Event::Finished { request, text, finish, usage } => (request, text, Some((finish, usage))),
+        };
+        let first_open = self.requests.iter().find(|(_, (_, end))| end.is_none()).map(|(id, _)| *id);
+        let (held, ended) = self.requests.get_mut(&request).expect("it was added");
+        held.push_str(&text);
+        *ended = end;
+        if first_open != Some(request) {
+            return Ok(());
+        }
+        // Those after it that have ended already come with it.
+        let mut out = std::io::stdout().lock();
+        for (held, ended) in self.requests.range_mut(request..).map(|(_, state)| state) {
+            out.write_all(std::mem::take(held).as_bytes())?;
+            if ended.is_none() {
+                break;
+            }
+            writeln!(out)?;
+        }
+        out.flush()
+    }
+
+    /// How each ended, in order.
+    fn finished(&self) -> impl Iterator<Item = &(Finish, Usage)> {
+        self.requests.values().filter_map(|(_, end)| end.as_ref())
+    }
+}
+
+fn read_prompt(path: &Path) -> anyhow::Result<String> {
     if path.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("standard input")?;

@@ -5,13 +5,13 @@ use std::io::Write;
 
 use serde::Serialize;
 use serde_json::json;
-use sparrow::Model;
-use sparrow::checkpoint::{Checkpoint, TensorInfo, Weight};
-use sparrow::model::spec::{Positions, Rope, RopeScaling};
-use sparrow::prune::PruningRecord;
-use sparrow::sparsity::Method;
+use sparrow::internals::checkpoint::{Checkpoint, TensorInfo};
+use sparrow::internals::spec::{Positions, Rope, RopeScaling};
+use sparrow::internals::tensor::Weight;
+use sparrow::{Model, Placement};
+use sparrow_tools::prune::PruningRecord;
 
-use crate::model::demo_dir;
+use crate::model::{demo_dir, resolve};
 use crate::output::{self, Format, percent};
 use crate::prune;
 
@@ -27,10 +27,10 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let dir = match &args.model {
-        Some(model) => sparrow::resolve_model(model)?,
+        Some(model) => resolve(model)?,
         None => demo_dir()?,
     };
-    let model = Model::load(&dir)?;
+    let model = Model::load(&dir, Placement::default())?;
     let tensors: Vec<TensorInfo> = Checkpoint::open(&dir)?.tensors().collect();
     let groups = group(&tensors);
     let bytes: u64 = tensors.iter().map(|t| t.bytes as u64).sum();
@@ -112,7 +112,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,
         Some(s) => {
             let e = &s.quality.evaluation;
-            writeln!(out, "{:>14}  selector {}, neuron-major MLP", "sparsity", describe(&s.method))?;
+            writeln!(out, "{:>14}  selector {}, neuron-major MLP", "sparsity", s.method.record().describe())?;
             writeln!(out, "{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens)?;
             writeln!(
                 out,
@@ -131,19 +131,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         vec![g.name.clone(), g.count.to_string(), g.dtype.clone(), shape.join(" × "), output::bytes(g.bytes)]
     });
     output::table(&["tensor", "count", "dtype", "shape", "bytes"], rows)
-}
-
-/// A method in a few words.
-pub fn describe(method: &Method) -> String {
-    match method {
-        Method::Gate { .. } | Method::Sign { .. } | Method::Input { .. } => method.selector().to_string(),
-        Method::LowRank { rank, look_ahead, epochs, .. } => {
-            let from = if *look_ahead { ", looking one block ahead" } else { "" };
-            let trained = if *epochs > 0 { format!(", trained for {epochs} epochs") } else { String::new() };
-            format!("lowrank of rank {rank}{from}{trained}")
-        }
-        Method::Skip(blocks) => format!("skip without {blocks}"),
-    }
 }
 
 fn rotary(rope: &Rope) -> String {

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use sparrow::checkpoint::Placement;
-use sparrow::sparsity::Selector;
-use sparrow::{Cpu, DType, KvOptions, KvSparsity, Model, SelectorSpec, Tokenizer, WeightsFormat};
+use sparrow::internals::backend::is_relu_family;
+use sparrow::{
+    Cpu, DType, KvOptions, KvSparsity, Load, LoadStage, Loaded, Model, Placement, SelectorSpec, WeightsFormat,
+};
 
-use crate::output::progress;
+use crate::output::Bars;
 
 /// Which model, and on how many threads.
 #[derive(Debug, clap::Args)]
@@ -43,16 +44,20 @@ impl ModelArgs {
     /// The directory of the model that was asked for.
     pub fn dir(&self) -> anyhow::Result<PathBuf> {
         match &self.model {
-            Some(model) => Ok(sparrow::resolve_model(model)?),
+            Some(model) => Ok(resolve(model)?),
             None => demo_dir(),
         }
     }
 
-    /// Model and tokenizer.
-    pub fn load(&self) -> anyhow::Result<(Model, Tokenizer)> {
-        let dir = self.dir()?;
-        Ok((Model::load_placed(&dir, self.weights)?, Tokenizer::load(&dir)?))
+    /// How to open that model, as these options say.
+    pub fn load(&self) -> anyhow::Result<Load> {
+        Ok(Load::new(self.dir()?).weights(self.weights).cpu(self.cpu.cpu()))
     }
+}
+
+/// The directory of a model that is named: itself, or the hub's copy of that id.
+pub fn resolve(model: &str) -> sparrow::Result<PathBuf> {
+    sparrow::internals::checkpoint::hub::resolve(model)
 }
 
 /// `--dtype` and `--weights-format`.
@@ -65,6 +70,13 @@ pub struct StorageArgs {
     /// (bitmap,*.down_proj.*=dense); auto packs what is pruned enough to be faster
     #[arg(long, default_value_t, value_name = "FORMAT")]
     pub weights_format: WeightsFormat,
+}
+
+/// What shows the sparsity of a model that was not sparsified: the gate, where that loses nothing.
+pub fn sparse_default(dir: &Path) -> anyhow::Result<Option<SelectorSpec>> {
+    let model = Model::load(dir, Placement::Mapped)?;
+    let lossless = is_relu_family(model.spec.activation) && model.default_selector().is_dense();
+    Ok(lossless.then(|| "gate".parse().expect("gate is a selector")))
 }
 
 /// A number from 0 to 1.
@@ -107,39 +119,34 @@ pub fn kv_dtype(name: &str) -> Result<DType, String> {
     }
 }
 
-/// Prepares a model for a selector, quantises what is stored in another type than `dtype`, and packs it.
-pub fn prepare(
-    model: &mut Model,
-    selector: &SelectorSpec,
-    dtype: Option<DType>,
-    format: &WeightsFormat,
-    cpu: &Cpu,
-) -> anyhow::Result<Selector> {
-    let selector = model.prepare(selector, cpu)?;
-    if let Some(dtype) = dtype.filter(|&dtype| dtype.is_quantized() || dtype != model.weights.dtype()) {
-        let bar = progress(format!("quantising to {dtype}"), 0, true);
-        model.quantize(dtype, cpu, |done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        })?;
-        bar.finish_and_clear();
+impl StorageArgs {
+    /// Adds these options.
+    pub fn of(&self, load: Load) -> Load {
+        load.dtype(self.dtype).format(self.weights_format.clone())
     }
-    let bar = progress("packing pruned weights", 0, false);
-    model.set_format(format, cpu, |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    Ok(selector)
+}
+
+/// Opens a model, with bars for what takes long.
+pub fn open(load: Load) -> anyhow::Result<Loaded> {
+    let name = |stage| match stage {
+        LoadStage::Quantizing => "quantising weights",
+        LoadStage::Compressing => "compressing zeros",
+    };
+    let mut bars = Bars::new(name, |stage| stage == LoadStage::Quantizing);
+    let loaded = load.open(|stage, done, total| bars.show(stage, done, total))?;
+    bars.clear();
+    Ok(loaded)
 }
 
 /// `--selector`.
 #[derive(Debug, clap::Args)]
 pub struct SelectorArg {
-    /// What to compute: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE] or skip[:BLOCKS]; RULE is fixed=T,
-    /// mean-std=K, sparsity=S, top-k=N or quantile=Q, BLOCKS is attention=3-5+9,mlp=7
-    /// [default: what the model was sparsified for, else dense]
-    #[arg(long, short)]
+    #[arg(
+        long,
+        short,
+        help = format!("What to compute: {} [default: what the model was sparsified for, else dense]", SelectorSpec::usage()),
+        long_help = format!("What to compute: {}\n{}\n[default: what the model was sparsified for, else dense]", SelectorSpec::usage(), SelectorSpec::help())
+    )]
     pub selector: Option<SelectorSpec>,
 }
 

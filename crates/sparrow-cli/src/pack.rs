@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use sparrow::pack::{PackOptions, PackedTensor, pack};
+use sparrow_tools::pack::{PackOptions, PackedTensor, pack};
 
 use crate::model::{CpuArgs, StorageArgs, demo_dir};
 use crate::output::{self, Format, percent, progress};
@@ -31,7 +31,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let dir = match &args.model {
-        Some(model) => sparrow::resolve_model(model)?,
+        Some(model) => crate::model::resolve(model)?,
         None => demo_dir()?,
     };
     let bar = progress("packing", 0, true);

@@ -1,9 +1,9 @@
 //! `sparrow profile`: where the time of a step goes.
 
 use serde_json::json;
-use sparrow::model::Timing;
+use sparrow::internals::backend::Timing;
 
-use crate::bench::worker::Bench;
+use crate::bench::subject::Subject;
 use crate::bench::workload::WorkloadArgs;
 use crate::output::{self, Format, percent};
 
@@ -22,9 +22,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for job in args.workload.jobs()? {
         let dtype = job.dtype.as_ref().map_or(String::new(), |dtype| format!("{dtype}, "));
         let (name, prompt_tokens) = (format!("{dtype}{}", job.selector), job.prompt_tokens);
-        let mut bench = Bench::load(job)?;
-        bench.run()?;
-        let profile = bench.profile()?;
+        let mut subject = Subject::load(job)?;
+        subject.run()?;
+        let profile = subject.profile()?;
         if args.format == Format::Table {
             print(&format!("{name}: prompt of {prompt_tokens} tokens"), &profile.prefill)?;
             print(&format!("{name}: one token"), &profile.decode)?;

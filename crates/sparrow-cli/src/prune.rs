@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sparrow::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Stage, Target, prune};
+use sparrow_tools::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Stage, Target, prune};
 
 use crate::model::CpuArgs;
 use crate::output::{Bars, Format, json, percent, table};
@@ -62,7 +62,7 @@ struct TargetArgs {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let dir = sparrow::resolve_model(&args.model)?;
+    let dir = crate::model::resolve(&args.model)?;
     let TargetArgs { sparsity, pattern } = args.target;
     let target = sparsity.map(Target::Sparsity).or(pattern.map(Target::Pattern)).expect("one is required");
     let options = PruneOptions {

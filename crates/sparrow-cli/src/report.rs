@@ -4,10 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::bail;
-use sparrow::sparsify::Sparsified;
+use sparrow_tools::sparsify::Sparsified;
 
 use crate::html::{escape, page};
-use crate::inspect::describe;
 use crate::output::{percent, write_whole};
 use crate::plot::{Line, Plot};
 
@@ -36,7 +35,7 @@ fn html(model: &str, made: &Sparsified) -> String {
          <p>On the {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.2e} nats (99 % of tokens below {:.2e}); \
          same top token {}; {} active.</p>",
         escape(&title),
-        escape(&describe(&file.method)),
+        escape(&file.method.record().describe()),
         file.calibration.tokens,
         escape(&file.calibration.file),
         file.calibration.sha256,

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use sparrow::SelectorSpec;
-use sparrow::sparsify::{Goal, Sparsified, SparsifyOptions, Stage, sparsify};
-use sparrow::sparsity::{Method, Trial};
+use sparrow::internals::checkpoint::config::read_config;
+use sparrow::internals::record::Trial;
+use sparrow::internals::select::Threshold;
+use sparrow_tools::sparsify::{Goal, Sparsified, SparsifyOptions, Stage, calibrated, sparsify};
 
-use crate::inspect::describe;
-use crate::model::CpuArgs;
+use crate::model::{CpuArgs, resolve};
 use crate::output::{Bars, Format, json, percent, table};
 use crate::report;
 
@@ -20,10 +21,7 @@ pub struct Args {
     /// Directory to write; must not exist
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
-    /// gate (exact; lossless on ReLU models), lowrank (predicted), sign (estimated from sign bits), input (small inputs of
-    /// every projection) or skip (whole blocks); the first three take :RULE instead of calibrated thresholds, one of fixed=T,
-    /// mean-std=K, sparsity=S, top-k=N, quantile=Q
-    #[arg(long, short)]
+    #[arg(long, short, help = selector_help())]
     selector: SelectorSpec,
     /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
     #[arg(long, value_name = "FILE")]
@@ -121,9 +119,15 @@ impl Rank {
     }
 }
 
+/// What `--selector` may be, and what each does.
+fn selector_help() -> String {
+    let lines: Vec<String> = calibrated().map(|kind| format!("{} ({})", kind.usage(), kind.help())).collect();
+    format!("What to calibrate: {}; RULE, instead of calibrated thresholds, is {}", lines.join("; "), Threshold::USAGE)
+}
+
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let dir = sparrow::resolve_model(&args.model)?;
-    let spec = sparrow::checkpoint::config::read_config(&dir.join("config.json"))?;
+    let dir = resolve(&args.model)?;
+    let spec = read_config(&dir.join("config.json"))?;
     let options = SparsifyOptions {
         selector: args.selector,
         rank: args.rank.of(spec.intermediate_size),
@@ -141,7 +145,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let report = |stage, done, total| bars.show(stage, done, total);
     let made = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
     bars.clear();
-    if let (true, Method::LowRank { epochs: 0, .. }) = (args.epochs > 0, &made.file.method) {
+    if args.epochs > 0 && made.file.method.record().predictors().is_some_and(|(_, trained)| !trained) {
         eprintln!("training told active neurons apart no better than the closed form, which is what was written");
     }
     if let Some(path) = &args.report {
@@ -157,7 +161,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn print(output: &std::path::Path, made: &Sparsified) -> anyhow::Result<()> {
     let file = &made.file;
     let (e, c) = (&file.quality.evaluation, &file.calibration);
-    outln!("{}: {}, calibrated on {} tokens of {}", output.display(), describe(&file.method), c.tokens, c.file);
+    outln!(
+        "{}: {}, calibrated on {} tokens of {}",
+        output.display(),
+        file.method.record().describe(),
+        c.tokens,
+        c.file
+    );
     if !file.search.is_empty() {
         print_trials(&file.search)?;
     }

@@ -10,7 +10,7 @@ use crate::output::progress;
 #[derive(clap::Args)]
 pub struct Args {
     /// Shape to write
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow::shapes::names()))]
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow_tools::shapes::names()))]
     shape: String,
     /// Directory to write; must not exist
     #[arg(long, short, value_name = "DIR")]
@@ -32,7 +32,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.set_length(total);
         bar.set_position(done);
     };
-    sparrow::synth::synthesize(&args.shape, args.dtype, args.neuron_major, args.zeros, &args.output, report)?;
+    sparrow_tools::synth::synthesize(&args.shape, args.dtype, args.neuron_major, args.zeros, &args.output, report)?;
     bar.finish_and_clear();
     eprintln!("wrote {}: random {} weights in the shape of {}", args.output.display(), args.dtype, args.shape);
     Ok(())

@@ -1,21 +1,23 @@
 //! What the integration tests share: seeded random models, sessions over them, and comparisons.
 
 pub mod reference;
+pub mod reference_backend;
 pub mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use sparrow::engine::{EngineOptions, Event, Finish, Request};
 use sparrow::internals::backend::{ActiveNeurons, Observer};
 use sparrow::internals::checkpoint::config::GenerationConfig;
 use sparrow::internals::spec::{
     Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling, names,
 };
-use sparrow::internals::tensor::Tensor;
+use sparrow::internals::tensor::{Tensor, Weight};
 use sparrow::internals::weights::{Source, Weights};
 use sparrow::{
     Backend, Cpu, DType, KvOptions, Load, Loaded, Model, ModelSpec, Placement, Result, Selector, SelectorSpec, Session,
-    SessionOptions, Tokenizer,
+    SessionOptions, Tokenizer, WeightsFormat,
 };
 use sparrow_kernels::{Activation, Compute, Isa, encode};
 use sparrow_tools::calibrate::InputMoments;
@@ -195,7 +197,34 @@ pub fn prepare(model: Model, selector: SelectorSpec) -> (Arc<Model>, Selector) {
 
 /// How [`prepare`] opens a model.
 pub fn loading(model: Model, selector: SelectorSpec) -> Load {
-    Load::made(model).cpu(cpu()).selector(selector).format("dense".parse().unwrap())
+    Load::made(model).cpu(cpu()).selector(selector).format(dense_format())
+}
+
+/// Every element of every matrix, zeros too.
+pub fn dense_format() -> WeightsFormat {
+    "dense".parse().unwrap()
+}
+
+/// Text, tokens and end of one request that is served alone.
+pub fn generate_text(loaded: &Loaded, request: Request) -> (String, Vec<u32>, Finish) {
+    let mut engine = loaded.engine(KvOptions::default(), EngineOptions::default()).unwrap();
+    engine.submit(request).unwrap();
+    let (mut all, mut tokens) = (String::new(), Vec::new());
+    for event in engine.events() {
+        match event.unwrap() {
+            Event::Token { token, text, .. } => {
+                tokens.push(token);
+                all.push_str(&text);
+            }
+            Event::Finished { text, finish, .. } => return (all + &text, tokens, finish),
+        }
+    }
+    panic!("the request did not end");
+}
+
+/// The identity matrix, `[n, n]`.
+pub fn identity(n: usize) -> Vec<f64> {
+    (0..n * n).map(|i| f64::from(i % (n + 1) == 0)).collect()
 }
 
 /// Moments of a predictor that reads the MLP's own input, with this covariance.
@@ -248,6 +277,29 @@ pub fn calls_of(size: usize, total: usize) -> Vec<usize> {
 /// Logits of token by token decoding.
 pub fn decode_each<B: Backend>(session: &mut Session<B>, sequence: usize, tokens: &[u32]) -> Vec<Vec<f32>> {
     tokens.iter().map(|&token| session.decode(&[(sequence, token)]).unwrap().to_vec()).collect()
+}
+
+/// Logits after a prompt and single tokens, each in a step, and then of three sequences side by side.
+pub fn logits_of_all_kinds(
+    cpu: &Arc<Cpu>,
+    (model, selector): (Arc<Model>, Selector),
+    ids: &[u32],
+) -> Vec<Vec<f32>> {
+    let mut session = session(cpu, &model, selector, 3, Some(DType::F32));
+    let (prompt, rest) = ids.split_at(ids.len() / 2);
+    let mut out = prefill_in(&mut session, 0, prompt, &[prompt.len()]);
+    out.extend(decode_each(&mut session, 0, rest));
+    for sequence in 1..3 {
+        out.extend(prefill_in(&mut session, sequence, &ids[..3 * sequence], &[3 * sequence]));
+    }
+    let step = session.decode(&[(0, 1), (1, 2), (2, 3)]).unwrap();
+    out.extend(step.chunks_exact(model.spec.vocab_size).map(<[f32]>::to_vec));
+    out
+}
+
+/// Whether zeros are left out.
+pub fn is_bitmap(weight: &Weight) -> bool {
+    weight.dense().is_none()
 }
 
 /// `count` ids, each the most likely after those before it.

@@ -24,16 +24,16 @@ pub struct Pruning {
 }
 
 impl Pruning {
-    const BLOCK: usize = 64;
+    pub(crate) const BLOCK: usize = 64;
 
     /// Positions that are packed when a step begins with so many tokens cached.
-    fn packed(&self, cached: usize) -> std::ops::Range<usize> {
+    pub(crate) fn packed(&self, cached: usize) -> std::ops::Range<usize> {
         let old = cached.saturating_sub(self.sinks + self.tail);
         self.sinks..self.sinks + old / Self::BLOCK * Self::BLOCK
     }
 
     /// Every block of rows `[position][heads * d]` without the smallest elements of each head, of equal ones the last.
-    fn prune(&self, rows: &[Vec<f64>], d: usize, sparsity: f64) -> Vec<Vec<f64>> {
+    pub(crate) fn prune(&self, rows: &[Vec<f64>], d: usize, sparsity: f64) -> Vec<Vec<f64>> {
         let mut pruned = rows.to_vec();
         let dropped = (sparsity * (Self::BLOCK * d) as f64) as usize;
         for block in self.packed(rows.len() + self.tail).step_by(Self::BLOCK) {
@@ -253,7 +253,7 @@ pub fn whole(weight: &Weight) -> &Tensor {
     weight.dense().unwrap()
 }
 
-fn row_of(tensor: &Tensor, row: usize) -> Vec<f64> {
+pub(crate) fn row_of(tensor: &Tensor, row: usize) -> Vec<f64> {
     decode(tensor.dtype(), tensor.matrix().row(row), tensor.cols())
 }
 
@@ -262,7 +262,7 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn add(x: &mut [f64], y: &[f64]) {
+pub(crate) fn add(x: &mut [f64], y: &[f64]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
@@ -276,7 +276,7 @@ pub fn linear(w: &Linear, x: &[f64]) -> Vec<f64> {
     (0..w.weight.rows()).map(|i| dot(&row_of(whole(&w.weight), i), &x) + bias(i)).collect()
 }
 
-fn as_seen(w: &Tensor, x: &[f64]) -> Vec<f64> {
+pub(crate) fn as_seen(w: &Tensor, x: &[f64]) -> Vec<f64> {
     let max = x.iter().fold(0.0f64, |a, v| a.max(v.abs()));
     if w.dtype() != DType::I8 || max == 0.0 {
         return x.to_vec();
@@ -292,7 +292,7 @@ fn input_major(w: &Linear, x: &[f64]) -> Vec<f64> {
     (0..outputs).map(|o| bias(o) + term(o)).collect()
 }
 
-fn norm(norm: &Norm, w: &NormWeights, x: &[f64]) -> Vec<f64> {
+pub(crate) fn norm(norm: &Norm, w: &NormWeights, x: &[f64]) -> Vec<f64> {
     let n = x.len() as f64;
     let eps = f64::from(norm.eps);
     match norm.kind {
@@ -311,7 +311,7 @@ fn norm(norm: &Norm, w: &NormWeights, x: &[f64]) -> Vec<f64> {
 }
 
 /// Rotates pairs (i, i + half) of the leading dimensions of a head.
-fn rotate(spec: &ModelSpec, rope: &Rope, position: usize, sequence_len: usize, head: &mut [f64]) {
+pub(crate) fn rotate(spec: &ModelSpec, rope: &Rope, position: usize, sequence_len: usize, head: &mut [f64]) {
     let half = rope.rotary_dim / 2;
     for i in 0..half {
         let angle = position as f64 * frequency(spec, rope, i, sequence_len);
@@ -357,11 +357,11 @@ fn frequency(spec: &ModelSpec, rope: &Rope, i: usize, sequence_len: usize) -> f6
     }
 }
 
-fn soft_cap(x: f64, cap: f32) -> f64 {
+pub(crate) fn soft_cap(x: f64, cap: f32) -> f64 {
     f64::from(cap) * (x / f64::from(cap)).tanh()
 }
 
-fn softmax(x: &mut [f64]) {
+pub(crate) fn softmax(x: &mut [f64]) {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     x.iter_mut().for_each(|v| *v = (*v - max).exp());
     let sum: f64 = x.iter().sum();

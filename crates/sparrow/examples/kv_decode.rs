@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use sparrow::model::{Component, KvOptions};
-use sparrow::sparsity::Selector;
-use sparrow::{Cpu, DType, Session, SessionOptions, WeightsFormat};
+use sparrow::internals::backend::Component;
+use sparrow::{Cpu, DType, KvOptions, Selector, Session, SessionOptions, WeightsFormat};
+use sparrow_tools::shapes;
 
 /// Steps of a turn, and turns.
 const STEPS: usize = 4;
@@ -21,8 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let batch: usize = args.next().map_or(Ok(4), |arg| arg.parse())?;
     let shape = args.next().unwrap_or_else(|| "llama-3.2-3b".into());
     let cpu = Arc::new(Cpu::new(None));
-    let spec = sparrow::shapes::spec(&shape)?;
-    let model = sparrow::shapes::random_model(spec, DType::BF16, false, 0.0, &WeightsFormat::default(), &cpu)?;
+    let spec = shapes::spec(&shape)?;
+    let model = shapes::random_model(spec, DType::BF16, false, 0.0, &WeightsFormat::default(), &cpu)?;
     let model = Arc::new(model);
     let tokens: Vec<u32> = (0..context as u32).map(|i| i.wrapping_mul(7919) % model.spec.vocab_size as u32).collect();
     let mut sessions = Vec::new();
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         session.prefill(0, &tokens)?;
         eprintln!("{context} tokens prefilled in {:.0} s", start.elapsed().as_secs_f64());
-        (1..batch).for_each(|sequence| session.copy_sequence(0, sequence));
+        (1..batch).try_for_each(|sequence| session.copy_prefix(0, sequence, context))?;
         sessions.push(session);
     }
     let step: Vec<(usize, u32)> = (0..batch).map(|sequence| (sequence, 1)).collect();
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             let total = start.elapsed().as_secs_f64() / STEPS as f64;
             let attention = session.profile().into_iter().find(|(component, _)| *component == Component::Attention);
-            (0..batch).for_each(|sequence| session.truncate(sequence, context));
+            (0..batch).try_for_each(|sequence| session.truncate(sequence, context))?;
             // The first turn grows working memory.
             if turn > 0 {
                 times[0].push(total);

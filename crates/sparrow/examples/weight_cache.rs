@@ -5,13 +5,13 @@
 //! `cargo run --release -p sparrow --example weight_cache`
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use sparrow::sparsity::{Observer, Policy, Selection, WeightCache};
-use sparrow::{Cpu, KvOptions, Model, SelectorSpec, Session, SessionOptions, Tokenizer};
+use sparrow::internals::backend::{ActiveNeurons, Observer};
+use sparrow::internals::residency::{self, Policy, WeightCache};
+use sparrow::{KvOptions, Load, SessionOptions};
 
 /// Layers that take turns, so that weights come from memory, not from caches.
 const LAYERS: usize = 6;
@@ -35,15 +35,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         measure("forced, 8192 × 3072 bf16", neurons, hidden, steps);
     }
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo");
-    let mut model = Model::load(&demo)?;
-    let cpu = Arc::new(Cpu::new(None));
-    let selector = model.prepare(&SelectorSpec::Gate(None), &cpu)?;
-    let (neurons, hidden) = (model.spec.intermediate_size, model.spec.hidden_size);
+    let loaded = Load::new(&demo).selector(Some("gate".parse()?)).open(|_, _, _| ())?;
+    let spec = &loaded.model.spec;
+    let (neurons, hidden) = (spec.intermediate_size, spec.hidden_size);
     let text = std::fs::read_to_string(demo.join("sample.txt"))?;
-    let ids = Tokenizer::load(&demo)?.encode(&text, false)?;
+    let ids = loaded.tokenizer()?.encode(&text, false)?;
     let options = SessionOptions { sequences: 1, capacity: STEPS + 1, kv: KvOptions::default() };
-    let mut masks = Masks { layers: vec![Vec::new(); model.spec.num_layers] };
-    Session::new(Arc::new(model), cpu, selector, options)?.observe(0, &ids[..STEPS + 1], &mut masks)?;
+    let mut masks = Masks { layers: vec![Vec::new(); spec.num_layers] };
+    loaded.session(options)?.observe(0, &ids[..STEPS + 1], &mut masks)?;
     measure("demo model's text, its shape", neurons, hidden, masks.layers.clone());
     let at_3b = masks.layers;
     measure("demo model's text, × 3072", neurons, 3072, at_3b);
@@ -56,8 +55,8 @@ struct Masks {
 }
 
 impl Observer for Masks {
-    fn mlp(&mut self, layer: usize, _: &[f32], m: usize, selection: Option<&Selection>) {
-        let masks = &selection.expect("the gate selects").masks;
+    fn mlp(&mut self, layer: usize, _: &[f32], m: usize, active: Option<ActiveNeurons>) {
+        let masks = active.expect("the gate selects").masks;
         self.layers[layer].extend(masks.chunks_exact(masks.len() / m).map(<[u64]>::to_vec));
     }
 }
@@ -159,7 +158,7 @@ fn measure(name: &str, neurons: usize, hidden: usize, steps: Vec<Vec<Vec<u64>>>)
 fn load(cache: &mut WeightCache, layer: &Layer, mask: &[u64]) {
     let (slot_bytes, row) = (cache.slot_bytes(), layer.row);
     cache.begin(mask);
-    let copy = |loads: &[sparrow::sparsity::Load], pool: &mut [u8]| {
+    let copy = |loads: &[residency::Load], pool: &mut [u8]| {
         for load in loads {
             let slot = &mut pool[load.slot as usize * slot_bytes..][..3 * row];
             for (part, to) in layer.parts.iter().zip(slot.chunks_exact_mut(row)) {

@@ -26,6 +26,7 @@ pub mod backend {
 }
 /// See `select/`.
 pub mod select {
+    pub use crate::backend::Threshold;
     pub use crate::select::*;
 }
 /// See `record/`.

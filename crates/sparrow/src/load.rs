@@ -21,7 +21,7 @@ use crate::weights::WeightsFormat;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadStage {
     /// Quantising weights, counted in bytes.
-    Quantizing(DType),
+    Quantizing,
     /// Compressing matrices with many zeros to bitmaps, or expanding them, counted in matrices.
     Compressing,
 }
@@ -142,7 +142,7 @@ impl Load {
         // In this order: neurons in rows first, so that these are what is quantised, and zeros last, so that they are what is left out.
         let selector = model.prepare(&selector_spec, &cpu)?;
         if let Some(dtype) = dtype.filter(|&dtype| dtype.is_quantized() || dtype != model.weights.dtype()) {
-            model.quantize(dtype, &cpu, |done, total| progress(LoadStage::Quantizing(dtype), done, total))?;
+            model.quantize(dtype, &cpu, |done, total| progress(LoadStage::Quantizing, done, total))?;
         }
         model.set_format(&format, &cpu, |done, total| progress(LoadStage::Compressing, done, total))?;
         Ok(Loaded { model: Arc::new(model), selector, selector_spec, cpu, tokenizer })

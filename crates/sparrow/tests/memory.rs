@@ -2,14 +2,11 @@
 //! its target: it reads the memory of the whole process.
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::sync::Arc;
 
-use common::*;
-use sparrow::sparsity::Selector;
-use sparrow::synth::synthesize;
-use sparrow::{DType, KvOptions, Model, SessionOptions};
+use sparrow::{DType, KvOptions, Model, Selector, Session, SessionOptions};
+use sparrow_testing::*;
+use sparrow_tools::synth::synthesize;
 
 /// Bytes of `/proc/self/status`: `VmRSS` counts mapped file pages too, `RssAnon` only what was allocated.
 fn status(field: &str) -> f64 {
@@ -30,14 +27,13 @@ fn loading_maps_and_running_stays_within_the_file() {
     let cpu = cpu();
     let (rss, anon) = (status("VmRSS"), status("RssAnon"));
 
-    let mut model = Model::load(&path).unwrap();
+    let mut model = load(&path);
     let loaded = status("VmRSS") - rss;
     assert!(loaded < 20.0 * MB, "loading made {loaded:.0} bytes resident");
 
     let options = SessionOptions { sequences: 1, capacity: 64, kv: KvOptions::default() };
-    let run = |model: Model, selector: Selector| {
-        let model = Arc::new(model);
-        let mut session = sparrow::Session::new(model.clone(), cpu.clone(), selector, options).unwrap();
+    let run = |model: Arc<Model>, selector: Selector| {
+        let mut session = Session::new(model.clone(), cpu.clone(), selector, options).unwrap();
         // Many rows, then one: no kernel may keep its own copy of the weights.
         session.prefill(0, &[1; 16]).unwrap();
         session.decode(&[(0, 1)]).unwrap();
@@ -46,13 +42,13 @@ fn loading_maps_and_running_stays_within_the_file() {
         (Arc::into_inner(model).unwrap(), resident)
     };
     let limit = 1.1 * size + 30.0 * MB;
-    let (dense, (resident, allocated)) = run(model, Selector::dense());
+    let (dense, (resident, allocated)) = run(Arc::new(model), Selector::dense());
     model = dense;
     assert!(resident < limit, "dense: {resident:.0} bytes are resident for a file of {size:.0}");
     assert!(allocated < 30.0 * MB, "dense: {allocated:.0} bytes were allocated");
 
     // Sparse execution needs down projections in another layout: they replace the mapped ones.
-    let selector = model.prepare(&parse("forced:active=0.2,overlap=0.5"), &cpu).unwrap();
+    let (model, selector) = prepare(model, parse("forced:active=0.2,overlap=0.5"));
     let down = model.weights.mlp_bytes() as f64 / 3.0;
     let (_, (resident, allocated)) = run(model, selector);
     assert!(resident < limit, "sparse: {resident:.0} bytes are resident for a file of {size:.0}");

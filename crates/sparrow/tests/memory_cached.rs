@@ -2,13 +2,9 @@
 //! target: it reads the memory of the whole process.
 #![cfg(target_os = "linux")]
 
-mod common;
-
-use std::sync::Arc;
-
-use common::*;
-use sparrow::synth::synthesize;
-use sparrow::{DType, KvOptions, Model, Session, SessionOptions};
+use sparrow::{DType, KvOptions, Load, SelectorSpec, SessionOptions};
+use sparrow_testing::*;
+use sparrow_tools::synth::synthesize;
 
 fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -25,12 +21,13 @@ fn only_a_fraction_of_the_mlps_is_resident() {
     synthesize("smollm2-135m", DType::BF16, true, 0.0, &path, |_, _| ()).unwrap();
     let cpu = cpu();
     let before = resident();
-    let mut model = Model::load_placed(&path, "cache:0.2".parse().unwrap()).unwrap();
-    let selector = model.prepare(&parse("forced:active=0.1,overlap=0.5"), &cpu).unwrap();
-    let mlps = model.weights.mlp_bytes() as f64;
-    let always = model.weights.bytes() as f64 - mlps;
+    let load = Load::new(&path).cpu(cpu).weights("cache:0.2".parse().unwrap()).selector(SelectorSpec::forced(0.1, 0.5));
+    let loaded = load.open(|_, _, _| ()).unwrap();
+    let weights = &loaded.model.weights;
+    let mlps = weights.mlp_bytes() as f64;
+    let always = weights.bytes() as f64 - mlps;
     let options = SessionOptions { sequences: 1, capacity: 64, kv: KvOptions::default() };
-    let mut session = Session::new(Arc::new(model), cpu, selector, options).unwrap();
+    let mut session = loaded.session(options).unwrap();
     // A prompt streams every neuron through working memory; tokens then fill the pools.
     session.prefill(0, &[1; 16]).unwrap();
     for _ in 0..20 {

@@ -1,18 +1,15 @@
 //! Decoding allocates nothing once warm, on any thread. The only test of its target: the counter sees the whole process.
 
-mod common;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use common::*;
-use sparrow::checkpoint::Placement;
-use sparrow::model::names;
-use sparrow::model::spec::{BlockNorms, Positions, QkNorm, Rope};
-use sparrow::sample::{SampleOptions, Sampler};
-use sparrow::sparsity::{Predictor, Selector};
-use sparrow::{DType, KvOptions, Model, ModelSpec, SelectorSpec};
+use sparrow::internals::backend::Predictor;
+use sparrow::internals::spec::{BlockNorms, Positions, QkNorm, Rope, names};
+use sparrow::internals::text::sample::{SampleOptions, Sampler};
+use sparrow::{DType, KvOptions, Model, ModelSpec, Placement, Selector};
+use sparrow_testing::*;
+use sparrow_tools::calibrate::closed_form;
 
 struct Counting;
 
@@ -50,17 +47,18 @@ static GLOBAL: Counting = Counting;
 const STEPS: usize = 100;
 const AT_MOST: usize = 2000;
 
-fn make(model: &mut Model, predictors: &[Predictor], selector: &str) -> Selector {
-    let layers = model.spec.num_layers;
-    match parse(selector) {
-        SelectorSpec::LowRank(rule) => Selector::low_rank(predictors.to_vec(), true, vec![rule.unwrap(); layers]),
-        other => model.prepare(&other, &cpu()).unwrap(),
+fn make(model: Model, predictors: &[Predictor], selector: &str) -> (Arc<Model>, Selector) {
+    let spec = parse(selector);
+    if spec.name() == "lowrank" {
+        let rules = vec![spec.rule().unwrap(); model.spec.num_layers];
+        return (Arc::new(model), Selector::low_rank(predictors.to_vec(), true, rules));
     }
+    prepare(model, spec)
 }
 
 #[test]
 fn decoding_allocates_nothing() {
-    let demo = Model::load(&demo_dir()).unwrap();
+    let demo = demo();
     let small = random_model(&odd_spec(), DType::F32, 0);
     let Positions::Rope { full, .. } = odd_spec().positions else { panic!("a Llama has rotary embeddings") };
     let spec = ModelSpec {
@@ -75,12 +73,10 @@ fn decoding_allocates_nothing() {
     let cached = Model { placement: "cache:0.5".parse().unwrap(), ..random_model(&odd_spec(), DType::F32, 0) };
     let models = [("demo", demo), ("random", small), ("two ropes", two_ropes), ("cached in memory", cached)];
     for (name, mut model) in models {
-        model.weights.make_neuron_major(&cpu().compute).unwrap();
-        let hidden = model.spec.hidden_size;
-        let identity: Vec<f64> = (0..hidden * hidden).map(|i| f64::from(i % (hidden + 1) == 0)).collect();
-        let gates = model.weights.layers.iter().map(|l| l.mlp.gate.as_ref().unwrap());
-        let predictors: Vec<_> =
-            gates.map(|gate| Predictor::closed_form(gate, &moments(&identity), 16).unwrap()).collect();
+        model.weights_mut().make_neuron_major(&cpu().compute).unwrap();
+        let moments = moments(&identity(model.spec.hidden_size));
+        let gates = model.weights.layers.iter().map(|l| l.mlp.deciding());
+        let predictors: Vec<_> = gates.map(|gate| closed_form(gate, &moments, 16).unwrap()).collect();
         for selector in [
             "dense",
             "gate:fixed=0",
@@ -102,20 +98,19 @@ fn decoding_allocates_nothing() {
             let sparsity = (selector == "dense").then(|| "k=0.3,v=0.5".parse().unwrap());
             let sparse = KvOptions { sparsity, dense_tail: 8, ..KvOptions::default() };
             for (batch, kv) in [(1, sparse), (3, sparse), (1, KvOptions::default()), (3, KvOptions::default())] {
-                let selector_ready = make(&mut model, &predictors, selector);
-                let shared = Arc::new(model);
-                let mut session = session_with(&cpu(), &shared, selector_ready, batch, kv);
+                let (shared, ready) = make(model, &predictors, selector);
+                let mut session = session_with(&cpu(), &shared, ready, batch, kv);
                 let options =
                     SampleOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.01, ..Default::default() };
                 let mut sampler = Sampler::new(options, shared.spec.vocab_size).unwrap();
                 let vocab = shared.spec.vocab_size;
-                let capacity = session.capacity();
+                let capacity = session.capacity(0);
                 let mut tokens: Vec<(usize, u32)> = (0..batch).map(|s| (s, 1 + s as u32)).collect();
                 let (mut before, mut quiet, mut step) = (ALLOCATIONS.load(Relaxed), 0, 0);
                 while quiet < STEPS {
                     assert!(step < AT_MOST, "{name}, {selector}, batch {batch}: still allocates after {step} steps");
                     if step % (capacity - 1) == 0 {
-                        (0..batch).for_each(|s| session.truncate(s, 0));
+                        (0..batch).for_each(|s| session.truncate(s, 0).unwrap());
                     }
                     let logits = session.decode(&tokens).unwrap();
                     for (token, logits) in tokens.iter_mut().zip(logits.chunks_exact(vocab)) {

@@ -1,16 +1,20 @@
 //! `sparrow bench`: each row runs in a process of its own (so that its memory is its own), the rows taking turns run by
 //! run (so that a machine whose speed drifts treats them alike).
 
+pub mod figures;
+pub mod job;
 mod kernels;
 pub mod report;
+pub mod subject;
 pub mod worker;
 pub mod workload;
 
 use anyhow::Context;
 use sparrow_kernels::{Compute, read_bandwidth};
 
+use self::job::Job;
 use self::report::{Machine, ModelReport, Report, Row};
-use self::worker::{Job, Worker};
+use self::worker::Worker;
 use self::workload::WorkloadArgs;
 use crate::machine;
 use crate::output::{self, Format};

@@ -1,10 +1,10 @@
 //! What `sparrow bench` prints.
 
 use serde::Serialize;
-use sparrow::SelectorSpec;
-use sparrow::eval::Evaluation;
+use sparrow::internals::record::Evaluation;
 
-use super::worker::{Job, Loaded, Run};
+use super::figures::{Loaded, Run};
+use super::job::Job;
 use super::workload::WorkloadArgs;
 use crate::output::{self, percent};
 
@@ -101,11 +101,11 @@ struct Speedup {
 
 impl Row {
     pub fn new(job: &Job, loaded: &Loaded) -> Self {
-        let name = match &job.selector {
-            SelectorSpec::Forced { active, overlap } => {
-                format!("active {}, overlap {}", percent((*active).into()), percent((*overlap).into()))
+        let name = match job.selector.forced_sizes() {
+            Some((active, overlap)) => {
+                format!("active {}, overlap {}", percent(active.into()), percent(overlap.into()))
             }
-            other => other.to_string(),
+            None => job.selector.to_string(),
         };
         // Where rows have a format or a type of their own, it is part of the name.
         let name = job.weights_format.as_ref().map_or(name.clone(), |format| format!("{format}, {name}"));

@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use sparrow::checkpoint::Placement;
-use sparrow::sparsity::is_relu_family;
-use sparrow::{DType, SelectorSpec, WeightsFormat};
+use sparrow::{DType, Model, Placement, SelectorSpec, WeightsFormat};
 
-use super::worker::{Job, Source};
-use crate::model::{CpuArgs, KvArg, demo_dir, fraction};
+use super::job::{Job, Source};
+use crate::model::{CpuArgs, KvArg, demo_dir, fraction, resolve, sparse_default};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -17,15 +15,17 @@ pub struct WorkloadArgs {
     #[arg(long, short, value_name = "DIR|ID", conflicts_with = "shape")]
     model: Option<String>,
     /// Random weights in memory, in the shape of a known model: speed only
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow::shapes::names()))]
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow_tools::shapes::names()))]
     pub shape: Option<String>,
     /// One row per element type of the weights: int8, int4, int4-zero, int4-g128 or int4-g128-zero to quantise a model, also f32,
     /// f16 or bf16 with --shape [default: as they are stored; bf16 with --shape]
     #[arg(long, value_delimiter = ',')]
     dtype: Vec<DType>,
-    /// One row per selector: dense, gate[:RULE], lowrank[:RULE], sign[:RULE], input[:RULE], skip[:BLOCKS] [default: dense, and
-    /// what the model can do sparse]
-    #[arg(long, short)]
+    #[arg(
+        long,
+        short,
+        help = format!("One row per selector: {} [default: dense, and what the model can do sparse]", SelectorSpec::usage())
+    )]
     selector: Vec<SelectorSpec>,
     /// One row per place of the weights (repeatable): ram, mmap or cache:FRACTION[,exact|window=N|lru][,mmap], as in generate;
     /// with --shape weights are in memory, and the cache copies them [default: mmap]
@@ -65,10 +65,10 @@ impl WorkloadArgs {
     /// One job per selector.
     pub fn jobs(&self) -> anyhow::Result<Vec<Job>> {
         let (source, default_selectors) = match &self.shape {
-            Some(shape) => (Source::Shape { name: shape.clone(), zeros: self.zeros }, vec![SelectorSpec::Dense]),
+            Some(shape) => (Source::Shape { name: shape.clone(), zeros: self.zeros }, vec![SelectorSpec::dense()]),
             None => {
                 let dir = match &self.model {
-                    Some(model) => sparrow::resolve_model(model)?,
+                    Some(model) => resolve(model)?,
                     None => demo_dir()?,
                 };
                 let text = match &self.text {
@@ -83,7 +83,7 @@ impl WorkloadArgs {
             }
         };
         let mut selectors = if self.selector.is_empty() { default_selectors } else { self.selector.clone() };
-        selectors.extend(self.active.map(|active| SelectorSpec::Forced { active, overlap: self.overlap }));
+        selectors.extend(self.active.map(|active| SelectorSpec::forced(active, self.overlap)));
         let mut dtypes: Vec<Option<DType>> = self.dtype.iter().copied().map(Some).collect();
         if dtypes.is_empty() {
             dtypes.push(self.shape.is_some().then_some(DType::BF16));
@@ -121,12 +121,7 @@ impl WorkloadArgs {
 
 /// Dense, and what the model was sparsified for, or the gate selector where it is lossless.
 fn real_selectors(dir: &Path) -> anyhow::Result<Vec<SelectorSpec>> {
-    let model = sparrow::Model::load(dir)?;
-    let mut selectors = vec![SelectorSpec::Dense];
-    match model.default_selector() {
-        SelectorSpec::Dense if is_relu_family(model.spec.activation) => selectors.push(SelectorSpec::Gate(None)),
-        SelectorSpec::Dense => {}
-        selector => selectors.push(selector),
-    }
-    Ok(selectors)
+    let stored = Model::load(dir, Placement::Mapped)?.default_selector();
+    let sparse = if stored.is_dense() { sparse_default(dir)? } else { Some(stored) };
+    Ok([SelectorSpec::dense()].into_iter().chain(sparse).collect())
 }

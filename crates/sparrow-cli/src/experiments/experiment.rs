@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use sparrow::{DType, KvOptions, KvSparsity, SelectorSpec};
 use sparrow_kernels::Isa;
 
-use crate::bench::worker::{Job, Source};
+use crate::bench::job::{Job, Source};
 use crate::model::demo_dir;
 
 /// One row of `experiments.csv`. Its columns are described in [`column`](super::column).
@@ -52,7 +52,7 @@ impl Default for Experiment {
             v_sparsity: None,
             kv_dense_tail: None,
             kv_sinks: None,
-            selector: SelectorSpec::Dense,
+            selector: SelectorSpec::dense(),
             runs: 3,
             repeat: 1,
             eval_tokens: 2048,
@@ -88,7 +88,7 @@ impl FromStr for ModelName {
     fn from_str(text: &str) -> Result<Self, ()> {
         match (text, text.strip_prefix("shape:")) {
             ("demo", _) => Ok(ModelName::Demo),
-            (_, Some(shape)) if sparrow::shapes::names().any(|name| name == shape) => {
+            (_, Some(shape)) if sparrow_tools::shapes::names().any(|name| name == shape) => {
                 Ok(ModelName::Shape(shape.into()))
             }
             (_, Some(_)) => Err(()),
@@ -179,7 +179,7 @@ impl Experiment {
         let source = match &self.model {
             ModelName::Shape(name) => Source::Shape { name: name.clone(), zeros: self.sparsity.unwrap_or(0.0) },
             ModelName::Demo => self.directory(demo_dir()?)?,
-            ModelName::Checkpoint(name) => self.directory(sparrow::resolve_model(name)?)?,
+            ModelName::Checkpoint(name) => self.directory(crate::model::resolve(name)?)?,
         };
         Ok(Job {
             source,

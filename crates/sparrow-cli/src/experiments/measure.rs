@@ -3,13 +3,14 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use sparrow::eval::Evaluation;
+use sparrow::internals::record::Evaluation;
 use sparrow_kernels::{Compute, Isa, read_bandwidth};
 
 use super::column::COLUMNS;
 use super::experiment::Experiment;
+use crate::bench::figures::{LayerTimes, Loaded};
 use crate::bench::report::Row;
-use crate::bench::worker::{LayerTimes, Loaded, Worker};
+use crate::bench::worker::Worker;
 use crate::machine;
 
 /// What a worker measured.

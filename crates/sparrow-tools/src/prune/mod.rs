@@ -10,6 +10,7 @@ mod pass;
 mod record;
 mod score;
 mod sparsegpt;
+mod stage;
 mod tensors;
 
 #[cfg(test)]
@@ -27,22 +28,9 @@ use self::journal::Journal;
 pub use self::options::{Allocation, Method, Pattern, PruneOptions, Target};
 use self::pass::Pass;
 pub use self::record::{LayerRecord, PruningQuality, PruningRecord};
+pub use self::stage::{Progress, Stage};
 use self::write::{Shards, measure};
 use crate::text::Text;
-
-/// A stage of the work, for progress bars.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Looking for outliers, in tokens times layers.
-    Allocating,
-    /// Reading the text, and pruning layer after layer, in tokens times layers.
-    Pruning,
-    /// Measuring quality, in tokens.
-    Evaluating,
-}
-
-/// Called with a stage, what is done of it and what there is to do.
-pub type Progress<'a> = dyn FnMut(Stage, u64, u64) + 'a;
 
 /// Prunes the model in `dir`, calibrated on the text file `text`, and writes it as the new directory `out`: the same tensors in
 /// the same types, with zeros. A run that is interrupted leaves `out` with `.pruning` added, and goes on from there when called

@@ -10,9 +10,9 @@ use super::allocate::{outlier_ratio, owl};
 use super::inputs::{LayerInputs, Statistics};
 use super::layer;
 use super::options::{Allocation, Method, PruneOptions};
+use super::stage::{Progress, Stage};
 use super::tensors::{Input, Prunable};
 use super::write::Shards;
-use super::{Progress, Stage};
 use crate::eval::Comparison;
 use crate::text::Text;
 

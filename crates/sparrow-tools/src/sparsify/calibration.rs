@@ -6,7 +6,9 @@ use sparrow::internals::backend::{Predictor, Projection, Scorer, Threshold, is_r
 use sparrow::internals::select::{Calibrates, Found, Goal, InputThresholds, Method, Neurons, Scores};
 use sparrow::{Error, Model, Result, Selector};
 
-use super::{Progress, SparsifyOptions, Stage, Task, allocate, observe, train};
+use super::options::{Progress, SparsifyOptions, Stage};
+use super::task::{Task, observe};
+use super::{allocate, train};
 use crate::calibrate::{
     BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, closed_form,
     thresholds_for_active, thresholds_for_recall,

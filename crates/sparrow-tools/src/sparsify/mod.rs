@@ -1,88 +1,31 @@
 //! From a dense model directory to a sparse one: calibrate, choose a setting, measure, write.
 
+mod adamw;
 mod allocate;
 mod calibration;
+mod options;
 mod search;
+mod state;
+mod task;
 mod train;
 mod write;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use sparrow::internals::backend::Observer;
 use sparrow::internals::checkpoint::{Checkpoint, Directory, fingerprint, pretty};
-use sparrow::internals::record::{Evaluation, PredictorQuality, Quality, SidecarFile};
-use sparrow::internals::select::{Calibrates, Method};
-use sparrow::{
-    Cpu, Error, KvOptions, Model, Placement, Result, Selector, SelectorSpec, Session, SessionOptions, Tokenizer,
-};
+use sparrow::internals::record::{Quality, SidecarFile};
+use sparrow::internals::select::Calibrates;
+pub use sparrow::internals::select::Goal;
+use sparrow::{Cpu, Error, Model, Placement, Result, Tokenizer};
 
 use self::calibration::{Calibration, Observed};
+pub use self::options::{Progress, SparsifyOptions, Stage};
 pub use self::search::calibrated;
+use self::state::State;
+use self::task::{Task, measure};
 use crate::calibrate::ScoreCurve;
-use crate::eval::evaluate;
-use crate::observe::{Overlap, Recall};
 use crate::text::Text;
-pub use sparrow::internals::select::Goal;
-
-/// What [`sparsify`] should make.
-#[derive(Debug, Clone)]
-pub struct SparsifyOptions {
-    /// `gate`, `lowrank`, `sign`, `input` or `skip`; with a rule or a list of blocks nothing is calibrated.
-    pub selector: SelectorSpec,
-    /// Rank of low-rank predictors.
-    pub rank: usize,
-    /// Predictors read the attention's input, so that the selection is known one block ahead.
-    pub look_ahead: bool,
-    /// Passes of training over the calibration text, after the closed form; kept if it tells active neurons better apart.
-    pub epochs: usize,
-    /// What thresholds are calibrated for; `None`: what suits the selector.
-    pub goal: Option<Goal>,
-    /// Measure a range of active fractions, for a curve of quality against them.
-    pub curve: bool,
-    /// Tokens per calibration window.
-    pub window: usize,
-    /// Tokens of the text to use, held-out parts included.
-    pub max_tokens: usize,
-}
-
-impl SparsifyOptions {
-    /// The usual settings for a selector, with predictors of this rank.
-    pub fn new(selector: SelectorSpec, rank: usize) -> Self {
-        SparsifyOptions {
-            selector,
-            rank,
-            look_ahead: false,
-            epochs: 0,
-            goal: None,
-            curve: false,
-            window: 256,
-            max_tokens: 65_536,
-        }
-    }
-}
-
-/// A stage of the work, for progress bars.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Reading the text through the model.
-    Observing,
-    /// Computing predictors, by layer.
-    Predicting,
-    /// Training predictors, by layer and epoch.
-    Training,
-    /// Computing thresholds, by layer.
-    Thresholding,
-    /// Measuring settings on the part of the text kept for the search.
-    Searching,
-    /// Measuring quality on held-out text.
-    Evaluating,
-    /// Writing weights.
-    Writing,
-}
-
-/// Called with a stage, what is done of it and what there is to do.
-pub type Progress<'a> = dyn FnMut(Stage, u64, u64) + 'a;
 
 /// What was made.
 #[derive(Debug)]
@@ -91,15 +34,6 @@ pub struct Sparsified {
     pub file: SidecarFile,
     /// Scores of every layer's neurons; empty for selectors of inputs or blocks.
     pub curves: Vec<ScoreCurve>,
-}
-
-/// The model, the text and how to read it.
-struct Task<'a> {
-    cpu: &'a Arc<Cpu>,
-    window: usize,
-    options: &'a SparsifyOptions,
-    /// What training needs to go on where it was interrupted.
-    training: train::State,
 }
 
 /// Calibrates the model in `dir` on the text file `text` and writes it, with its sidecar, as the new directory `out`.
@@ -133,7 +67,7 @@ pub fn sparsify(
     let (seen, searched, held_out) = (text.seen(), text.searched(), text.held_out());
 
     let key = format!("{} {} {options:?}", fingerprint(&Checkpoint::open(dir)?), text.sha256);
-    let task = Task { cpu, window, options, training: train::State::new(out, &key) };
+    let task = Task { cpu, window, options, training: State::new(out, &key) };
     let model = Arc::new(model);
     let observed = Observed::new(&task, &model, seen, &mut progress)?;
     let mut model = Arc::into_inner(model).expect("observation is done with the model");
@@ -145,9 +79,10 @@ pub fn sparsify(
     let model = Arc::new(model);
     let mut calibration = Calibration::new(&task, &model, observed, &mut progress)?;
     let chosen = search::choose(&task, &model, &mut calibration, searched, &mut progress)?;
-    let held_out = measure(&task, &model, &calibration, &chosen.method, held_out, |done| {
-        progress(Stage::Evaluating, done as u64, held_out.len() as u64);
-    })?;
+    let held_out =
+        measure(&task, &model, calibration.selector(options, &chosen.method), calibration.truth(), held_out, |done| {
+            progress(Stage::Evaluating, done as u64, held_out.len() as u64);
+        })?;
 
     directory.copy_companions(dir, SidecarFile::NAME)?;
     write::write_weights(&directory, dir, &model.spec.names, cpu, &mut progress)?;
@@ -172,55 +107,4 @@ pub fn sparsify(
     directory.finish()?;
     task.training.remove();
     Ok(Sparsified { file, curves: calibration.into_curves() })
-}
-
-/// What a setting costs on a text.
-struct Measured {
-    evaluation: Evaluation,
-    /// Empty for selectors that do not select neurons.
-    selection: Vec<PredictorQuality>,
-    /// Likewise.
-    overlap: Vec<f64>,
-}
-
-fn measure(
-    task: &Task,
-    model: &Arc<Model>,
-    calibration: &Calibration,
-    method: &Method,
-    ids: &[u32],
-    done: impl FnMut(usize),
-) -> Result<Measured> {
-    let (spec, options) =
-        (&model.spec, SessionOptions { sequences: 1, capacity: task.window, kv: KvOptions::default() });
-    let mut dense = Session::new(model.clone(), task.cpu.clone(), Selector::dense(), options)?;
-    let selector = calibration.selector(task.options, method);
-    let mut sparse = Session::new(model.clone(), task.cpu.clone(), selector, options)?;
-    let truth = calibration.truth();
-    let observers = || {
-        let recall = Recall::new(task.cpu, &model.weights.layers, spec.activation, truth);
-        (recall, Overlap::new(spec.num_layers, spec.intermediate_size))
-    };
-    let mut observers = (!truth.is_empty()).then(observers);
-    let evaluation = evaluate(&mut dense, &mut sparse, ids, task.window, &mut observers, done)?;
-    let (selection, overlap) = observers.map_or_else(Default::default, |(r, o)| (r.per_layer(), o.per_layer()));
-    Ok(Measured { evaluation, selection, overlap })
-}
-
-/// Runs the dense model over windows of `ids`.
-fn observe(
-    task: &Task,
-    model: &Arc<Model>,
-    ids: &[u32],
-    observer: &mut dyn Observer,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<()> {
-    let options = SessionOptions { sequences: 1, capacity: task.window, kv: KvOptions::default() };
-    let mut session = Session::new(model.clone(), task.cpu.clone(), Selector::dense(), options)?;
-    for (w, window) in ids.chunks(task.window).enumerate() {
-        session.truncate(0, 0)?;
-        session.observe(0, window, observer)?;
-        progress((w * task.window + window.len()) as u64, ids.len() as u64);
-    }
-    Ok(())
 }

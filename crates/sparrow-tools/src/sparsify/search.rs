@@ -8,7 +8,8 @@ use sparrow::internals::select::{Calibrates, Goal, Kind, Method, SELECTORS, Scor
 use sparrow::{Error, Model, ModelSpec, Result};
 
 use super::calibration::Calibration;
-use super::{Progress, SparsifyOptions, Stage, Task, measure};
+use super::options::{Progress, SparsifyOptions, Stage};
+use super::task::{Task, measure};
 
 /// Settings measured in a search.
 const TRIALS: usize = 8;
@@ -120,9 +121,10 @@ pub(super) fn choose(
         let before = (trials.len() * ids.len()) as u64;
         progress(Stage::Searching, before, total);
         let method = calibration.for_active(task.options, target_active);
-        let measured = measure(task, model, calibration, &method, ids, |done| {
-            progress(Stage::Searching, before + done as u64, total);
-        })?;
+        let measured =
+            measure(task, model, calibration.selector(task.options, &method), calibration.truth(), ids, |done| {
+                progress(Stage::Searching, before + done as u64, total);
+            })?;
         let e = measured.evaluation;
         let mut trial = Trial {
             target_active,

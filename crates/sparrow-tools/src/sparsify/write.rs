@@ -12,7 +12,7 @@ use sparrow::internals::weights::NEURON_MAJOR;
 use sparrow::{Cpu, Result};
 use sparrow_kernels::{DType, encode, transpose};
 
-use super::Stage;
+use super::options::Stage;
 
 /// Every tensor of the model as it is, except the down projections, which become neuron-major.
 pub(super) fn write_weights(

@@ -82,7 +82,7 @@ impl Model {
     ///
     /// # Errors
     /// If the selector needs calibration that this directory does not carry, or an option is out of range.
-    pub fn prepare(&mut self, selector: &SelectorSpec, cpu: &Cpu) -> Result<Selector> {
+    pub(crate) fn prepare(&mut self, selector: &SelectorSpec, cpu: &Cpu) -> Result<Selector> {
         let model = Loaded {
             spec: &self.spec,
             weights: &self.weights,
@@ -114,7 +114,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Weights::quantize`].
-    pub fn quantize(&mut self, dtype: DType, cpu: &Cpu, progress: impl FnMut(u64, u64)) -> Result<()> {
+    pub(crate) fn quantize(&mut self, dtype: DType, cpu: &Cpu, progress: impl FnMut(u64, u64)) -> Result<()> {
         if let Placement::Cache(_) = self.placement {
             let message = format!("{} reads weights as the file has them: they cannot be quantised", self.placement);
             return Err(Error::option("dtype", message));
@@ -127,7 +127,12 @@ impl Model {
     ///
     /// # Errors
     /// As [`Weights::set_format`].
-    pub fn set_format(&mut self, format: &WeightsFormat, cpu: &Cpu, progress: impl FnMut(u64, u64)) -> Result<()> {
+    pub(crate) fn set_format(
+        &mut self,
+        format: &WeightsFormat,
+        cpu: &Cpu,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<()> {
         match self.placement {
             // Single neurons are read from the file as it has them.
             Placement::Cache(_) => Ok(()),

@@ -3,10 +3,9 @@
 
 use std::ops::Range;
 
-use sparrow_kernels::DType;
-
 use super::forward::{Pass, State, block};
 use super::session::PREFILL_ROWS;
+use crate::DType;
 use crate::backend::{Backend, KvOptions, Meter, Observer, Row, Setup, Step};
 use crate::error::Result;
 use crate::model::Model;

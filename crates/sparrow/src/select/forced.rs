@@ -22,7 +22,8 @@ pub fn parameters(active: f32, overlap: f32) -> String {
     format!("active={active},overlap={overlap}")
 }
 
-fn parse(parameters: &str) -> Option<(f32, f32)> {
+/// The active fraction and the overlap that parameters name.
+pub fn sizes(parameters: &str) -> Option<(f32, f32)> {
     let (active, overlap) = parameters.split_once(',')?;
     let active = active.strip_prefix("active=")?.parse().ok()?;
     Some((active, overlap.strip_prefix("overlap=")?.parse().ok()?))
@@ -47,12 +48,12 @@ impl Kind for Forced {
 
     fn parse(&self, given: Option<&str>) -> std::result::Result<Option<String>, String> {
         let text = given.map_or("forced".to_owned(), |given| format!("forced:{given}"));
-        let parsed = given.and_then(parse).ok_or_else(|| format!("selector {text:?}: use {}", self.usage()))?;
+        let parsed = given.and_then(sizes).ok_or_else(|| format!("selector {text:?}: use {}", self.usage()))?;
         Ok(Some(parameters(parsed.0, parsed.1)))
     }
 
     fn ready(&self, spec: &SelectorSpec, model: &Loaded) -> Result<Selector> {
-        let (active, overlap) = spec.parameters().and_then(parse).expect("checked when it was parsed");
+        let (active, overlap) = spec.parameters().and_then(sizes).expect("checked when it was parsed");
         for (option, value) in [("active", active), ("overlap", overlap)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::option(option, format!("must be in 0..=1, found {value}")));

@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::kind::{Calibrates, Found, Kind, Loaded, Record, Unfit, needs_or_rule, rule};
-use super::selector::Selector;
+use super::selector::{InputThresholds, Selector};
 use super::{Method, SelectorSpec};
-use crate::backend::{InputRules, Threshold};
+use crate::backend::Threshold;
 use crate::error::{Error, Result};
 use crate::residency::Placement;
 use crate::spec::ModelSpec;
@@ -21,10 +21,6 @@ pub struct Calibrated {
     /// Magnitudes, per layer and projection: q, k, v, o, gate, up, down.
     pub thresholds: Vec<[f32; 7]>,
 }
-
-/// Thresholds on the magnitude of the inputs of each projection of each layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct InputThresholds(pub Vec<InputRules>);
 
 impl Kind for Input {
     fn name(&self) -> &'static str {

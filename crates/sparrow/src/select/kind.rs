@@ -1,5 +1,6 @@
 //! What every selector says about itself.
 
+use super::blocks::SkippedBlocks;
 use super::selector::Selector;
 use super::{Method, SelectorSpec};
 use crate::backend::{Cpu, Predictor, Threshold};
@@ -7,8 +8,6 @@ use crate::error::{Error, Result};
 use crate::residency::Placement;
 use crate::spec::ModelSpec;
 use crate::weights::Weights;
-
-use super::skip::SkippedBlocks;
 
 /// A selector: how a user names it, what it needs of a model, and what runs it.
 pub trait Kind: Sync {
@@ -129,6 +128,11 @@ pub trait Record {
     /// Thresholds of neurons, one per layer; none for selectors of inputs or blocks.
     fn neuron_thresholds(&self) -> Option<&[Threshold]> {
         None
+    }
+
+    /// It in a few words.
+    fn describe(&self) -> String {
+        self.kind().name().to_owned()
     }
 
     /// Refuses what does not fit a model.

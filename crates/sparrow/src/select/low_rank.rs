@@ -84,6 +84,12 @@ impl Record for Calibrated {
         Err(Unfit { field: "method.lowrank.rank", message })
     }
 
+    fn describe(&self) -> String {
+        let from = if self.look_ahead { ", looking one block ahead" } else { "" };
+        let trained = if self.epochs > 0 { format!(", trained for {} epochs", self.epochs) } else { String::new() };
+        format!("lowrank of rank {}{from}{trained}", self.rank)
+    }
+
     fn predictors(&self) -> Option<(usize, bool)> {
         Some((self.rank, self.epochs > 0))
     }

@@ -1,5 +1,6 @@
 //! Selectors: which parts of a model a token needs. One file each; a new one is a file and a line of the list below.
 
+mod blocks;
 mod dense;
 mod forced;
 mod gate;
@@ -15,10 +16,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use input::InputThresholds;
+pub use blocks::SkippedBlocks;
 pub use kind::{Calibrates, Found, Goal, Kind, Loaded, Record, Scores, Unfit, predictor_tensors};
-pub use selector::{Neurons, Selector};
-pub use skip::SkippedBlocks;
+pub use selector::{InputThresholds, Neurons, Selector};
 
 use crate::backend::Threshold;
 
@@ -82,6 +82,11 @@ impl SelectorSpec {
     /// Random active sets of a given size and step-to-step overlap: for measuring speed only.
     pub fn forced(active: f32, overlap: f32) -> Self {
         SelectorSpec { kind: &forced::Forced, parameters: Some(forced::parameters(active, overlap)) }
+    }
+
+    /// The active fraction and the overlap of random active sets; none of a selector that decides.
+    pub fn forced_sizes(&self) -> Option<(f32, f32)> {
+        if self.name() == forced::Forced.name() { forced::sizes(self.parameters()?) } else { None }
     }
 
     /// Which selector.

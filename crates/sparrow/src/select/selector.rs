@@ -1,7 +1,6 @@
 //! A selector ready for one model.
 
-use super::input::InputThresholds;
-use super::skip::SkippedBlocks;
+use super::blocks::SkippedBlocks;
 use crate::backend::{InputRules, Scorer, Threshold};
 
 /// A selector ready to run: a [`SelectorSpec`](super::SelectorSpec) with the thresholds and predictors of one model.
@@ -16,6 +15,10 @@ pub enum Selector {
     /// Leaves out attention or MLP of whole layers.
     Blocks(SkippedBlocks),
 }
+
+/// Thresholds on the magnitude of the inputs of each projection of each layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputThresholds(pub Vec<InputRules>);
 
 /// Which neurons of an MLP a token needs.
 #[derive(Debug, Clone)]

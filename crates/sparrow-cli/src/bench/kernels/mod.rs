@@ -1,16 +1,18 @@
 //! `sparrow bench --kernels`: every kernel, element type and tier at the shapes of Llama 3.2 3B, beside what the machine
 //! can do at best, each answer checked against the scalar tier.
 
+mod case;
 mod data;
 mod dense;
 mod report;
 mod vectors;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use sparrow_kernels::{BandwidthProbe, Compute, DType, Isa, Peak, peak, tiers};
+use sparrow_kernels::{BandwidthProbe, Compute, DType, Isa, peak, tiers};
 
+use self::case::{Case, Entrant, READ, Results};
 use self::data::{HEAD_DIM, HIDDEN, Weights};
 use self::report::{Report, Row};
 use crate::machine;
@@ -20,56 +22,6 @@ use crate::output::{self, Format};
 const BUDGET: Duration = Duration::from_millis(80);
 /// Calls of one tier, at least (unless a single one exceeds the budget) and at most.
 const CALLS: std::ops::RangeInclusive<usize> = 3..=25;
-/// Calls are repeated until they take as long together.
-const SHORT: Duration = Duration::from_micros(200);
-/// Bytes read between the calls, to see what the memory can do at that time.
-const READ: usize = 64 << 20;
-
-/// What bounds a kernel.
-#[derive(Clone, Copy)]
-enum Work {
-    /// Bytes it must read and write.
-    Bytes(usize),
-    /// Operations (a multiply-add counts two) that a tier with tiles can do in this type, if it multiplies it at all.
-    Operations(f64, DType),
-}
-
-impl Work {
-    fn is_operations(self) -> bool {
-        !matches!(self, Work::Bytes(_))
-    }
-}
-
-/// Results of a kernel, and room for them.
-#[derive(Default)]
-struct Results {
-    floats: Vec<f32>,
-    words: Vec<u64>,
-    ids: Vec<u32>,
-    bytes: Vec<u8>,
-    integers: Vec<i64>,
-}
-
-type Call<'a> = Box<dyn Fn(&Compute, usize, &mut Results) + 'a>;
-/// Some values of the first call's floats with their places, by the scalar tier.
-type Expected<'a> = Box<dyn Fn(&Compute) -> Vec<(usize, f32)> + 'a>;
-
-/// One kernel at one shape.
-struct Case<'a> {
-    kernel: &'static str,
-    dtype: String,
-    shape: String,
-    work: Work,
-    /// Bytes between two reads of the same byte.
-    working_set: usize,
-    /// Call number i.
-    call: Call<'a>,
-    /// `None`: all results of the scalar tier's first call.
-    expected: Option<Expected<'a>>,
-    /// The tiers that run it.
-    tier: fn(Isa) -> bool,
-}
-
 /// Which rows were asked for: kernels, element types and tiers.
 struct Filter(Vec<String>);
 
@@ -159,31 +111,6 @@ struct Bench {
     computes: Vec<Compute>,
     probe: BandwidthProbe,
     rows: Vec<Row>,
-}
-
-/// One tier in a case.
-struct Entrant<'a> {
-    compute: &'a Compute,
-    results: Results,
-    peaks: Vec<Peak>,
-    times: Vec<f64>,
-}
-
-impl Entrant<'_> {
-    /// Seconds of one call. Data that fits the caches is brought there first, and short calls are repeated, because the read
-    /// of memory in between has replaced all that was there.
-    fn time(&mut self, case: &Case, call: usize) -> f64 {
-        let mut calls = |count: usize| {
-            let start = Instant::now();
-            (0..count).for_each(|_| (case.call)(self.compute, call, &mut self.results));
-            start.elapsed().as_secs_f64() / count as f64
-        };
-        if !report::in_cache(case) {
-            return calls(1);
-        }
-        let first = calls(1);
-        calls((SHORT.as_secs_f64() / first).clamp(1.0, 100.0) as usize)
-    }
 }
 
 impl Bench {

@@ -3,12 +3,8 @@
 use serde::Serialize;
 use sparrow_kernels::{DType, Isa};
 
-use super::{Case, Entrant, Work};
+use super::case::{Case, Entrant, LAST_LEVEL_CACHE, READ, Work};
 use crate::output;
-
-/// Bytes that the last-level cache may hold: what is read again before as many others counts as in cache. The largest
-/// caches shared by many cores are of this size, however few of the cores are ours.
-const LAST_LEVEL_CACHE: usize = 480 << 20;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -69,14 +65,9 @@ impl Row {
             floor,
             floor_rate,
             fraction: rate / floor_rate,
-            in_cache: in_cache(case),
+            in_cache: case.in_cache(),
         }
     }
-}
-
-/// Whether a last-level cache can hold all that the calls read.
-pub fn in_cache(case: &Case) -> bool {
-    case.working_set <= LAST_LEVEL_CACHE
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -112,7 +103,7 @@ impl Report {
         outln!(
             "floor: what the machine did in between, reading {} from memory or multiplying in registers; in cache: the data \
              fits the last-level cache ({}), so the rate may exceed the memory's",
-            output::bytes(super::READ as u64),
+            output::bytes(READ as u64),
             output::bytes(LAST_LEVEL_CACHE as u64)
         );
         Ok(())

@@ -2,8 +2,8 @@
 
 use sparrow_kernels::{Activation, Compute, Integer, IntegerActivation, IntegerMlp, mask_words};
 
+use super::case::{Call, Case, Results, Work};
 use super::data::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, VOCABULARY, ids, random};
-use super::{Call, Case, Results, Work};
 use crate::output::percent;
 
 pub const NAMES: [&str; 12] = [

@@ -2,10 +2,11 @@
 
 use sparrow_kernels::AttentionShape;
 
+use super::buffers::{Attention, RopeTable};
 use super::kv::KvCache;
+use super::machine::{At, Cpu, GATHER_ROWS};
 use super::select::Selection;
-use super::workspace::{Attention, RopeTable, Workspace};
-use super::{At, Cpu, GATHER_ROWS};
+use super::workspace::Workspace;
 use crate::backend::{Ahead, Component, Point, Projection, Step};
 
 /// Norm, queries, keys and values, rotated and stored; neurons selected ahead, whose reading attention then hides.

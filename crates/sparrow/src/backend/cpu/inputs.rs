@@ -2,8 +2,8 @@
 
 use sparrow_kernels::{count_ones, union_masks};
 
+use super::machine::{Cpu, GATHER_ROWS};
 use super::threshold::{Of, mask};
-use super::{Cpu, GATHER_ROWS};
 use crate::backend::Threshold;
 use crate::weights::LinearView;
 

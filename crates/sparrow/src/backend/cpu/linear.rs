@@ -2,8 +2,8 @@
 
 use sparrow_kernels::LinearPart;
 
-use super::Cpu;
 use super::inputs::ActiveInputs;
+use super::machine::Cpu;
 use crate::backend::{Layer, Projection, Step};
 use crate::spec::{Norm, NormKind};
 use crate::weights::{LinearView, NormWeights};

@@ -2,17 +2,17 @@
 
 use sparrow_kernels::{SparseMlp, SparseMlpInputs};
 
-use super::inputs::ActiveInputs;
+use super::machine::{At, Cpu, GATHER_ROWS};
+use super::neurons::{Inputs, Known, Part, all};
 use super::pooled::NeuronPools;
 use super::select::Selection;
-use super::workspace::{Mlp, Workspace};
-use super::{At, Cpu, GATHER_ROWS};
-use crate::backend::{Component, Point, Projection, Step, Threshold};
+use super::workspace::Workspace;
+use crate::backend::{Component, Projection, Step, Threshold};
 use crate::error::Result;
-use crate::weights::{LinearView, MlpWeights};
+use crate::weights::MlpWeights;
 
 /// Active fraction of the union of a few rows from which computing all neurons is as fast as gathering them: 0.85 to 1, for
-/// every number of rows and element type (example `union` of the kernels, recorded in `benchmarks/sparsity`).
+/// every number of rows and element type (example `union` of the kernels, recorded in `benchmarks/records/2026-11-21-AMD-EPYC/sparsity/union.txt`).
 const DENSE_FROM: f64 = 0.9;
 
 /// What is computed of an MLP, decided once it is known which neurons are active.
@@ -43,17 +43,6 @@ impl<'a> Plan<'a> {
             (Some(selection), None) => Plan::Mask(selection),
         }
     }
-}
-
-/// What of a layer's gate and up is known before its plan is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
-    /// Neither.
-    Nothing,
-    /// What decides: the gate, or up without a gate.
-    Deciding,
-    /// Both.
-    GateAndUp,
 }
 
 /// What selecting has computed of gate and up. Many rows compute both at once where weights are in memory.
@@ -137,36 +126,6 @@ pub fn mlp(cpu: &Cpu, layer: &At, step: &mut Step, selection: Option<&Selection>
     Ok(())
 }
 
-/// What an MLP computes with beside its weights.
-pub struct Inputs<'a> {
-    pub cpu: &'a Cpu,
-    pub layer: &'a At<'a>,
-    /// `[m, hidden]`.
-    pub h: &'a [f32],
-    pub known: Known,
-}
-
-impl<'a> Inputs<'a> {
-    /// The layer's MLP.
-    pub fn weights(&self) -> &'a MlpWeights {
-        &self.layer.weights.layers[self.layer.index].mlp
-    }
-
-    /// Whether gate values need not be computed again.
-    pub fn gate_known(&self) -> bool {
-        self.known != Known::Nothing && self.weights().gate.is_some()
-    }
-}
-
-/// Neurons that are all computed: those of a layer, or a chunk of them.
-pub struct Part<'a> {
-    pub gate: Option<LinearView<'a>>,
-    pub up: LinearView<'a>,
-    pub down: LinearView<'a>,
-    /// `[m, ceil(neurons / 64)]`: what is not set is zeroed.
-    pub masks: Option<&'a [u64]>,
-}
-
 /// All neurons of a layer.
 fn whole<'a>(weights: &'a MlpWeights, masks: Option<&'a [u64]>) -> Part<'a> {
     let gate = weights.gate.as_ref().map(|gate| gate.view());
@@ -195,37 +154,4 @@ fn gather(x: &Inputs, step: &mut Step, selection: &Selection, gate: &[f32], out:
     step.meter.lap(Component::SparseMlp);
     let gathered = w.neuron_bytes() - if gate_known { w.gate_row_bytes() } else { 0 };
     step.meter.read(gathered * selection.ids.len() as u64);
-}
-
-/// `out`, `[m, hidden]`, from all neurons of a part: `down(act(gate) ⊙ up)`, or `down(act(up))`, inactive neurons zeroed.
-pub fn all(x: &Inputs, step: &mut Step, part: &Part, mlp: &mut Mlp, inputs: &mut ActiveInputs, out: &mut [f32]) {
-    use Projection::{Down, Gate, Up};
-    let &Inputs { cpu, layer, h, known } = x;
-    let (activation, m) = (layer.spec.activation, step.rows.len());
-    let n = mlp.neurons.len() / m;
-    match (part.gate, known) {
-        (Some(gate), Known::Nothing) => {
-            cpu.project(layer, step, h, [(Gate, gate, &mut mlp.gate), (Up, part.up, &mut mlp.up)], inputs);
-        }
-        (Some(_), Known::Deciding) | (None, Known::Nothing) => {
-            cpu.project(layer, step, h, [(Up, part.up, &mut mlp.up)], inputs);
-        }
-        (_, Known::GateAndUp) | (None, Known::Deciding) => {}
-    }
-    step.meter.lap(Component::GateUp);
-    if part.gate.is_some() {
-        cpu.compute.gated(activation, &mlp.gate, &mlp.up, &mut mlp.neurons);
-    } else {
-        mlp.neurons.copy_from_slice(&mlp.up);
-        cpu.compute.activate(activation, &mut mlp.neurons);
-    }
-    if let Some(masks) = part.masks {
-        cpu.compute.zero_unset(&mut mlp.neurons, n, masks);
-    }
-    step.meter.lap(Component::Activation);
-    if n == layer.spec.intermediate_size {
-        step.observer.see(layer.index, Point::Neurons, &mlp.neurons, m);
-    }
-    cpu.project(layer, step, &mlp.neurons, [(Down, part.down, out)], inputs);
-    step.meter.lap(Component::Down);
 }

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use sparrow_kernels::{Matrix, Packed, SparseMlp, SparseMlpInputs, Stored};
 
+use super::buffers::Mlp;
 use super::inputs::ActiveInputs;
-use super::mlp::{Inputs, Known, Part, all};
+use super::neurons::{Inputs, Known, Part, all};
 use super::select::Selection;
-use super::workspace::Mlp;
 use crate::backend::{Component, Step};
 use crate::error::{Error, Result};
 use crate::residency::{CacheSpec, Load, NeuronStore, Places, Reading, WeightCache, ones};

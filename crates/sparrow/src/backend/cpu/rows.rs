@@ -2,8 +2,9 @@
 
 use sparrow_kernels::LinearPart;
 
-use super::Cpu;
-use super::workspace::{RopeTable, Stream, Workspace};
+use super::buffers::{RopeTable, Stream};
+use super::machine::Cpu;
+use super::workspace::Workspace;
 use crate::backend::{Component, Row, Step};
 use crate::spec::{ModelSpec, Positions};
 use crate::tensor::Weight;

@@ -2,9 +2,9 @@
 
 use sparrow_kernels::{Activation, LinearPart, count_ones, union_masks};
 
+use super::buffers::Mlp;
+use super::machine::{At, Cpu};
 use super::threshold::{Of, mask};
-use super::workspace::Mlp;
-use super::{At, Cpu};
 use crate::backend::{
     ActiveNeurons, Component, MaskCycle, Predictor, Scorer, Setup, SignBits, Step, Threshold, is_relu_family,
 };

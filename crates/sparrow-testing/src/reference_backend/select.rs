@@ -1,0 +1,132 @@
+//! Scores of neurons, and the rules that say which of them, or which inputs, are active for a token.
+
+use sparrow::internals::backend::{
+    ActiveNeurons, MaskCycle, Projection, Scorer, SignBits, Step, Threshold, is_relu_family,
+};
+
+use super::weights::Matrix;
+use super::{At, Rows, project};
+use crate::reference::activate;
+
+/// The neurons selected in one layer for the rows of a step.
+pub struct Selection {
+    pub scorer: Scorer,
+    /// `[m, neurons]`: whether a neuron counts for a row.
+    pub masks: Vec<Vec<bool>>,
+}
+
+impl Selection {
+    /// Finds the neurons that are active for `h`, `[m, hidden]`, by `rule`: which everything but masks made beforehand has.
+    pub fn find(&mut self, layer: &At, step: &mut Step, rule: Option<Threshold>, h: &Rows) {
+        self.masks = match (&self.scorer, rule) {
+            (Scorer::Masks(cycle), _) => given(cycle, layer, step),
+            (scorer, Some(rule)) => scores(scorer, layer, step, h).iter().map(|row| above(rule, row)).collect(),
+            (scorer, None) => panic!("no rule for the scores of {scorer:?}"),
+        };
+        let neurons = layer.spec.intermediate_size as u64;
+        step.meter.active(layer.index, self.masks.iter().map(|mask| count(mask)), neurons);
+        step.meter.read(self.scorer.bytes(layer.index));
+    }
+
+    /// Neurons that are active for any row.
+    pub fn union(&self) -> u64 {
+        count(&union(&self.masks))
+    }
+
+    /// The masks as an observer sees them: of each row a bitmap, `[m, ceil(neurons / 64)]`.
+    pub fn bits(&self) -> Vec<u64> {
+        let word = |bits: &[bool]| bits.iter().enumerate().map(|(i, &bit)| u64::from(bit) << i).sum();
+        self.masks.iter().flat_map(|mask| mask.chunks(64).map(word)).collect()
+    }
+
+    /// What an observer sees of [`bits`](Self::bits).
+    pub fn active<'a>(&self, bits: &'a [u64]) -> ActiveNeurons<'a> {
+        ActiveNeurons { masks: bits, neurons: self.masks[0].len() }
+    }
+}
+
+/// The masks of the step's rows: those of a cycle follow each other token by token.
+fn given(cycle: &MaskCycle, layer: &At, step: &Step) -> Vec<Vec<bool>> {
+    let neurons = layer.spec.intermediate_size;
+    let words = neurons.div_ceil(64);
+    let mask = |r: usize| {
+        let at = (step.before + r) % cycle.length * words;
+        let bits = &cycle.masks[layer.index][at..at + words];
+        (0..neurons).map(|i| bits[i / 64] >> (i % 64) & 1 == 1).collect()
+    };
+    (0..step.rows.len()).map(mask).collect()
+}
+
+/// What is compared with the threshold, `[m, neurons]`. Gate values, exact or predicted, are compared by the size of what the
+/// activation lets through; predicted ones as they are where negative values are not let through at all, or where they are log-odds.
+fn scores(scorer: &Scorer, layer: &At, step: &mut Step, h: &Rows) -> Rows {
+    let activation = layer.spec.activation;
+    let let_through = |gates: Vec<f64>| gates.iter().map(|&g| activate(activation, g).abs()).collect();
+    match scorer {
+        Scorer::Gate => {
+            let deciding = layer.weights.layers[layer.index].deciding();
+            project(layer, step, Projection::Gate, deciding, h).into_iter().map(let_through).collect()
+        }
+        Scorer::LowRank(predictors) => {
+            let p = &predictors[layer.index];
+            let (a, b) = (Matrix::of(p.a.clone()), Matrix::of(p.b.clone())); // [r, hidden], [neurons, r]
+            let as_they_are = is_relu_family(activation) || p.logits;
+            let of_row = |h: &Vec<f64>| {
+                let low = b.times(&a.times(h));
+                let gates = low.iter().zip(&p.bias).map(|(v, &bias)| v + f64::from(bias)).collect();
+                if as_they_are { gates } else { let_through(gates) }
+            };
+            h.iter().map(of_row).collect()
+        }
+        Scorer::Signs(signs) => h.iter().map(|h| agreement(&signs[layer.index], h)).collect(),
+        Scorer::Masks(_) => unreachable!("masks have no scores"),
+    }
+}
+
+/// For each neuron the share of positive products of its gate's row with `h`, `[hidden]`, less that of negative ones.
+fn agreement(signs: &SignBits, h: &[f64]) -> Vec<f64> {
+    let of_neuron = |row: &[u64]| {
+        let agrees = |(j, h): (usize, &f64)| (row[j / 64] >> (j % 64) & 1 == 1) == h.is_sign_negative();
+        let products = h.iter().enumerate().map(|at| if agrees(at) { 1.0 } else { -1.0 });
+        products.sum::<f64>() / signs.hidden as f64
+    };
+    signs.bits.chunks_exact(signs.hidden.div_ceil(64)).map(of_neuron).collect()
+}
+
+/// Which of a row of scores a rule keeps: all that are above a threshold, or the highest so many and what ties with the last of them.
+pub fn above(rule: Threshold, scores: &[f64]) -> Vec<bool> {
+    let n = scores.len() as f64;
+    let than = |threshold: f64| scores.iter().map(|&s| s > threshold).collect();
+    let highest = |k: usize| {
+        let mut sorted = scores.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let last = sorted[..k.min(sorted.len())].last().copied().unwrap_or(f64::INFINITY);
+        scores.iter().map(|&s| s >= last).collect()
+    };
+    match rule.resolved() {
+        Threshold::Fixed(t) => than(f64::from(t)),
+        Threshold::MeanStd(k) => {
+            let mean = scores.iter().sum::<f64>() / n;
+            let std = (scores.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / n).sqrt();
+            than(mean + f64::from(k) * std)
+        }
+        Threshold::TopK(k) => highest(k),
+        Threshold::Quantile(q) => highest(((1.0 - f64::from(q)) * n).round() as usize),
+        Threshold::Sparsity(_) => unreachable!("resolves to mean + k·std"),
+    }
+}
+
+/// Those that are set in any of `masks`.
+pub fn union(masks: &[Vec<bool>]) -> Vec<bool> {
+    (0..masks[0].len()).map(|i| masks.iter().any(|mask| mask[i])).collect()
+}
+
+/// How many are set.
+pub fn count(mask: &[bool]) -> u64 {
+    mask.iter().filter(|&&set| set).count() as u64
+}
+
+/// `x` without what is not set.
+pub fn kept(x: &[f64], mask: &[bool]) -> Vec<f64> {
+    x.iter().zip(mask).map(|(&x, &set)| if set { x } else { 0.0 }).collect()
+}

@@ -1,0 +1,15 @@
+//! What progress is reported of.
+
+/// A stage of the work, for progress bars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking for outliers, in tokens times layers.
+    Allocating,
+    /// Reading the text, and pruning layer after layer, in tokens times layers.
+    Pruning,
+    /// Measuring quality, in tokens.
+    Evaluating,
+}
+
+/// Called with a stage, what is done of it and what there is to do.
+pub type Progress<'a> = dyn FnMut(Stage, u64, u64) + 'a;

@@ -1,0 +1,11 @@
+//! What makes and measures models.
+
+mod calibration;
+mod closed_form;
+mod evaluation;
+mod families;
+mod observers;
+mod packing;
+mod pruning;
+mod sidecars;
+mod sparsify;

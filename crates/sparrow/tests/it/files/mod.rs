@@ -1,0 +1,6 @@
+//! What is read of a model's directory, and what is refused.
+
+mod compressed;
+mod configs;
+mod fuzz;
+mod malformed;

@@ -1,0 +1,6 @@
+//! What is computed, against other ways to compute it.
+
+mod bitmaps;
+mod bits;
+mod goldens;
+mod reference;

@@ -1,0 +1,5 @@
+//! What selectors leave out.
+
+mod gate;
+mod selectors;
+mod thresholds;
