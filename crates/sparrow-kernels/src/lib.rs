@@ -1,25 +1,47 @@
 //! The numbers of Sparrow: dense and sparse matrix kernels for language models on CPUs, chosen at run time.
 //!
-//! Start with [`Compute`]: it holds the kernels of the best instruction set tier ([`Isa`]) and a thread [`Pool`], and every
-//! operation is a method of it. No files, no models here.
+//! Start with [`Compute`]: it holds the kernels of the best instruction set tier ([`Isa`]) and a thread [`Pool`], and
+//! every operation is a method of it. No files, no models here.
 //!
 //! | operation | equation |
 //! |---|---|
-//! | [`Compute::linear`], [`Compute::linear_stored`] | out = x·Wᵀ + b, weights `[out, in]`; results in `f32` or any type |
+//! | [`Compute::linear`] | out = x·Wᵀ + b, weights `[out, in]` |
 //! | [`Compute::linear_in_out`] | out = x·W + b, weights `[in, out]`, over some inputs only |
-//! | [`Compute::sparse_mlp`], [`Compute::sparse_mlp_integer`] | the active neurons of an MLP, in floating point or exact integers |
+//! | [`Compute::sparse_mlp`] | the active neurons of an MLP |
+//! | [`Compute::sparse_mlp_integer`] | the same in exact integers |
 //! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |
-//! | [`Compute::mask_above`], [`Compute::mask_nonzero`], [`Compute::zero_unset`], [`Compute::mask_to_ids`], [`Compute::kth_largest`], [`Compute::mean_std`], [`union_masks`], [`difference_masks`], [`count_ones`] | which neurons are active |
-//! | [`Compute::pack_signs`], [`Compute::weight_signs`], [`Compute::sign_agreement`] | the sign of a dot product, estimated from sign bits |
-//! | [`Compute::rms_norm`], [`Compute::layer_norm`], [`Compute::add_assign`], [`Compute::rope`] | around the layers |
-//! | [`Compute::store_kv`], [`SparseKv`], [`Compute::attention`], [`Compute::softmax`], [`Compute::argmax`] | attention and logits |
-//! | [`decode`], [`encode`], [`quantize`], [`transpose`], [`assemble_int8`], [`assemble_int4`] | stored elements ([`DType`], [`Matrix`]) |
+//! | [`Compute::mask_above`], [`Compute::mask_to_ids`], [`Compute::zero_unset`] | which neurons are active |
+//! | [`Compute::kth_largest`], [`Compute::mean_std`] | where to draw the line |
+//! | [`union_masks`], [`count_ones`], [`mask_words`] | sets of neurons |
+//! | [`Compute::pack_signs`], [`Compute::weight_signs`] | sign bits of x and of W |
+//! | [`Compute::sign_agreement`] | the sign of a dot product, estimated from sign bits |
+//! | [`Compute::rms_norm`], [`Compute::layer_norm`] | before the layers |
+//! | [`Compute::add_assign`], [`Compute::rope`] | around the layers |
+//! | [`Compute::store_kv`], [`SparseKv`] | caches of keys and values |
+//! | [`Compute::attention`] | softmax(q·kᵀ · scale) · v |
+//! | [`Compute::softmax`], [`Compute::argmax`] | logits |
+//! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
+//! | [`assemble_int8`], [`assemble_int4`] | rows of quantised types, from their parts |
 //! | [`pack`], [`count_stored`], [`fill_bitmap`], [`unpack`] | weights with many zeros ([`Bitmap`], [`Stored`]) |
 //! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
 //!
-//! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`]; accumulation
-//! is in `f32`. Each operation states its shapes, its panics and its rounding error, which `tests/conformance.rs` checks for
-//! every tier that the CPU has.
+//! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`];
+//! accumulation is in `f32`. Each operation states its shapes, its panics and its rounding error, which the tests check
+//! for every tier that the CPU has.
+//!
+//! Inside, every folder sees only those above it:
+//!
+//! | folder | purpose |
+//! |---|---|
+//! | `dtype` | element types, how rows lie in memory, views of weights |
+//! | `simd` | loads, sums and tiles: what the kernels of one tier share |
+//! | `parallel` | threads, scratch memory, slices written by several tasks |
+//! | `rows` | rows of weights and of activations as kernels see them |
+//! | `kv` | caches of keys and values, and what attention sees of them |
+//! | `kernels` | the raw loops: a folder for each, in it a file for each tier |
+//! | `table` | which kernels a tier has |
+//! | `compute` | [`Compute`]: a table and threads |
+//! | `operations` | the methods of [`Compute`]: shapes are checked here, and work is split |
 //!
 //! ```
 //! use sparrow_kernels::{Compute, DType, LinearPart, Matrix, encode};
@@ -39,11 +61,11 @@
 mod compute;
 mod cpu;
 mod dtype;
-mod ops;
-mod pool;
-mod probe;
-mod scratch;
-mod shared_mut;
+mod kernels;
+mod kv;
+mod operations;
+mod parallel;
+mod rows;
 mod simd;
 mod table;
 
@@ -52,17 +74,12 @@ pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
 pub use dtype::{
     Bitmap, BitmapError, BitmapParts, DType, Matrix, Stored, UnknownDType, assemble_int4, assemble_int8, decode, encode,
 };
-pub use ops::activation::Activation;
-pub use ops::attention::{AttentionShape, DenseKv, KvRows, KvView};
-pub use ops::encode::KvMut;
-pub use ops::expand::unpack;
-pub use ops::linear::LinearPart;
-pub use ops::pack::{BitmapSizes, PackedBitmap, count_stored, fill_bitmap, pack};
-pub use ops::quantize::quantize;
-pub use ops::select::{count_ones, difference_masks, mask_words, union_masks};
-pub use ops::sparse_kv::{SparseKv, SparseKvShape};
-pub use ops::sparse_mlp::{Packed, SparseMlp};
-pub use ops::sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};
-pub use ops::transpose::transpose;
-pub use pool::Pool;
-pub use probe::{BandwidthProbe, Peak, peak, read_bandwidth};
+pub use kernels::activation::Activation;
+pub use kernels::attention::AttentionShape;
+pub use kv::{DenseKv, KvMut, KvRows, KvView, SparseKv, SparseKvShape};
+pub use operations::{
+    BandwidthProbe, BitmapSizes, Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage, LinearPart,
+    Packed, PackedBitmap, Peak, SparseMlp, count_ones, count_stored, fill_bitmap, mask_words, pack, peak, quantize,
+    read_bandwidth, transpose, union_masks, unpack,
+};
+pub use parallel::Pool;

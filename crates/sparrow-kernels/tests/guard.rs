@@ -376,13 +376,11 @@ fn vectors(compute: &Compute, guard: Guard, n: usize) {
     compute.rope(&mut heads, 2, n, &half, &half, n / 2 * 2);
     now("masks");
     let mut mask = Guarded::new(guard, &vec![u64::MAX; mask_words(n)]);
-    compute.mask_nonzero(&x, &mut mask);
     for magnitude in [false, true] {
         compute.mask_above(&x, 0.1, magnitude, &mut mask);
     }
     let mut other = Guarded::new(guard, &mask);
     union_masks(&mask, mask.len(), &mut other);
-    difference_masks(&mask, &mask, &mut other);
     now("mask_to_ids");
     compute.mask_to_ids(&mask, &mut Vec::new());
     now("mean_std, kth_largest");

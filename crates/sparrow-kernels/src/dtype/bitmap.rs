@@ -13,8 +13,9 @@
 //! are all 0 (+0.0; q = 0 of quantised types) need not be stored; -0.0 is stored. Mask, values and offsets of floats are those
 //! of the `sparse-bitmask` format of compressed-tensors, which has no last offset.
 
-use super::quantized::{BLOCK, Int4, MAX_INT8_COLS, MIDDLE};
-use super::{DType, decode};
+use super::convert::decode;
+use super::layout::{BLOCK, Int4, MAX_INT8_COLS, MIDDLE};
+use super::types::DType;
 use half::f16;
 use std::fmt;
 use std::ops::Range;

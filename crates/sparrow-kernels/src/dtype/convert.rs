@@ -1,7 +1,8 @@
 //! Conversion between stored elements and `f32`, one element at a time.
 
-use super::quantized::{self, Int4};
-use super::{BF16, DType, F16, F32, I8};
+use super::layout::{self, Int4};
+use super::quantized;
+use super::types::{BF16, DType, F16, F32, I8};
 use half::{bf16, f16};
 
 /// Element `index` of a row of `cols` elements, of the type whose discriminant is `D`.
@@ -26,7 +27,7 @@ fn bf16_to_f32(bits: u16) -> f32 {
 }
 
 fn int8_scale(row: &[u8], cols: usize) -> f32 {
-    let at = quantized::int8_scale_at(cols);
+    let at = layout::int8_scale_at(cols);
     f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
 }
 

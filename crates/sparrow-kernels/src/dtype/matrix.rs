@@ -1,7 +1,7 @@
 //! A borrowed matrix of weights.
 
-use super::DType;
-use super::quantized::{MAX_INT8_COLS, int8_scale};
+use super::layout::{MAX_INT8_COLS, int8_scale};
+use super::types::DType;
 use std::fmt;
 use std::ops::Range;
 

@@ -1,6 +1,8 @@
 //! Weights, dense or as a bitmap.
 
-use super::{Bitmap, DType, Matrix};
+use super::bitmap::Bitmap;
+use super::matrix::Matrix;
+use super::types::DType;
 use std::ops::Range;
 
 /// Borrowed weights in either form.

@@ -1,7 +1,7 @@
 //! AVX2 loads, widened to `f32`, and sums.
 
 use super::vector::{Vector, padded};
-use crate::dtype::quantized::{BLOCK, Int4, MIDDLE};
+use crate::dtype::layout::{BLOCK, Int4, MIDDLE};
 use crate::dtype::{BF16, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
 

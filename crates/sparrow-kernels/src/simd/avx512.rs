@@ -1,7 +1,7 @@
 //! AVX-512 loads, widened to `f32`.
 
 use super::vector::{Vector, padded};
-use crate::dtype::quantized::{BLOCK, Int4, MIDDLE, int8_scale};
+use crate::dtype::layout::{BLOCK, Int4, MIDDLE, int8_scale};
 use crate::dtype::{BF16, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
 

@@ -1,7 +1,7 @@
 //! Int4 rows widened to `f32` with AVX-512.
 
 use super::avx512::{prefetch, upto16};
-use crate::dtype::quantized::{BLOCK, Int4, MIDDLE};
+use crate::dtype::layout::{BLOCK, Int4, MIDDLE};
 use std::arch::x86_64::*;
 
 /// Elements whose scales are widened together: the groups of 32 that fill one vector.

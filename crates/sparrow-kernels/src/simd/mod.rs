@@ -17,6 +17,8 @@ pub(crate) mod avx512;
 pub(crate) mod avx512_bitmap;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_int4;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
 
 /// Defines kernels whose body is portable code, compiled here with the features of one tier.
 ///

@@ -1,0 +1,143 @@
+//! `dot_rows` with AVX2.
+
+use super::DotRows;
+use crate::dtype::layout::int8_scale;
+use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8};
+use crate::simd::avx2::*;
+use std::arch::x86_64::*;
+
+/// Elements of a row that one pass over many activations covers: four activation rows of it stay in L1.
+const K_BLOCK: usize = 1024;
+/// Activation rows of the register tile for many activations.
+const TILE: usize = 4;
+
+/// Elements `from..to` of `R` rows of `cols` by `M` activations: `R * M` vectors of partial sums.
+///
+/// # Safety
+/// `rows` must be readable, `x` too for `cols` elements (`M` rows of x), `out` writable at `[M, R]`; AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<const D: u8, const R: usize, const M: usize>(
+    rows: [*const u8; R],
+    cols: usize,
+    (from, to): (usize, usize),
+    x: *const f32,
+    x_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+) {
+    let mut sums = [[_mm256_setzero_ps(); M]; R];
+    let full = from + (to - from) / LANES * LANES;
+    // SAFETY: every access is below `to` in a row of W or x, or below [M, R] in out, as the caller guarantees.
+    unsafe {
+        let mut i = from;
+        while i < full {
+            let mut w = [_mm256_setzero_ps(); R];
+            for r in 0..R {
+                w[r] = load_at::<D>(rows[r], cols, i);
+            }
+            for t in 0..M {
+                let v = _mm256_loadu_ps(x.add(t * x_stride + i));
+                for r in 0..R {
+                    sums[r][t] = _mm256_fmadd_ps(w[r], v, sums[r][t]);
+                }
+            }
+            i += LANES;
+        }
+        if full < to {
+            for r in 0..R {
+                let w = load_part_at::<D>(rows[r], cols, full, to - full);
+                for t in 0..M {
+                    let v = load_part::<F32>(x.add(t * x_stride + full).cast(), to - full);
+                    sums[r][t] = _mm256_fmadd_ps(w, v, sums[r][t]);
+                }
+            }
+        }
+        for t in 0..M {
+            for r in 0..R {
+                let to = out.add(t * out_stride + r);
+                let scale = if D == I8 { int8_scale(rows[r], cols) } else { 1.0 };
+                let sum = sum(sums[r][t]) * scale;
+                *to = if from > 0 { *to + sum } else { sum };
+            }
+        }
+    }
+}
+
+/// All rows by `M` activations, `R` rows at a time; elements `from..to` of every row.
+///
+/// # Safety
+/// See [`DotRowsFn`](super::DotRowsFn); `from <= to <= cols`, and activation rows `t..t + M` must exist.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &DotRows, t: usize, from: usize, to: usize) {
+    // SAFETY: rows j + r < count, elements from..to of a row, activations t..t + M of m.
+    unsafe {
+        let x = a.x.add(t * a.x_stride);
+        let out = a.out.add(t * a.out_stride);
+        let mut j = 0;
+        while j + R <= a.rows.count {
+            let rows = std::array::from_fn(|r| a.rows.row(j + r));
+            tile::<D, R, M>(rows, a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
+            j += R;
+        }
+        while j < a.rows.count {
+            let rows = [a.rows.row(j)];
+            tile::<D, 1, M>(rows, a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
+            j += 1;
+        }
+    }
+}
+
+/// # Safety
+/// See [`DotRowsFn`](super::DotRowsFn); AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dot_rows<const D: u8>(a: &DotRows) {
+    let block = if a.m > 2 * TILE { K_BLOCK } else { a.rows.cols };
+    let mut from = 0;
+    loop {
+        let to = a.rows.cols.min(from + block);
+        // SAFETY: the contract is the caller's; each call covers activations that exist.
+        unsafe {
+            let mut t = 0;
+            while t + TILE <= a.m {
+                strip::<D, 2, TILE>(a, t, from, to);
+                t += TILE;
+            }
+            match a.m - t {
+                0 => {}
+                1 => strip::<D, 4, 1>(a, t, from, to),
+                2 => strip::<D, 4, 2>(a, t, from, to),
+                _ => strip::<D, 2, 3>(a, t, from, to),
+            }
+        }
+        from = to;
+        if from == a.rows.cols {
+            break;
+        }
+    }
+}
+
+macro_rules! kernels {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// # Safety
+        /// See [`DotRowsFn`](super::DotRowsFn); AVX2.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub(crate) unsafe fn $name(a: &DotRows) {
+            // SAFETY: the contract is the caller's.
+            unsafe { dot_rows::<{ $dtype }>(a) }
+        }
+    )*};
+}
+
+kernels! {
+    dot_rows_f32_avx2: F32;
+    dot_rows_f16_avx2: F16;
+    dot_rows_bf16_avx2: BF16;
+    dot_rows_i8_avx2: I8;
+    dot_rows_i4g32_avx2: I4G32;
+    dot_rows_i4g32z_avx2: I4G32Z;
+    dot_rows_i4g128_avx2: I4G128;
+    dot_rows_i4g128z_avx2: I4G128Z;
+}

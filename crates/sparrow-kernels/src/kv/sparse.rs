@@ -1,0 +1,201 @@
+//! A cache of keys and values that keeps recent tokens as they are and older ones pruned by magnitude (SparAMX, arXiv
+//! 2502.12444), packed as bitmap and non-zeros.
+
+use super::block::{BLOCK, BlockLayout, PackedRun, READ_AHEAD};
+use super::dense::DenseKv;
+use crate::dtype::DType;
+use crate::rows::Expander;
+use std::ops::Range;
+
+/// What a [`SparseKv`] is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct SparseKvShape {
+    /// f32, f16, bf16 or int8.
+    pub dtype: DType,
+    /// Key and value heads; each is pruned by itself.
+    pub kv_heads: usize,
+    /// Elements of one head.
+    pub head_dim: usize,
+    /// Tokens there is room for.
+    pub capacity: usize,
+    /// The fraction of a block's keys that is dropped, in 0..=1.
+    pub key_sparsity: f32,
+    /// The fraction of a block's values that is dropped, in 0..=1.
+    pub value_sparsity: f32,
+    /// First tokens that are never packed.
+    pub sinks: usize,
+    /// Last tokens that are not packed yet.
+    pub tail: usize,
+}
+
+/// Keys and values of one sequence in one layer. Tokens come in dense; [`pack`](Self::pack) prunes and packs, 64 at a time, those
+/// that are older than the tail.
+///
+/// Of each head's block of 64 tokens the `floor(sparsity · 64 · head_dim)` keys, and values, of smallest magnitude are dropped,
+/// so a block's size is known beforehand: memory for all blocks is taken at once, zeroed, and becomes resident as blocks are
+/// written. Neither storing single tokens nor packing allocates.
+#[derive(Debug, Clone)]
+pub struct SparseKv {
+    pub(crate) shape: SparseKvShape,
+    pub(crate) len: usize,
+    /// Tokens in blocks, a multiple of `BLOCK`: those after the sinks.
+    pub(crate) packed: usize,
+    /// Tokens that the dense part has room for: sinks, then what is not packed.
+    pub(crate) room: usize,
+    pub(crate) keys: Store,
+    pub(crate) values: Store,
+}
+
+/// Keys, or values.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub layout: BlockLayout,
+    /// `[kv_heads, room, head_dim]`.
+    pub dense: Vec<u8>,
+    /// `[kv_heads, most blocks]`, then `READ_AHEAD` bytes.
+    pub blocks: Vec<u8>,
+}
+
+impl SparseKvShape {
+    /// Blocks that can ever be packed.
+    pub(crate) fn most_blocks(&self) -> usize {
+        self.capacity.saturating_sub(self.sinks.saturating_add(self.tail)) / BLOCK
+    }
+
+    /// Tokens of the dense part where they come a few at a time.
+    pub(crate) fn usual_room(&self) -> usize {
+        self.sinks.saturating_add(self.tail).saturating_add(2 * BLOCK).min(self.capacity)
+    }
+
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.dtype.row_bytes(self.head_dim)
+    }
+
+    fn dense_bytes(&self, room: usize) -> usize {
+        self.kv_heads * room * self.row_bytes()
+    }
+
+    fn store(&self, sparsity: f32) -> Store {
+        let n = BLOCK * self.head_dim;
+        let kept = n - (f64::from(sparsity) * n as f64) as usize;
+        let layout = BlockLayout { dtype: self.dtype, head_dim: self.head_dim, kept };
+        Store {
+            layout,
+            dense: vec![0; self.dense_bytes(self.usual_room())],
+            blocks: vec![0; self.kv_heads * self.most_blocks() * layout.bytes() + READ_AHEAD],
+        }
+    }
+}
+
+impl SparseKv {
+    /// Tokens of a block.
+    pub const BLOCK: usize = BLOCK;
+
+    /// An empty cache.
+    ///
+    /// # Panics
+    /// If the type is int4, or a sparsity is not in 0..=1.
+    pub fn new(shape: SparseKvShape) -> Self {
+        let SparseKvShape { dtype, key_sparsity, value_sparsity, .. } = shape;
+        assert!(dtype <= DType::I8, "a sparse cache cannot hold {dtype}");
+        for sparsity in [key_sparsity, value_sparsity] {
+            assert!((0.0..=1.0).contains(&sparsity), "a sparsity of {sparsity} is not in 0..=1");
+        }
+        let (keys, values) = (shape.store(key_sparsity), shape.store(value_sparsity));
+        SparseKv { shape, len: 0, packed: 0, room: shape.usual_room(), keys, values }
+    }
+
+    /// What it was made for.
+    pub fn shape(&self) -> &SparseKvShape {
+        &self.shape
+    }
+
+    /// Tokens stored.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is stored.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens that are packed: those from the sinks on.
+    pub fn packed(&self) -> usize {
+        self.packed
+    }
+
+    /// Bytes of all keys and values there is room for.
+    pub fn bytes(&self) -> usize {
+        [&self.keys, &self.values].iter().map(|store| store.dense.len() + store.blocks.len()).sum()
+    }
+
+    /// As [`read`](Self::read).
+    pub(crate) fn copy_rows(
+        &self,
+        expand: Expander,
+        head: usize,
+        positions: Range<usize>,
+        [keys, values]: [&mut [u8]; 2],
+    ) {
+        assert!(head < self.shape.kv_heads, "read: head {head} of {}", self.shape.kv_heads);
+        assert!(positions.end <= self.len, "read: positions {positions:?} of {}", self.len);
+        let row_bytes = self.shape.row_bytes();
+        assert_eq!(keys.len(), positions.len() * row_bytes, "read: keys.len() is not that of {positions:?}");
+        assert_eq!(values.len(), keys.len(), "read: values.len() is not keys.len()");
+        let [sinks, packed, rest] = self.segments(&positions);
+        for (store, to) in [(&self.keys, keys), (&self.values, values)] {
+            let (first, to) = to.split_at_mut(sinks.len() * row_bytes);
+            let (middle, last) = to.split_at_mut(packed.len() * row_bytes);
+            for (rows, to) in [(sinks.clone(), first), (rest.clone(), last)] {
+                let at = |row: usize| (head * self.room + row) * row_bytes;
+                to.copy_from_slice(&store.dense[at(rows.start)..at(rows.end)]);
+            }
+            if !packed.is_empty() {
+                // SAFETY: these rows are packed.
+                unsafe { self.run(expand, store, head, packed.start).expand(packed.len(), middle) };
+            }
+        }
+    }
+
+    /// Rows of the dense part, of the blocks and of the dense part again that hold these positions.
+    pub(crate) fn segments(&self, positions: &Range<usize>) -> [Range<usize>; 3] {
+        // Without blocks, sinks and tail are one.
+        let sinks = if self.packed == 0 { 0 } else { self.shape.sinks };
+        let (from, to) = (positions.start, positions.end.max(positions.start));
+        let end = sinks + self.packed;
+        let within = |low: usize, high: usize| from.clamp(low, high)..to.clamp(low, high);
+        let (packed, rest) = (within(sinks, end), within(end, usize::MAX));
+        [within(0, sinks), packed.start - sinks..packed.end - sinks, rest.start - self.packed..rest.end - self.packed]
+    }
+
+    /// The dense part.
+    pub(crate) fn dense(&self) -> DenseKv<'_> {
+        let Self { keys, values, room, .. } = self;
+        DenseKv { dtype: self.shape.dtype, keys: &keys.dense, values: &values.dense, capacity: *room }
+    }
+
+    /// The packed keys and values of a head from row `first` of its blocks on.
+    pub(crate) fn runs(&self, expand: Expander, head: usize, first: usize) -> [PackedRun; 2] {
+        [&self.keys, &self.values].map(|store| self.run(expand, store, head, first))
+    }
+
+    fn run(&self, expand: Expander, store: &Store, head: usize, first: usize) -> PackedRun {
+        let at = (head * self.shape.most_blocks() + first / BLOCK) * store.layout.bytes();
+        PackedRun { blocks: store.blocks[at..].as_ptr(), layout: store.layout, row: first % BLOCK, expand }
+    }
+
+    /// Gives the dense part room for `room` tokens, of which the first `rows` are kept.
+    pub(crate) fn resize(&mut self, rows: usize, room: usize) {
+        let row_bytes = self.shape.row_bytes();
+        for store in [&mut self.keys, &mut self.values] {
+            let mut dense = vec![0; self.shape.dense_bytes(room)];
+            for head in 0..self.shape.kv_heads {
+                let at = |room: usize| head * room * row_bytes..(head * room + rows) * row_bytes;
+                dense[at(room)].copy_from_slice(&store.dense[at(self.room)]);
+            }
+            store.dense = dense;
+        }
+        self.room = room;
+    }
+}

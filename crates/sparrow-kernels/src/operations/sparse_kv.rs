@@ -1,0 +1,105 @@
+//! Storing into a sparse cache, pruning, and reading it back.
+
+use crate::compute::Compute;
+use crate::kernels::prune::prune;
+use crate::kv::{BLOCK, KvMut, SparseKv, SparseKvShape, Store};
+use crate::parallel::SharedMut;
+use std::ops::Range;
+
+/// Multiply-adds that packing one element is worth.
+const COST: usize = 16;
+
+impl SparseKv {
+    /// Stores keys and values, `[rows, kv_heads, head_dim]` each, of the tokens at `first` and the positions after it, dense;
+    /// what was stored from `first` on is forgotten. See [`Compute::store_kv`].
+    ///
+    /// # Panics
+    /// If the lengths do not match, `first` is beyond what is stored or packed already, or the tokens do not fit.
+    pub fn store(&mut self, compute: &Compute, first: usize, keys: &[f32], values: &[f32]) {
+        let SparseKvShape { dtype, kv_heads, head_dim, capacity, .. } = self.shape;
+        let rows = keys.len().checked_div(kv_heads * head_dim).unwrap_or(0);
+        assert!(first <= self.len, "store: position {first} of a cache of {} tokens", self.len);
+        assert!(self.packed == 0 || first >= self.shape.sinks + self.packed, "store: position {first} is packed");
+        assert!(rows <= capacity - first, "store: positions {first}..{} of {capacity}", first + rows);
+        let row = first - self.packed;
+        if row + rows > self.room {
+            self.resize(row, row + rows);
+        }
+        let cache = KvMut { dtype, keys: &mut self.keys.dense, values: &mut self.values.dense, capacity: self.room };
+        compute.store_kv(cache, kv_heads, head_dim, row, keys, values);
+        self.len = first + rows;
+    }
+
+    /// Prunes and packs every block all of whose tokens are older than the tail. Whether there was one. Parallel over heads and
+    /// blocks.
+    pub fn pack(&mut self, compute: &Compute) -> bool {
+        let SparseKvShape { kv_heads, head_dim, sinks, tail, .. } = self.shape;
+        let blocks = self.len.saturating_sub(sinks.saturating_add(tail)).saturating_sub(self.packed) / BLOCK;
+        if blocks == 0 {
+            return false;
+        }
+        let (row_bytes, most, room) = (self.shape.row_bytes(), self.shape.most_blocks(), self.room);
+        let before = self.packed / BLOCK;
+        let stores = [&mut self.keys, &mut self.values]
+            .map(|Store { layout, dense, blocks }| (*layout, &**dense, SharedMut::new(blocks)));
+        let work = 2 * blocks * BLOCK * kv_heads * head_dim * COST;
+        compute.workers.parallel(2 * kv_heads * blocks, work, &|task| {
+            let (layout, dense, to) = &stores[task % 2];
+            let (head, block) = (task / 2 / blocks, task / 2 % blocks);
+            let from = (head * room + sinks + block * BLOCK) * row_bytes;
+            let at = (head * most + before + block) * layout.bytes();
+            let mut scratch = compute.workers.scratch.take(2 * BLOCK * head_dim + 1);
+            // SAFETY: every block belongs to one task.
+            let to = unsafe { to.part(at..at + layout.bytes()) };
+            prune(*layout, &dense[from..from + BLOCK * row_bytes], &mut scratch, to);
+        });
+        let rows = self.len - self.packed;
+        for store in [&mut self.keys, &mut self.values] {
+            for head in 0..kv_heads {
+                let at = |row: usize| (head * room + row) * row_bytes;
+                store.dense.copy_within(at(sinks + blocks * BLOCK)..at(rows), at(sinks));
+            }
+        }
+        self.packed += blocks * BLOCK;
+        if room > self.shape.usual_room() {
+            // A long prompt needed more.
+            self.resize(self.len - self.packed, self.shape.usual_room());
+        }
+        true
+    }
+
+    /// Forgets all but the first `len` tokens; nothing if there are no more. Tokens whose block was packed keep what is left of
+    /// them: where `len` is within a block its first tokens go back to the dense part, pruned as they are, until the block is
+    /// full and packed again.
+    pub fn truncate(&mut self, compute: &Compute, len: usize) {
+        if len >= self.len {
+            return;
+        }
+        let sinks = self.shape.sinks;
+        self.len = len;
+        if self.packed == 0 || len >= sinks + self.packed {
+            return;
+        }
+        let kept = len.saturating_sub(sinks) / BLOCK * BLOCK;
+        let (row_bytes, rows) = (self.shape.row_bytes(), len.saturating_sub(sinks + kept));
+        let expand = compute.expander();
+        for head in 0..self.shape.kv_heads {
+            let runs = self.runs(expand, head, kept);
+            let at = (head * self.room + sinks) * row_bytes;
+            for (store, run) in [&mut self.keys, &mut self.values].into_iter().zip(runs) {
+                // SAFETY: these rows are packed.
+                unsafe { run.expand(rows, &mut store.dense[at..at + rows * row_bytes]) };
+            }
+        }
+        self.packed = kept;
+    }
+
+    /// Copies the rows of head `head` at `positions` as they would be in a dense cache, zeros where elements were dropped, to
+    /// `keys` and `values`, `[positions, head_dim]` each.
+    ///
+    /// # Panics
+    /// If the lengths do not match, or there is no such head or position.
+    pub fn read(&self, compute: &Compute, head: usize, positions: Range<usize>, keys: &mut [u8], values: &mut [u8]) {
+        self.copy_rows(compute.expander(), head, positions, [keys, values]);
+    }
+}

@@ -1,0 +1,266 @@
+//! The active neurons of an MLP, for a few tokens.
+
+use std::ops::Range;
+
+use super::add_rows::Coefficients;
+use super::check::check_ids;
+use super::products::{Activations, Products};
+use super::select::mask_words;
+use crate::compute::Compute;
+use crate::dtype::{DType, Stored};
+use crate::kernels::activation::Activation;
+use crate::parallel::SharedMut;
+use crate::rows::{Int8Activations, RowSet};
+
+/// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H. The matrices hold the
+/// rows of all neurons, or, where `packed`, of some in any order.
+#[derive(Clone, Copy, Debug)]
+pub struct SparseMlp<'a> {
+    /// `[I, H]`, not read where gate values are given; `None` for an ungated MLP, h = a(up · x).
+    pub gate: Option<Stored<'a>>,
+    /// `[I, H]`.
+    pub up: Stored<'a>,
+    /// `[I, H]`: row i is column i of the checkpoint's down projection.
+    pub down: Stored<'a>,
+    /// `[I]`.
+    pub gate_bias: Option<&'a [f32]>,
+    /// `[I]`.
+    pub up_bias: Option<&'a [f32]>,
+    /// `[H]`.
+    pub down_bias: Option<&'a [f32]>,
+    /// Applied to the gate, or to up without a gate.
+    pub activation: Activation,
+    /// Where the rows of the neurons are, if not each at its own number.
+    pub packed: Option<Packed<'a>>,
+}
+
+/// Which rows of the matrices belong to the neurons of one call: a pool of rows that holds only some neurons.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// I: what neuron numbers are below, and the length of biases and masks.
+    pub neurons: usize,
+    /// The row of gate, up and down for each of `ids`.
+    pub rows: &'a [u32],
+}
+
+impl SparseMlp<'_> {
+    /// I.
+    fn neurons(&self) -> usize {
+        self.packed.map_or(self.up.rows(), |packed| packed.neurons)
+    }
+}
+
+/// Neurons whose gate, up and down rows are read one after another.
+const CHUNK: usize = 32;
+/// The most blocks of neurons, each with its own partial sum.
+const MAX_BLOCKS: usize = 64;
+/// Tokens that share one pass over the weights.
+const TOKENS: usize = 16;
+
+impl Compute {
+    /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\] + down_bias, with h\[r, i\] = a(gateᵢ·x\[r\] + bᵢ) · (upᵢ·x\[r\] + cᵢ) (without a gate: a(upᵢ·x\[r\]
+    /// \+ cᵢ)) where bit i of mask row r is set, and 0 elsewhere. Reads only the rows of the neurons in `ids`.
+    ///
+    /// `x` and `out` are `[m, H]`, `out` overwritten; `ids` is the ascending union of the rows' active neurons; `masks` is
+    /// `[m, ceil(I/64)]`, and `None` makes every id count for every row; `gate_values` is `[m, I]`, gate pre-activations
+    /// with their bias: with it the gate's rows and bias are not read. Where rows are `packed` makes no difference to the result. The idea is that of Deja Vu (arXiv 2310.17157).
+    ///
+    /// Int8 gate and up see x quantised to int8, as in [`linear`](Self::linear); h stays `f32`.
+    ///
+    /// Accumulates in `f32` in blocks that depend only on `ids.len()`, so the result does not depend on the number of
+    /// threads. Error at most (H/8 + ids + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute values throughout.
+    ///
+    /// # Panics
+    /// If a length does not match these shapes, an id is not below I, a packed row is not one of the matrices', or
+    /// `gate_values` is given for an ungated MLP.
+    #[allow(clippy::too_many_arguments)]
+    pub fn sparse_mlp(
+        &self,
+        mlp: &SparseMlp,
+        x: &[f32],
+        m: usize,
+        ids: &[u32],
+        masks: Option<&[u64]>,
+        gate_values: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (neurons, hidden) = (mlp.neurons(), mlp.up.cols());
+        let words = mask_words(neurons);
+        check(mlp, x, m, ids, masks, gate_values, out);
+        let blocks = ids.len().div_ceil(CHUNK).clamp(1, MAX_BLOCKS);
+        let block = ids.len().div_ceil(blocks).next_multiple_of(8);
+        let mut r = 0;
+        while r < m {
+            let rows = TOKENS.min(m - r);
+            let x = &x[r * hidden..(r + rows) * hidden];
+            let int8 = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| w.dtype() == DType::I8);
+            let int8 = int8.then(|| self.quantize_activations(x, rows));
+            let call = Call {
+                compute: self,
+                mlp,
+                x,
+                int8: int8.as_ref(),
+                m: rows,
+                ids,
+                masks: masks.map(|v| &v[r * words..(r + rows) * words]),
+                gate_values: gate_values.map(|v| &v[r * neurons..(r + rows) * neurons]),
+            };
+            call.run(blocks, block, &mut out[r * hidden..(r + rows) * hidden]);
+            r += rows;
+        }
+    }
+}
+
+/// One pass over the weights, for at most [`TOKENS`] rows.
+struct Call<'a> {
+    compute: &'a Compute,
+    mlp: &'a SparseMlp<'a>,
+    x: &'a [f32],
+    /// x in int8, for int8 weights.
+    int8: Option<&'a Int8Activations<'a>>,
+    m: usize,
+    ids: &'a [u32],
+    masks: Option<&'a [u64]>,
+    gate_values: Option<&'a [f32]>,
+}
+
+impl Call<'_> {
+    fn run(&self, blocks: usize, block: usize, out: &mut [f32]) {
+        let hidden = self.mlp.up.cols();
+        let size = self.m * hidden;
+        let work = 3 * size * self.ids.len();
+        // Per block: the partial sum, then h and the other factor of a chunk.
+        let stride = size + 2 * self.m * CHUNK;
+        let mut scratch = self.compute.workers.scratch.take(blocks * stride);
+        let parts = SharedMut::new(&mut scratch);
+        self.compute.workers.parallel(blocks, work, &|b| {
+            // SAFETY: each block has its own stretch.
+            let part = unsafe { parts.part(b * stride..(b + 1) * stride) };
+            let (sum, values) = part.split_at_mut(size);
+            sum.fill(0.0);
+            let (start, end) = (self.ids.len().min(b * block), self.ids.len().min((b + 1) * block));
+            for start in (start..end).step_by(CHUNK) {
+                self.add_chunk(start..end.min(start + CHUNK), values, sum);
+            }
+        });
+        let scratch = &*scratch;
+        self.compute.workers.split_mut_indexed(out, blocks, &|start, out| {
+            for (i, value) in out.iter_mut().enumerate() {
+                *value = self.mlp.down_bias.map_or(0.0, |b| b[(start + i) % hidden]);
+            }
+            for b in 0..blocks {
+                let part = &scratch[b * stride + start..][..out.len()];
+                // SAFETY: the table holds only kernels that this CPU can run.
+                unsafe { (self.compute.kernels.add_assign)(out, part) };
+            }
+        });
+    }
+
+    /// Adds the neurons of one chunk of ids to `sum` `[m, H]`.
+    fn add_chunk(&self, chunk: Range<usize>, values: &mut [f32], sum: &mut [f32]) {
+        let ids = &self.ids[chunk.clone()];
+        let rows = self.mlp.packed.map_or(ids, |packed| &packed.rows[chunk]);
+        let (m, mlp, n) = (self.m, self.mlp, ids.len());
+        let (gate, up) = values.split_at_mut(m * CHUNK);
+        let (gate, up) = (&mut gate[..m * n], &mut up[..m * n]);
+        self.project(mlp.up, mlp.up_bias, ids, rows, up);
+        // SAFETY: the table holds only kernels that this CPU can run.
+        unsafe {
+            match (mlp.gate, self.gate_values) {
+                (Some(_), Some(all)) => {
+                    for (all, row) in all.chunks_exact(mlp.neurons()).zip(gate.chunks_exact_mut(n)) {
+                        for (value, &id) in row.iter_mut().zip(ids) {
+                            *value = all[id as usize];
+                        }
+                    }
+                    (self.compute.kernels.activate)(mlp.activation, gate);
+                    multiply(up, gate);
+                }
+                (Some(weights), None) => {
+                    self.project(weights, mlp.gate_bias, ids, rows, gate);
+                    (self.compute.kernels.activate)(mlp.activation, gate);
+                    multiply(up, gate);
+                }
+                (None, _) => (self.compute.kernels.activate)(mlp.activation, up),
+            }
+        }
+        if let Some(masks) = self.masks {
+            let words = mask_words(mlp.neurons());
+            for (mask, row) in masks.chunks_exact(words).zip(up.chunks_exact_mut(n)) {
+                for (h, &id) in row.iter_mut().zip(ids) {
+                    if mask[id as usize / 64] >> (id % 64) & 1 == 0 {
+                        *h = 0.0;
+                    }
+                }
+            }
+        }
+        let by = Coefficients { a: up, stride: n, columns: None, exact: true };
+        self.compute.add_rows(mlp.down, RowSet::Ids(rows), by, m, sum);
+    }
+
+    /// out `[m, ids]` = x · W\[rows\]ᵀ + bias\[ids\].
+    fn project(&self, weights: Stored, bias: Option<&[f32]>, ids: &[u32], rows: &[u32], out: &mut [f32]) {
+        let x = Activations { x: self.x, int8: self.int8, m: self.m, exact: true };
+        let to = Products { out: out.as_mut_ptr(), stride: ids.len() };
+        // SAFETY: the rows are rows of the weights, x is [m, k], with int8 where a weight is, and out is [m, ids].
+        unsafe { self.compute.products(weights, RowSet::Ids(rows), x, to) };
+        if let Some(bias) = bias {
+            for row in out.chunks_exact_mut(ids.len()) {
+                for (value, &id) in row.iter_mut().zip(ids) {
+                    *value += bias[id as usize];
+                }
+            }
+        }
+    }
+}
+
+fn multiply(x: &mut [f32], y: &[f32]) {
+    for (x, &y) in x.iter_mut().zip(y) {
+        *x *= y;
+    }
+}
+
+fn check(
+    mlp: &SparseMlp,
+    x: &[f32],
+    m: usize,
+    ids: &[u32],
+    masks: Option<&[u64]>,
+    gate_values: Option<&[f32]>,
+    out: &[f32],
+) {
+    let (neurons, rows, hidden) = (mlp.neurons(), mlp.up.rows(), mlp.up.cols());
+    let shape = |name: &str, matrix: Stored| {
+        assert!(
+            (matrix.rows(), matrix.cols()) == (rows, hidden),
+            "sparse_mlp: {name} is {matrix:?}, up is {:?}",
+            mlp.up
+        );
+    };
+    let length = |name: &str, got: usize, want: usize| {
+        assert_eq!(got, want, "sparse_mlp: {name}.len() is {got}, not {want}");
+    };
+    shape("down", mlp.down);
+    if let Some(gate) = mlp.gate.filter(|_| gate_values.is_none()) {
+        shape("gate", gate);
+    }
+    length("x", x.len(), m * hidden);
+    length("out", out.len(), m * hidden);
+    for (name, bias, want) in
+        [("gate_bias", mlp.gate_bias, neurons), ("up_bias", mlp.up_bias, neurons), ("down_bias", mlp.down_bias, hidden)]
+    {
+        length(name, bias.map_or(want, <[f32]>::len), want);
+    }
+    if let Some(masks) = masks {
+        length("masks", masks.len(), m * mask_words(neurons));
+    }
+    if let Some(values) = gate_values {
+        assert!(mlp.gate.is_some(), "sparse_mlp: gate_values for an ungated MLP");
+        length("gate_values", values.len(), m * neurons);
+    }
+    check_ids("sparse_mlp", "ids", ids, neurons);
+    if let Some(packed) = mlp.packed {
+        length("packed.rows", packed.rows.len(), ids.len());
+        check_ids("sparse_mlp", "packed.rows", packed.rows, rows);
+    }
+}

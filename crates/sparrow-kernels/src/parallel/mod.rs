@@ -1,0 +1,11 @@
+//! Work on several threads: the pool, memory that its tasks use again, and slices that they write together.
+
+mod pool;
+mod scratch;
+mod shared_mut;
+mod workers;
+
+pub use pool::Pool;
+pub(crate) use scratch::{AlignedBuffer, Buffer, Scratch};
+pub(crate) use shared_mut::SharedMut;
+pub(crate) use workers::Workers;

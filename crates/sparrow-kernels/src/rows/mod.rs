@@ -1,0 +1,15 @@
+//! Rows as kernels see them: of weights, stored densely or as bitmaps, and of activations; and the steps they are read in.
+
+mod bitmap;
+mod dense;
+pub(crate) mod expand;
+pub(crate) mod int8;
+mod set;
+mod steps;
+
+pub(crate) use bitmap::BitmapRows;
+pub(crate) use dense::Rows;
+pub(crate) use expand::Expander;
+pub(crate) use int8::{Int8Activations, Int8Rows};
+pub(crate) use set::RowSet;
+pub(crate) use steps::{COLUMN_STEP, FEW, STEP};

@@ -1,0 +1,51 @@
+//! AMX, over AVX-512 with VNNI and VBMI2.
+
+use super::avx512::AVX512_VBMI2;
+use super::kernels::Kernels;
+use crate::cpu::Isa;
+use crate::dtype::DType;
+use crate::kernels::bitmap_axpy::BitmapAxpyKernel;
+use crate::kernels::bitmap_dot::BitmapDotKernel;
+use crate::kernels::dot::RowsDotKernel;
+use crate::kernels::{attention, bitmap_axpy, bitmap_dot, dot, gemm};
+
+pub(super) const AMX: Kernels = Kernels {
+    isa: Isa::Amx,
+    dot_many: {
+        let mut kernels = AVX512_VBMI2.dot_many;
+        kernels[DType::BF16 as usize] = Some(RowsDotKernel { run: dot::amx::dot_bf16_amx, tokens: 32, few: 96 });
+        kernels
+    },
+    bitmap_dot: {
+        let mut kernels = AVX512_VBMI2.bitmap_dot;
+        kernels[DType::BF16 as usize] =
+            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 96 });
+        kernels
+    },
+    bitmap_axpy: {
+        let mut kernels = AVX512_VBMI2.bitmap_axpy;
+        kernels[DType::BF16 as usize] = Some(BitmapAxpyKernel { run: bitmap_axpy::amx::bitmap_axpy_bf16_amx, few: 16 });
+        kernels
+    },
+    gemm: [
+        Some(gemm::avx512::gemm_f32_avx512),
+        Some(gemm::avx512::gemm_f16_avx512),
+        Some(gemm::amx::gemm_bf16_amx),
+        Some(gemm::amx_int8::gemm_i8_amx),
+        Some(gemm::amx::gemm_i4g32_amx),
+        Some(gemm::amx::gemm_i4g32z_amx),
+        Some(gemm::amx::gemm_i4g128_amx),
+        Some(gemm::amx::gemm_i4g128z_amx),
+    ],
+    block_rounded: [
+        None,
+        None,
+        Some(attention::amx::block_bf16_amx),
+        Some(attention::amx::block_i8_amx),
+        None,
+        None,
+        None,
+        None,
+    ],
+    ..AVX512_VBMI2
+};

@@ -1,0 +1,151 @@
+//! AVX-512, and what it gains with VNNI and VBMI2.
+
+use super::kernels::Kernels;
+use crate::cpu::Isa;
+use crate::dtype::TYPES;
+use crate::kernels::bitmap_axpy::BitmapAxpyKernel;
+use crate::kernels::bitmap_dot::BitmapDotKernel;
+use crate::kernels::{
+    activation, attention, axpy, bitmap_axpy, bitmap_dot, dot, dot_int8, encode, expand, gemm, integer, norm, probe,
+    rope, select, sign, softmax,
+};
+
+pub(super) const AVX512: Kernels = Kernels {
+    isa: Isa::Avx512,
+    dot_rows: [
+        dot::avx512::dot_rows_f32_avx512,
+        dot::avx512::dot_rows_f16_avx512,
+        dot::avx512::dot_rows_bf16_avx512,
+        dot::avx512::dot_rows_i8_avx512,
+        dot::avx512::dot_rows_i4g32_avx512,
+        dot::avx512::dot_rows_i4g32z_avx512,
+        dot::avx512::dot_rows_i4g128_avx512,
+        dot::avx512::dot_rows_i4g128z_avx512,
+    ],
+    axpy_rows: [
+        axpy::avx512::axpy_rows_f32_avx512,
+        axpy::avx512::axpy_rows_f16_avx512,
+        axpy::avx512::axpy_rows_bf16_avx512,
+        axpy::avx512::axpy_rows_i8_avx512,
+        axpy::avx512::axpy_rows_i4g32_avx512,
+        axpy::avx512::axpy_rows_i4g32z_avx512,
+        axpy::avx512::axpy_rows_i4g128_avx512,
+        axpy::avx512::axpy_rows_i4g128z_avx512,
+    ],
+    dot_many: [None; TYPES],
+    dot_int8: dot_int8::avx2::dot_int8_avx2,
+    quantize: dot_int8::avx512::quantize_avx512,
+    expand: [
+        expand::avx2::expand_4_bits_avx2,
+        expand::avx2::expand_8_bits_avx2,
+        expand::avx2::expand_16_bits_avx2,
+        expand::avx512::expand_32_bits_avx512,
+    ],
+    bitmap_dot: [None; TYPES],
+    bitmap_dot_int8: None,
+    bitmap_axpy: [None; TYPES],
+    gemm: [
+        Some(gemm::avx512::gemm_f32_avx512),
+        Some(gemm::avx512::gemm_f16_avx512),
+        Some(gemm::avx512::gemm_bf16_avx512),
+        None,
+        Some(gemm::avx512::gemm_i4g32_avx512),
+        Some(gemm::avx512::gemm_i4g32z_avx512),
+        Some(gemm::avx512::gemm_i4g128_avx512),
+        Some(gemm::avx512::gemm_i4g128z_avx512),
+    ],
+    span: [
+        attention::avx512::span_f32_avx512,
+        attention::avx512::span_f16_avx512,
+        attention::avx512::span_bf16_avx512,
+        attention::avx512::span_i8_avx512,
+        attention::scalar::span_i4g32_scalar,
+        attention::scalar::span_i4g32z_scalar,
+        attention::scalar::span_i4g128_scalar,
+        attention::scalar::span_i4g128z_scalar,
+    ],
+    block: [
+        Some(attention::avx512::block_f32_avx512),
+        Some(attention::avx512::block_f16_avx512),
+        Some(attention::avx512::block_bf16_avx512),
+        Some(attention::avx512::block_i8_avx512),
+        None,
+        None,
+        None,
+        None,
+    ],
+    block_rounded: [None; TYPES],
+    encode: [
+        encode::scalar::encode_f32_scalar,
+        encode::avx512::encode_f16_avx512,
+        encode::avx512::encode_bf16_avx512,
+        encode::avx512::encode_i8_avx512,
+        encode::scalar::encode_i4g32_scalar,
+        encode::scalar::encode_i4g32z_scalar,
+        encode::scalar::encode_i4g128_scalar,
+        encode::scalar::encode_i4g128z_scalar,
+    ],
+    activate: activation::avx512::activate_f32_avx512,
+    gated: activation::avx512::gated_f32_avx512,
+    rms_norm: norm::avx512::rms_norm_f32_avx512,
+    layer_norm: norm::avx512::layer_norm_f32_avx512,
+    add_assign: norm::avx512::add_assign_f32_avx512,
+    rope: rope::avx512::rope_f32_avx512,
+    softmax: softmax::avx512::softmax_f32_avx512,
+    max_ignoring_nan: softmax::avx512::max_ignoring_nan_f32_avx512,
+    mask_above: select::avx512::mask_above_f32_avx512,
+    sign_agreement: sign::avx512::sign_agreement_avx512,
+    zero_unset: select::avx512::zero_unset_f32_avx512,
+    mask_to_ids: select::avx512::mask_to_ids_avx512,
+    // 512-bit vectors of f64 are no faster, and sometimes three times slower.
+    sums: select::avx2::sums_f32_avx2,
+    dot_i32: integer::avx512::dot_i32_avx512,
+    axpy_i32: integer::avx512::axpy_i32_avx512,
+    read: probe::avx512::read_avx512,
+    peak_f32: probe::avx512::peak_f32_avx512,
+};
+
+/// AVX-512 where the CPU has VNNI too.
+pub(super) const AVX512_VNNI: Kernels = Kernels { dot_int8: dot_int8::avx512::dot_int8_avx512, ..AVX512 };
+
+/// AVX-512 where the CPU has VNNI and VBMI2, which puts small elements in their places.
+pub(super) const AVX512_VBMI2: Kernels = Kernels {
+    expand: [
+        expand::avx512::expand_4_bits_avx512,
+        expand::avx512::expand_8_bits_avx512,
+        expand::avx512::expand_16_bits_avx512,
+        expand::avx512::expand_32_bits_avx512,
+    ],
+    bitmap_dot: [
+        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f32_avx512)),
+        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f16_avx512)),
+        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_bf16_avx512)),
+        None,
+        None,
+        None,
+        None,
+        None,
+    ],
+    bitmap_dot_int8: Some(bitmap_dot::avx512_int8::bitmap_dot_int8_avx512),
+    bitmap_axpy: [
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f32_avx512)),
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f16_avx512)),
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_bf16_avx512)),
+        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_i8_avx512)),
+        None,
+        None,
+        None,
+        None,
+    ],
+    span: [
+        attention::avx512_vbmi2::span_f32_avx512_vbmi2,
+        attention::avx512_vbmi2::span_f16_avx512_vbmi2,
+        attention::avx512_vbmi2::span_bf16_avx512_vbmi2,
+        attention::avx512_vbmi2::span_i8_avx512_vbmi2,
+        attention::scalar::span_i4g32_scalar,
+        attention::scalar::span_i4g32z_scalar,
+        attention::scalar::span_i4g128_scalar,
+        attention::scalar::span_i4g128z_scalar,
+    ],
+    ..AVX512_VNNI
+};
