@@ -54,7 +54,13 @@ fn main() {
                         packed: None,
                     };
                     let row_masks = (m > 1).then_some(masks.as_slice());
-                    let gathered = seconds(|| compute.sparse_mlp(&mlp, &x, m, &ids, row_masks, None, &mut sparse_out));
+                    let gathered = seconds(|| {
+                        compute.sparse_mlp(
+                            &mlp,
+                            &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: row_masks, gate: None },
+                            &mut sparse_out,
+                        )
+                    });
                     let dense = seconds(|| {
                         let [a, b, h] = &mut values;
                         let part = |weights, out| LinearPart { weights, bias: None, out };

@@ -240,11 +240,19 @@ fn active_neurons_are_those_of_dense_weights() {
                         packed: None,
                     };
                     let mut out = vec![f32::NAN; m * hidden];
-                    compute.sparse_mlp(&mlp, &x, m, &ids, Some(&masks), None, &mut out);
+                    compute.sparse_mlp(
+                        &mlp,
+                        &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: Some(&masks), gate: None },
+                        &mut out,
+                    );
                     // The same neurons as packed rows: here all rows are at hand, in their places.
                     let packed = Some(Packed { neurons, rows: &ids });
                     let mut again = vec![f32::NAN; m * hidden];
-                    compute.sparse_mlp(&SparseMlp { packed, ..mlp }, &x, m, &ids, Some(&masks), None, &mut again);
+                    compute.sparse_mlp(
+                        &SparseMlp { packed, ..mlp },
+                        &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: Some(&masks), gate: None },
+                        &mut again,
+                    );
                     assert_eq!(out, again, "packed rows");
                     out
                 };

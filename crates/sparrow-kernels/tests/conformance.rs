@@ -403,11 +403,19 @@ fn check_sparse_mlp(compute: &Compute, mlp: &Mlp, m: usize, every: usize, random
         for gate_values in [None, gate_values.as_deref()] {
             let mut out = vec![f32::NAN; m * hidden];
             let masks = masked.then_some(&masks[..]);
-            compute.sparse_mlp(&mlp.borrow(), &x, m, &ids, masks, gate_values, &mut out);
+            compute.sparse_mlp(
+                &mlp.borrow(),
+                &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks, gate: gate_values },
+                &mut out,
+            );
             let pool = Pooled::new(mlp, &ids);
             let mut from_pool = vec![f32::NAN; m * hidden];
             let gate_read = gate_values.is_none();
-            compute.sparse_mlp(&pool.borrow(mlp, gate_read), &x, m, &ids, masks, gate_values, &mut from_pool);
+            compute.sparse_mlp(
+                &pool.borrow(mlp, gate_read),
+                &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks, gate: gate_values },
+                &mut from_pool,
+            );
             assert_eq!(bits(&from_pool), bits(&out), "packed {} m={m} {}", mlp.up.dtype, describe(compute));
             for t in 0..m {
                 let bits = masks.map_or(&union[..], |v| &v[t * words..(t + 1) * words]);
@@ -466,7 +474,11 @@ fn results_do_not_depend_on_threads() {
         for threads in [1, 2, 3, 5] {
             let Ok(compute) = Compute::with_isa(isa, Some(threads)) else { break };
             let (mut out, mut second) = (vec![0.0; 2 * 129], vec![0.0; 2 * 1001]);
-            compute.sparse_mlp(&mlp.borrow(), &x, 2, &ids, None, None, &mut out);
+            compute.sparse_mlp(
+                &mlp.borrow(),
+                &SparseMlpInputs { x: &x, rows: 2, neurons: &ids, masks: None, gate: None },
+                &mut out,
+            );
             compute.linear_in_out(&x, 2, w.matrix(), None, None, &mut second);
             let first = first.get_or_insert_with(|| (out.clone(), second.clone()));
             assert_eq!(*first, (out, second), "{isa} {threads}");
@@ -800,14 +812,22 @@ fn a_packed_row_out_of_range_is_refused() {
     let mlp = Mlp::random(DType::F32, 4, 3, true, Activation::Silu, &mut Random(11));
     let packed = Some(Packed { neurons: 9, rows: &[1, 4] });
     let mlp = SparseMlp { packed, ..mlp.borrow() };
-    Compute::new(Some(1)).sparse_mlp(&mlp, &[0.0; 3], 1, &[2, 8], None, None, &mut [0.0; 3]);
+    Compute::new(Some(1)).sparse_mlp(
+        &mlp,
+        &SparseMlpInputs { x: &[0.0; 3], rows: 1, neurons: &[2, 8], masks: None, gate: None },
+        &mut [0.0; 3],
+    );
 }
 
 #[test]
-#[should_panic(expected = "sparse_mlp: ids holds Some(4), of 4 rows")]
+#[should_panic(expected = "sparse_mlp: neurons holds Some(4), of 4 rows")]
 fn an_id_out_of_range_is_refused() {
     let mlp = Mlp::random(DType::F32, 4, 3, true, Activation::Silu, &mut Random(11));
-    Compute::new(Some(1)).sparse_mlp(&mlp.borrow(), &[0.0; 3], 1, &[0, 4], None, None, &mut [0.0; 3]);
+    Compute::new(Some(1)).sparse_mlp(
+        &mlp.borrow(),
+        &SparseMlpInputs { x: &[0.0; 3], rows: 1, neurons: &[0, 4], masks: None, gate: None },
+        &mut [0.0; 3],
+    );
 }
 
 proptest! {

@@ -214,7 +214,7 @@ fn bitmap(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
         activation: Activation::Silu,
         packed: None,
     };
-    compute.sparse_mlp(&mlp, &x, m, &ids, None, None, &mut out);
+    compute.sparse_mlp(&mlp, &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: None, gate: None }, &mut out);
     unpack(compute, weights, &mut Guarded::new(guard, &dense));
 }
 
@@ -289,7 +289,17 @@ fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hid
                 activation: Activation::Silu,
                 packed: None,
             };
-            compute.sparse_mlp(&mlp, &x, m, &ids, Some(&masks), known.then_some(&gate_values[..]), &mut out);
+            compute.sparse_mlp(
+                &mlp,
+                &SparseMlpInputs {
+                    x: &x,
+                    rows: m,
+                    neurons: &ids,
+                    masks: Some(&masks),
+                    gate: known.then_some(&gate_values[..]),
+                },
+                &mut out,
+            );
             // A pool whose records begin with gate, up or down, so that each is once at either end.
             let stride = row_bytes(dtype, hidden) + 5;
             let bytes = Guarded::new(guard, &vec![0x3c; (neurons - 1) * stride + row_bytes(dtype, hidden)]);
@@ -297,7 +307,17 @@ fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hid
             let rows = Guarded::new(guard, &ids.iter().rev().copied().collect::<Vec<u32>>());
             let packed = Some(Packed { neurons, rows: &rows });
             let mlp = SparseMlp { gate: gated.then_some(pooled), up: pooled, down: pooled, packed, ..mlp };
-            compute.sparse_mlp(&mlp, &x, m, &ids, Some(&masks), known.then_some(&gate_values[..]), &mut out);
+            compute.sparse_mlp(
+                &mlp,
+                &SparseMlpInputs {
+                    x: &x,
+                    rows: m,
+                    neurons: &ids,
+                    masks: Some(&masks),
+                    gate: known.then_some(&gate_values[..]),
+                },
+                &mut out,
+            );
         }
     }
 }
@@ -415,7 +435,11 @@ fn weights_at_the_end_of_a_mapped_file_are_not_read_past_it() {
                         activation: Activation::Relu,
                         packed: None,
                     };
-                    compute.sparse_mlp(&mlp, &x, m, &[rows as u32 - 1], None, None, &mut vec![0.0; m * cols]);
+                    compute.sparse_mlp(
+                        &mlp,
+                        &SparseMlpInputs { x: &x, rows: m, neurons: &[rows as u32 - 1], masks: None, gate: None },
+                        &mut vec![0.0; m * cols],
+                    );
                 }
             }
         }

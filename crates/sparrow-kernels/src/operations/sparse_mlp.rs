@@ -39,8 +39,37 @@ pub struct SparseMlp<'a> {
 pub struct Packed<'a> {
     /// I: what neuron numbers are below, and the length of biases and masks.
     pub neurons: usize,
-    /// The row of gate, up and down for each of `ids`.
+    /// The row of gate, up and down for each of the active neurons.
     pub rows: &'a [u32],
+}
+
+/// What [`Compute::sparse_mlp`] is computed for: some rows, and the neurons that are active in them.
+#[derive(Clone, Copy, Debug)]
+pub struct SparseMlpInputs<'a> {
+    /// `[rows, H]`.
+    pub x: &'a [f32],
+    /// Rows of x.
+    pub rows: usize,
+    /// The union of the rows' active neurons, ascending; only their weights are read.
+    pub neurons: &'a [u32],
+    /// `[rows, ceil(I/64)]`: which neurons are active in each row; `None` makes every one of `neurons` count in every row.
+    pub masks: Option<&'a [u64]>,
+    /// `[rows, I]`: gate pre-activations with their bias, where they are known; the gate's weights and bias are not read then.
+    pub gate: Option<&'a [f32]>,
+}
+
+impl<'a> SparseMlpInputs<'a> {
+    /// Rows `range`, of an MLP of I neurons and hidden size H.
+    fn part(&self, range: Range<usize>, neurons: usize, hidden: usize) -> SparseMlpInputs<'a> {
+        let words = mask_words(neurons);
+        SparseMlpInputs {
+            x: &self.x[range.start * hidden..range.end * hidden],
+            rows: range.len(),
+            neurons: self.neurons,
+            masks: self.masks.map(|masks| &masks[range.start * words..range.end * words]),
+            gate: self.gate.map(|gate| &gate[range.start * neurons..range.end * neurons]),
+        }
+    }
 }
 
 impl SparseMlp<'_> {
@@ -58,55 +87,34 @@ const MAX_BLOCKS: usize = 64;
 const TOKENS: usize = 16;
 
 impl Compute {
-    /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\] + down_bias, with h\[r, i\] = a(gateᵢ·x\[r\] + bᵢ) · (upᵢ·x\[r\] + cᵢ) (without a gate: a(upᵢ·x\[r\]
-    /// \+ cᵢ)) where bit i of mask row r is set, and 0 elsewhere. Reads only the rows of the neurons in `ids`.
+    /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\] + down_bias, with h\[r, i\] = a(gateᵢ·x\[r\] + bᵢ) · (upᵢ·x\[r\] + cᵢ)
+    /// (without a gate: a(upᵢ·x\[r\] + cᵢ)) where neuron i is active in row r, and 0 elsewhere. Reads only the rows of the
+    /// `neurons` of `inputs`. The idea is that of Deja Vu (arXiv 2310.17157).
     ///
-    /// `x` and `out` are `[m, H]`, `out` overwritten; `ids` is the ascending union of the rows' active neurons; `masks` is
-    /// `[m, ceil(I/64)]`, and `None` makes every id count for every row; `gate_values` is `[m, I]`, gate pre-activations
-    /// with their bias: with it the gate's rows and bias are not read. Where rows are `packed` makes no difference to the result. The idea is that of Deja Vu (arXiv 2310.17157).
+    /// `out` is `[rows, H]`, overwritten. Where rows are `packed` makes no difference to the result.
     ///
     /// Int8 gate and up see x quantised to int8, as in [`linear`](Self::linear); h stays `f32`.
     ///
-    /// Accumulates in `f32` in blocks that depend only on `ids.len()`, so the result does not depend on the number of
-    /// threads. Error at most (H/8 + ids + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute values throughout.
+    /// Accumulates in `f32` in blocks that depend only on the number of `neurons`, so the result does not depend on the number
+    /// of threads. Error at most (H/8 + neurons + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute values
+    /// throughout.
     ///
     /// # Panics
-    /// If a length does not match these shapes, an id is not below I, a packed row is not one of the matrices', or
-    /// `gate_values` is given for an ungated MLP.
-    #[allow(clippy::too_many_arguments)]
-    pub fn sparse_mlp(
-        &self,
-        mlp: &SparseMlp,
-        x: &[f32],
-        m: usize,
-        ids: &[u32],
-        masks: Option<&[u64]>,
-        gate_values: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
+    /// If a length does not match these shapes, a neuron is not below I, a packed row is not one of the matrices', or gate
+    /// values are given for an ungated MLP.
+    pub fn sparse_mlp(&self, mlp: &SparseMlp, inputs: &SparseMlpInputs, out: &mut [f32]) {
+        check(mlp, inputs, out);
         let (neurons, hidden) = (mlp.neurons(), mlp.up.cols());
-        let words = mask_words(neurons);
-        check(mlp, x, m, ids, masks, gate_values, out);
-        let blocks = ids.len().div_ceil(CHUNK).clamp(1, MAX_BLOCKS);
-        let block = ids.len().div_ceil(blocks).next_multiple_of(8);
-        let mut r = 0;
-        while r < m {
-            let rows = TOKENS.min(m - r);
-            let x = &x[r * hidden..(r + rows) * hidden];
-            let int8 = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| w.dtype() == DType::I8);
-            let int8 = int8.then(|| self.quantize_activations(x, rows));
-            let call = Call {
-                compute: self,
-                mlp,
-                x,
-                int8: int8.as_ref(),
-                m: rows,
-                ids,
-                masks: masks.map(|v| &v[r * words..(r + rows) * words]),
-                gate_values: gate_values.map(|v| &v[r * neurons..(r + rows) * neurons]),
-            };
-            call.run(blocks, block, &mut out[r * hidden..(r + rows) * hidden]);
-            r += rows;
+        let active = inputs.neurons.len();
+        let blocks = active.div_ceil(CHUNK).clamp(1, MAX_BLOCKS);
+        let block = active.div_ceil(blocks).next_multiple_of(8);
+        let is_int8 = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| w.dtype() == DType::I8);
+        for start in (0..inputs.rows).step_by(TOKENS) {
+            let rows = start..inputs.rows.min(start + TOKENS);
+            let inputs = inputs.part(rows.clone(), neurons, hidden);
+            let int8 = is_int8.then(|| self.quantize_activations(inputs.x, inputs.rows));
+            let call = Call { compute: self, mlp, inputs, int8: int8.as_ref() };
+            call.run(blocks, block, &mut out[rows.start * hidden..rows.end * hidden]);
         }
     }
 }
@@ -115,22 +123,18 @@ impl Compute {
 struct Call<'a> {
     compute: &'a Compute,
     mlp: &'a SparseMlp<'a>,
-    x: &'a [f32],
+    inputs: SparseMlpInputs<'a>,
     /// x in int8, for int8 weights.
     int8: Option<&'a Int8Activations<'a>>,
-    m: usize,
-    ids: &'a [u32],
-    masks: Option<&'a [u64]>,
-    gate_values: Option<&'a [f32]>,
 }
 
 impl Call<'_> {
     fn run(&self, blocks: usize, block: usize, out: &mut [f32]) {
         let hidden = self.mlp.up.cols();
-        let size = self.m * hidden;
-        let work = 3 * size * self.ids.len();
+        let size = self.inputs.rows * hidden;
+        let work = 3 * size * self.inputs.neurons.len();
         // Per block: the partial sum, then h and the other factor of a chunk.
-        let stride = size + 2 * self.m * CHUNK;
+        let stride = size + 2 * self.inputs.rows * CHUNK;
         let mut scratch = self.compute.workers.scratch.take(blocks * stride);
         let parts = SharedMut::new(&mut scratch);
         self.compute.workers.parallel(blocks, work, &|b| {
@@ -138,7 +142,8 @@ impl Call<'_> {
             let part = unsafe { parts.part(b * stride..(b + 1) * stride) };
             let (sum, values) = part.split_at_mut(size);
             sum.fill(0.0);
-            let (start, end) = (self.ids.len().min(b * block), self.ids.len().min((b + 1) * block));
+            let (start, end) =
+                (self.inputs.neurons.len().min(b * block), self.inputs.neurons.len().min((b + 1) * block));
             for start in (start..end).step_by(CHUNK) {
                 self.add_chunk(start..end.min(start + CHUNK), values, sum);
             }
@@ -158,15 +163,15 @@ impl Call<'_> {
 
     /// Adds the neurons of one chunk of ids to `sum` `[m, H]`.
     fn add_chunk(&self, chunk: Range<usize>, values: &mut [f32], sum: &mut [f32]) {
-        let ids = &self.ids[chunk.clone()];
+        let ids = &self.inputs.neurons[chunk.clone()];
         let rows = self.mlp.packed.map_or(ids, |packed| &packed.rows[chunk]);
-        let (m, mlp, n) = (self.m, self.mlp, ids.len());
+        let (m, mlp, n) = (self.inputs.rows, self.mlp, ids.len());
         let (gate, up) = values.split_at_mut(m * CHUNK);
         let (gate, up) = (&mut gate[..m * n], &mut up[..m * n]);
         self.project(mlp.up, mlp.up_bias, ids, rows, up);
         // SAFETY: the table holds only kernels that this CPU can run.
         unsafe {
-            match (mlp.gate, self.gate_values) {
+            match (mlp.gate, self.inputs.gate) {
                 (Some(_), Some(all)) => {
                     for (all, row) in all.chunks_exact(mlp.neurons()).zip(gate.chunks_exact_mut(n)) {
                         for (value, &id) in row.iter_mut().zip(ids) {
@@ -184,7 +189,7 @@ impl Call<'_> {
                 (None, _) => (self.compute.kernels.activate)(mlp.activation, up),
             }
         }
-        if let Some(masks) = self.masks {
+        if let Some(masks) = self.inputs.masks {
             let words = mask_words(mlp.neurons());
             for (mask, row) in masks.chunks_exact(words).zip(up.chunks_exact_mut(n)) {
                 for (h, &id) in row.iter_mut().zip(ids) {
@@ -200,7 +205,7 @@ impl Call<'_> {
 
     /// out `[m, ids]` = x · W\[rows\]ᵀ + bias\[ids\].
     fn project(&self, weights: Stored, bias: Option<&[f32]>, ids: &[u32], rows: &[u32], out: &mut [f32]) {
-        let x = Activations { x: self.x, int8: self.int8, m: self.m, exact: true };
+        let x = Activations { x: self.inputs.x, int8: self.int8, m: self.inputs.rows, exact: true };
         let to = Products { out: out.as_mut_ptr(), stride: ids.len() };
         // SAFETY: the rows are rows of the weights, x is [m, k], with int8 where a weight is, and out is [m, ids].
         unsafe { self.compute.products(weights, RowSet::Ids(rows), x, to) };
@@ -220,19 +225,12 @@ fn multiply(x: &mut [f32], y: &[f32]) {
     }
 }
 
-fn check(
-    mlp: &SparseMlp,
-    x: &[f32],
-    m: usize,
-    ids: &[u32],
-    masks: Option<&[u64]>,
-    gate_values: Option<&[f32]>,
-    out: &[f32],
-) {
-    let (neurons, rows, hidden) = (mlp.neurons(), mlp.up.rows(), mlp.up.cols());
+fn check(mlp: &SparseMlp, inputs: &SparseMlpInputs, out: &[f32]) {
+    let &SparseMlpInputs { x, rows, neurons: active, masks, gate: gate_values } = inputs;
+    let (neurons, stored, hidden) = (mlp.neurons(), mlp.up.rows(), mlp.up.cols());
     let shape = |name: &str, matrix: Stored| {
         assert!(
-            (matrix.rows(), matrix.cols()) == (rows, hidden),
+            (matrix.rows(), matrix.cols()) == (stored, hidden),
             "sparse_mlp: {name} is {matrix:?}, up is {:?}",
             mlp.up
         );
@@ -244,23 +242,23 @@ fn check(
     if let Some(gate) = mlp.gate.filter(|_| gate_values.is_none()) {
         shape("gate", gate);
     }
-    length("x", x.len(), m * hidden);
-    length("out", out.len(), m * hidden);
+    length("x", x.len(), rows * hidden);
+    length("out", out.len(), rows * hidden);
     for (name, bias, want) in
         [("gate_bias", mlp.gate_bias, neurons), ("up_bias", mlp.up_bias, neurons), ("down_bias", mlp.down_bias, hidden)]
     {
         length(name, bias.map_or(want, <[f32]>::len), want);
     }
     if let Some(masks) = masks {
-        length("masks", masks.len(), m * mask_words(neurons));
+        length("masks", masks.len(), rows * mask_words(neurons));
     }
     if let Some(values) = gate_values {
-        assert!(mlp.gate.is_some(), "sparse_mlp: gate_values for an ungated MLP");
-        length("gate_values", values.len(), m * neurons);
+        assert!(mlp.gate.is_some(), "sparse_mlp: gate values for an ungated MLP");
+        length("inputs.gate", values.len(), rows * neurons);
     }
-    check_ids("sparse_mlp", "ids", ids, neurons);
+    check_ids("sparse_mlp", "neurons", active, neurons);
     if let Some(packed) = mlp.packed {
-        length("packed.rows", packed.rows.len(), ids.len());
-        check_ids("sparse_mlp", "packed.rows", packed.rows, rows);
+        length("packed.rows", packed.rows.len(), active.len());
+        check_ids("sparse_mlp", "packed.rows", packed.rows, stored);
     }
 }
