@@ -1,5 +1,6 @@
-//! Bitmaps as sets: lists of ids, unions and differences against sets of numbers, on every tier.
+//! Which neurons are active, on every tier: thresholds, bitmaps as sets of numbers, lists of ids, signs, means.
 
+use crate::support::*;
 use proptest::prelude::*;
 use sparrow_kernels::*;
 use std::collections::BTreeSet;
@@ -105,4 +106,86 @@ fn infinite_and_missing_scores_reach_the_mean() {
             }
         }
     }
+}
+
+#[test]
+fn values_without_their_bit_are_zeroed() {
+    let mut random = Random(15);
+    for compute in tiers_to_test() {
+        for n in EDGES.into_iter().filter(|&n| n > 0).chain([9000]) {
+            let (m, words) = (3, mask_words(n));
+            let mut values = random.values(m * n);
+            values[n / 2] = f32::NAN;
+            values[n - 1] = f32::INFINITY;
+            let masks: Vec<u64> = (0..m * words).map(|_| random.next()).collect();
+            let mut got = values.clone();
+            compute.zero_unset(&mut got, n, &masks);
+            for (i, (got, value)) in got.iter().zip(&values).enumerate() {
+                let set = masks[i / n * words + i % n / 64] >> (i % n % 64) & 1 == 1;
+                let want = if set { *value } else { 0.0 };
+                assert_eq!(got.to_bits(), want.to_bits(), "{i} of {n}, {}", describe(&compute));
+            }
+        }
+    }
+}
+
+#[test]
+fn mean_and_deviation() {
+    let mut random = Random(10);
+    for compute in tiers_to_test() {
+        assert_eq!(compute.mean_std(&[]), (0.0, 0.0));
+        assert_eq!(compute.mean_std(&[3.0; 77]), (3.0, 0.0));
+        for n in EDGES.into_iter().skip(1) {
+            let x: Vec<f32> = random.values(n).iter().map(|v| v + 100.0).collect();
+            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+            let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
+            let got = compute.mean_std(&x);
+            assert_close(got.0, mean, 100.0 * 2.0 * U, &|| "mean".into());
+            assert_close(got.1, variance.sqrt(), 1e-5, &|| "deviation".into());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn masks_agree_with_a_list_of_booleans(
+        scores in proptest::collection::vec(
+            prop_oneof![8 => -2.0f32..2.0, 1 => Just(0.0f32), 1 => Just(-0.0f32), 1 => Just(f32::NAN), 1 => Just(f32::INFINITY), 1 => Just(0.5f32)],
+            0..300,
+        ),
+        threshold in prop_oneof![Just(0.0f32), Just(0.5f32), -1.0f32..1.0],
+        magnitude: bool,
+    ) {
+        for compute in tiers_to_test() {
+            let active: Vec<bool> = scores
+                .iter()
+                .map(|&v| (if magnitude { v.abs() } else { v }) > threshold)
+                .collect();
+            let mut mask = vec![u64::MAX; mask_words(scores.len())];
+            compute.mask_above(&scores, threshold, magnitude, &mut mask);
+            check_mask(&compute, &active, &mask);
+            let nonzero: Vec<bool> = scores.iter().map(|&v| v != 0.0).collect();
+            let second = mask_of(&nonzero);
+            check_mask(&compute, &nonzero, &second);
+            let both: Vec<bool> = active.iter().zip(&nonzero).map(|(a, b)| a | b).collect();
+            let mut union = vec![u64::MAX; mask.len()];
+            union_masks(&[mask.clone(), second].concat(), mask.len(), &mut union);
+            check_mask(&compute, &both, &union);
+        }
+    }
+}
+
+fn mask_of(active: &[bool]) -> Vec<u64> {
+    active.chunks(64).map(|bits| bits.iter().rev().fold(0, |word, &bit| word << 1 | u64::from(bit))).collect()
+}
+
+fn check_mask(compute: &Compute, want: &[bool], mask: &[u64]) {
+    let bits: Vec<bool> = (0..mask.len() * 64).map(|i| mask[i / 64] >> (i % 64) & 1 == 1).collect();
+    assert_eq!(&bits[..want.len()], want, "{}", describe(compute));
+    assert!(!bits[want.len()..].contains(&true), "bits past the end");
+    assert_eq!(count_ones(mask), want.iter().filter(|&&b| b).count());
+    let mut ids = vec![7; 3];
+    compute.mask_to_ids(mask, &mut ids);
+    let expected: Vec<u32> = (0..want.len() as u32).filter(|&i| want[i as usize]).collect();
+    assert_eq!(ids, expected);
 }

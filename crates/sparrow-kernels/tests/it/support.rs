@@ -1,7 +1,4 @@
-//! What several conformance tests share.
-
-// Every test target uses some of it.
-#![allow(dead_code)]
+//! What the tests share.
 
 use sparrow_kernels::*;
 
@@ -107,4 +104,50 @@ pub fn assert_close(got: f32, want: f64, tolerance: f64, context: &dyn Fn() -> S
 
 pub fn describe(compute: &Compute) -> String {
     format!("{} on {} threads", compute.isa(), compute.threads())
+}
+
+/// A row of activations as int8 products see it.
+pub fn quantized(x: &[f32]) -> Vec<f32> {
+    let max = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    let (inverse, scale) = (127.0 / max, max / 127.0);
+    x.iter().map(|v| if max == 0.0 { 0.0 } else { (v * inverse).round_ties_even() * scale }).collect()
+}
+
+/// The reference of an activation in `f64`, and its tolerance.
+pub fn activation(a: Activation, x: f64) -> f64 {
+    let logistic = |v: f64| 1.0 / (1.0 + (-v).exp());
+    match a {
+        Activation::Silu => x * logistic(x),
+        Activation::Relu => relu(x),
+        Activation::ReluSquared => relu(x).powi(2),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::GeluSigmoid => x * logistic(1.702 * x),
+        Activation::Identity => x,
+    }
+}
+
+/// max(x, 0) that keeps NaN, unlike `f64::max`.
+fn relu(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// erf by its Taylor series; beyond 5 it is ±1 to `f32` precision.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 5.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..400 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
 }

@@ -1,9 +1,7 @@
 //! The sparse cache of every available tier: what it keeps against sorting, attention over it against attention over a dense
 //! cache of the same numbers, and going back.
 
-mod common;
-
-use common::*;
+use crate::support::*;
 use sparrow_kernels::*;
 use std::ops::Range;
 

@@ -1,9 +1,7 @@
 //! Weights as bitmaps: packing and unpacking, the checks of arrays that come from outside, and every operation against the
 //! same weights stored densely, on every tier.
 
-mod common;
-
-use common::*;
+use crate::support::*;
 use proptest::prelude::*;
 use sparrow_kernels::*;
 

@@ -2,9 +2,7 @@
 //! edge, lengths around every block edge, windows, soft caps, caches at odd addresses; results must not depend on the number
 //! of threads or on the other rows of a call.
 
-mod common;
-
-use common::*;
+use crate::support::*;
 use sparrow_kernels::*;
 use std::ops::Range;
 

@@ -1,7 +1,6 @@
 //! No kernel reads or writes outside its slices: every operation, tier and element type with all of its slices first ending
 //! right before a page that nobody may touch, then starting right after one. A step outside kills the test, which names
 //! the case. Prefetches may go anywhere: they never fault.
-#![cfg(unix)]
 
 use std::io::Write;
 use std::ops::{Deref, DerefMut};
@@ -463,7 +462,7 @@ fn a_read_past_a_slice() {
 fn guard_pages_catch_a_read_past_a_slice() {
     for side in ["before", "after"] {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_read_past_a_slice", "--ignored", "--nocapture"])
+            .args(["--exact", "guard::a_read_past_a_slice", "--ignored", "--nocapture"])
             .env("GUARD_SIDE", side)
             .output()
             .unwrap();

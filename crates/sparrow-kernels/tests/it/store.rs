@@ -1,8 +1,6 @@
 //! Storing keys and values: every tier writes the bytes that `encode` writes, at the right place.
 
-mod common;
-
-use common::*;
+use crate::support::*;
 use sparrow_kernels::*;
 
 /// Stores one row and compares it with `encode`.

@@ -1,8 +1,5 @@
 //! The integer sparse MLP of every tier against a reference in big integers: values, rounding, and every overflow.
 
-// The reference indexes several arrays by the same number.
-#![allow(clippy::needless_range_loop)]
-
 use proptest::prelude::*;
 use sparrow_kernels::*;
 use std::fmt::Debug;
