@@ -1,5 +1,6 @@
 //! Work on several threads: the pool, memory that its tasks use again, and slices that they write together.
 
+mod fork;
 mod pool;
 mod scratch;
 mod shared_mut;

@@ -4,6 +4,7 @@
 //! worker that wakes late simply finds nothing left: the caller takes part and never waits for a sleeper. Nothing is
 //! allocated per region.
 
+use super::fork::Generation;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -29,6 +30,8 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// Held for the length of a region: concurrent regions take turns.
     region: Mutex<()>,
+    /// The process that has the workers.
+    made_in: Generation,
 }
 
 /// The closure of the current region, its lifetime erased.
@@ -63,6 +66,7 @@ impl Pool {
     /// # Panics
     /// If the system refuses to start a thread.
     pub fn new(threads: usize) -> Self {
+        let made_in = Generation::now();
         let shared = Arc::new(Shared {
             ticket: AtomicU64::new(0),
             job: UnsafeCell::new((None, 0)),
@@ -85,12 +89,18 @@ impl Pool {
                     .expect("Pool::new: cannot start a worker thread")
             })
             .collect();
-        Self { shared, workers, region: Mutex::new(()) }
+        Self { shared, workers, region: Mutex::new(()), made_in }
     }
 
     /// Threads that take part in a region, the caller included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Whether the process was forked after the pool was made: its threads are then not in the child, where
+    /// [`run`](Self::run) panics.
+    pub fn is_forked(&self) -> bool {
+        self.made_in.is_past()
     }
 
     /// Calls `f(task)` once for each `task` in `0..tasks`, on the workers and this thread, and returns when all are done.
@@ -100,13 +110,20 @@ impl Pool {
     ///
     /// # Panics
     /// With the panic of a task, after every task that had started has stopped; tasks not started by then are dropped.
-    /// Also if `tasks` is 2³² or more.
+    /// Also if `tasks` is 2³² or more, or if the pool [is forked](Self::is_forked) and the tasks are more than this thread
+    /// would run alone anyway.
     pub fn run(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         if tasks <= 1 || self.workers.is_empty() || RUNNING.get() == std::ptr::from_ref(shared) {
             (0..tasks).for_each(f);
             return;
         }
+        // Before any lock: in the child it may be that of a thread that is not there.
+        assert!(
+            !self.is_forked(),
+            "the process was forked after this thread pool was made: its threads are not in the child; make a new Compute \
+             (or load the model) in the child"
+        );
         let remaining = u32::try_from(tasks).expect("Pool::run: 2^32 tasks or more");
         let region = ignore_poison(self.region.lock());
         // SAFETY: only the lifetime is erased; the closure is called only for claimed tasks, and this function returns
@@ -142,6 +159,12 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if self.is_forked() {
+            // Nobody is there to be woken or waited for, and the lock may be held for ever. The handles of threads that the
+            // child does not have are not even detached.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.shared.shutdown.store(true, SeqCst);
         {
             let _guard = ignore_poison(self.shared.lock.lock());

@@ -15,7 +15,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     pub(crate) fn new(threads: usize) -> Self {
-        Self { pool: Pool::new(threads), scratch: Scratch::default() }
+        Self { pool: Pool::new(threads), scratch: Scratch::new() }
     }
 
     /// Threads of the pool, the caller included.
