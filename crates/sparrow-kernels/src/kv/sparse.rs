@@ -8,7 +8,7 @@ use crate::rows::Expander;
 use std::ops::Range;
 
 /// What a [`SparseKv`] is made for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SparseKvShape {
     /// f32, f16, bf16 or int8.
     pub dtype: DType,
@@ -42,6 +42,8 @@ pub struct SparseKv {
     pub(crate) packed: usize,
     /// Tokens that the dense part has room for: sinks, then what is not packed.
     pub(crate) room: usize,
+    /// Blocks of a head that there is room for.
+    pub(crate) most: usize,
     pub(crate) keys: Store,
     pub(crate) values: Store,
 }
@@ -52,7 +54,7 @@ pub(crate) struct Store {
     pub layout: BlockLayout,
     /// `[kv_heads, room, head_dim]`.
     pub dense: Vec<u8>,
-    /// `[kv_heads, most blocks]`, then `READ_AHEAD` bytes.
+    /// `[kv_heads, most]` blocks, then `READ_AHEAD` bytes.
     pub blocks: Vec<u8>,
 }
 
@@ -102,7 +104,7 @@ impl SparseKv {
             assert!((0.0..=1.0).contains(&sparsity), "a sparsity of {sparsity} is not in 0..=1");
         }
         let (keys, values) = (shape.store(key_sparsity), shape.store(value_sparsity));
-        SparseKv { shape, len: 0, packed: 0, room: shape.usual_room(), keys, values }
+        SparseKv { shape, len: 0, packed: 0, room: shape.usual_room(), most: shape.most_blocks(), keys, values }
     }
 
     /// What it was made for.
@@ -125,9 +127,29 @@ impl SparseKv {
         self.packed
     }
 
+    /// Makes room for `capacity` tokens, if there is less, and keeps what is stored: the cache is then as if made with that
+    /// capacity.
+    pub fn reserve(&mut self, capacity: usize) {
+        if capacity <= self.shape.capacity {
+            return;
+        }
+        self.shape.capacity = capacity;
+        if self.room < self.shape.usual_room() {
+            self.resize(self.len - self.packed, self.shape.usual_room());
+        }
+        if self.most < self.shape.most_blocks() {
+            self.resize_blocks(self.packed / BLOCK, self.shape.most_blocks());
+        }
+    }
+
     /// Bytes of all keys and values there is room for.
     pub fn bytes(&self) -> usize {
         [&self.keys, &self.values].iter().map(|store| store.dense.len() + store.blocks.len()).sum()
+    }
+
+    /// The tokens in blocks that lie within the first `len`, whole.
+    pub(crate) fn packed_within(&self, len: usize) -> usize {
+        self.packed.min(len.saturating_sub(self.shape.sinks) / BLOCK * BLOCK)
     }
 
     /// As [`read`](Self::read).
@@ -181,7 +203,7 @@ impl SparseKv {
     }
 
     fn run(&self, expand: Expander, store: &Store, head: usize, first: usize) -> PackedRun {
-        let at = (head * self.shape.most_blocks() + first / BLOCK) * store.layout.bytes();
+        let at = (head * self.most + first / BLOCK) * store.layout.bytes();
         PackedRun { blocks: store.blocks[at..].as_ptr(), layout: store.layout, row: first % BLOCK, expand }
     }
 
@@ -197,5 +219,19 @@ impl SparseKv {
             store.dense = dense;
         }
         self.room = room;
+    }
+
+    /// Gives every head room for `most` blocks, of which the first `kept` are kept.
+    pub(crate) fn resize_blocks(&mut self, kept: usize, most: usize) {
+        for store in [&mut self.keys, &mut self.values] {
+            let bytes = store.layout.bytes();
+            let mut blocks = vec![0; self.shape.kv_heads * most * bytes + READ_AHEAD];
+            for head in 0..self.shape.kv_heads {
+                let at = |most: usize| head * most * bytes..(head * most + kept) * bytes;
+                blocks[at(most)].copy_from_slice(&store.blocks[at(self.most)]);
+            }
+            store.blocks = blocks;
+        }
+        self.most = most;
     }
 }

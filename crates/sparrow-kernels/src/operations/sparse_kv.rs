@@ -38,7 +38,7 @@ impl SparseKv {
         if blocks == 0 {
             return false;
         }
-        let (row_bytes, most, room) = (self.shape.row_bytes(), self.shape.most_blocks(), self.room);
+        let (row_bytes, most, room) = (self.shape.row_bytes(), self.most, self.room);
         let before = self.packed / BLOCK;
         let stores = [&mut self.keys, &mut self.values]
             .map(|Store { layout, dense, blocks }| (*layout, &**dense, SharedMut::new(blocks)));
@@ -75,12 +75,12 @@ impl SparseKv {
         if len >= self.len {
             return;
         }
-        let sinks = self.shape.sinks;
+        let kept = self.packed_within(len);
         self.len = len;
-        if self.packed == 0 || len >= sinks + self.packed {
+        if kept == self.packed {
             return;
         }
-        let kept = len.saturating_sub(sinks) / BLOCK * BLOCK;
+        let sinks = self.shape.sinks;
         let (row_bytes, rows) = (self.shape.row_bytes(), len.saturating_sub(sinks + kept));
         let expand = compute.expander();
         for head in 0..self.shape.kv_heads {
@@ -92,6 +92,44 @@ impl SparseKv {
             }
         }
         self.packed = kept;
+    }
+
+    /// Makes this cache hold what a clone of `from`, [truncated](Self::truncate) to `len` tokens, would hold; what it held is
+    /// forgotten, its capacity stays. Only what is stored is copied, not what there is room for.
+    ///
+    /// # Panics
+    /// If the shapes differ in more than the capacity, or the tokens do not fit.
+    pub fn copy_prefix(&mut self, compute: &Compute, from: &SparseKv, len: usize) {
+        let SparseKvShape { capacity, kv_heads, sinks, .. } = self.shape;
+        let of_from = SparseKvShape { capacity, ..from.shape };
+        assert_eq!(self.shape, of_from, "copy_prefix: the shapes differ in more than the capacity");
+        let len = len.min(from.len);
+        assert!(len <= capacity, "copy_prefix: {len} tokens into a cache of {capacity}");
+        let packed = from.packed_within(len);
+        (self.len, self.packed) = (len, packed);
+        if self.room < len - packed {
+            self.resize(0, len - packed);
+        }
+        // The tail of what is cut off may have been packed.
+        let blocks = packed / BLOCK;
+        if self.most < blocks {
+            self.resize_blocks(0, blocks);
+        }
+        let (expand, row_bytes, room) = (compute.expander(), self.shape.row_bytes(), self.room);
+        let first = 0..sinks.min(len);
+        let rest = len.min(sinks + packed)..len;
+        for head in 0..kv_heads {
+            for (positions, row) in [(&first, 0), (&rest, first.end)] {
+                let at = (head * room + row) * row_bytes..(head * room + row + positions.len()) * row_bytes;
+                let to = [&mut self.keys.dense[at.clone()], &mut self.values.dense[at]];
+                from.copy_rows(expand, head, positions.clone(), to);
+            }
+            for (to, store) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
+                let bytes = store.layout.bytes();
+                let at = |most: usize| head * most * bytes..(head * most + blocks) * bytes;
+                to.blocks[at(self.most)].copy_from_slice(&store.blocks[at(from.most)]);
+            }
+        }
     }
 
     /// Copies the rows of head `head` at `positions` as they would be in a dense cache, zeros where elements were dropped, to

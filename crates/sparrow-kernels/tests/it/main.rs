@@ -12,6 +12,7 @@ mod elementwise;
 #[cfg(unix)]
 mod guard;
 mod integer;
+mod kv_copies;
 mod linear;
 mod selection;
 mod sparse_kv;

@@ -5,20 +5,20 @@ use crate::support::*;
 use sparrow_kernels::*;
 use std::ops::Range;
 
-const TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::I8];
-const KV_HEADS: usize = 2;
+pub const TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::I8];
+pub const KV_HEADS: usize = 2;
 
 fn shape(dtype: DType, head_dim: usize, capacity: usize, [key_sparsity, value_sparsity]: [f32; 2]) -> SparseKvShape {
     SparseKvShape { dtype, kv_heads: KV_HEADS, head_dim, capacity, key_sparsity, value_sparsity, sinks: 0, tail: 64 }
 }
 
 /// Keys and values `[tokens, kv_heads, head_dim]`.
-fn tokens(count: usize, head_dim: usize, random: &mut Random) -> [Vec<f32>; 2] {
+pub fn tokens(count: usize, head_dim: usize, random: &mut Random) -> [Vec<f32>; 2] {
     [(); 2].map(|()| random.values(count * KV_HEADS * head_dim))
 }
 
 /// Appends tokens, packing before each step of `step` as a session does, and once more.
-fn fill(cache: &mut SparseKv, compute: &Compute, [keys, values]: &[Vec<f32>; 2], step: usize) {
+pub fn fill(cache: &mut SparseKv, compute: &Compute, [keys, values]: &[Vec<f32>; 2], step: usize) {
     let row = KV_HEADS * cache.shape().head_dim;
     for (keys, values) in keys.chunks(step * row).zip(values.chunks(step * row)) {
         cache.pack(compute);
@@ -28,7 +28,7 @@ fn fill(cache: &mut SparseKv, compute: &Compute, [keys, values]: &[Vec<f32>; 2],
 }
 
 /// All rows of a head.
-fn read(cache: &SparseKv, compute: &Compute, head: usize, positions: Range<usize>) -> [Vec<u8>; 2] {
+pub fn read(cache: &SparseKv, compute: &Compute, head: usize, positions: Range<usize>) -> [Vec<u8>; 2] {
     let bytes = positions.len() * cache.shape().dtype.row_bytes(cache.shape().head_dim);
     let [mut keys, mut values] = [(); 2].map(|()| vec![0; bytes]);
     cache.read(compute, head, positions, &mut keys, &mut values);
