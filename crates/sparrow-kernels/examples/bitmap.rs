@@ -1,6 +1,7 @@
-//! From which density on a bitmap is no faster than dense weights: `cargo run --release -p sparrow-kernels --example bitmap
-//! [DTYPE] [linear|in_out] [THREADS]`. Products with both forms take turns over several copies of a weight, so that they come from memory as
-//! in a model; what counts is the median of the ratios of their times.
+//! From which density on a bitmap is no faster than dense weights:
+//! `cargo run --release -p sparrow-kernels --example bitmap [DTYPE] [linear|in_out] [THREADS]`. Products with both
+//! forms take turns over several copies of a weight, so that they come from memory as in a model; what counts is the
+//! median of the ratios of their times.
 
 use sparrow_kernels::*;
 use std::time::Instant;

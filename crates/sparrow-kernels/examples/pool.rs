@@ -1,7 +1,7 @@
 //! The thread pool against others, on 2 threads: `cargo run --release -p sparrow-kernels --example pool`.
 //!
-//! An empty region; a layer, alone; and tokens of many small regions, alone and beside another process that spins on one
-//! core. All pools run the same tasks, taking turns; medians.
+//! An empty region; a layer, alone; and tokens of many small regions, alone and beside another process that spins on
+//! one core. All pools run the same tasks, taking turns; medians.
 
 use std::hint::black_box;
 use std::num::NonZero;
@@ -83,7 +83,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Median seconds of `f` for each runner, which take turns: `turns` times, `calls` calls each, after one that does not count.
+/// Median seconds of `f` for each runner, which take turns: `turns` times, `calls` calls each, after one that does not
+/// count.
 fn measure(runners: &mut [Runner], turns: usize, calls: usize, f: &dyn Fn(&mut Run)) -> Vec<f64> {
     let mut times: Vec<Vec<f64>> = runners.iter().map(|_| Vec::new()).collect();
     for _ in 0..turns {

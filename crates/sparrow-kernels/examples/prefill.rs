@@ -1,8 +1,8 @@
 //! Prefill products against the peaks of the machine:
 //! `cargo run --release -p sparrow-kernels --example prefill [TOKENS [f32|f16|bf16]]`.
 //!
-//! Peaks and products are measured in turn, so that a busy machine slows both; several weights are cycled, so that they come
-//! from memory as in a model.
+//! Peaks and products are measured in turn, so that a busy machine slows both; several weights are cycled, so that they
+//! come from memory as in a model.
 
 use sparrow_kernels::*;
 use std::time::Instant;

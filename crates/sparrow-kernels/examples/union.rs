@@ -1,6 +1,6 @@
-//! From which active fraction on an MLP of a few rows is faster dense: `cargo run --release -p sparrow-kernels --example
-//! union [f32|bf16|int8|int4]`. Gathered and dense MLPs take turns over several weights, so that they come from memory as in
-//! a model; what counts is the median of their ratios.
+//! From which active fraction on an MLP of a few rows is faster dense:
+//! `cargo run --release -p sparrow-kernels --example union [f32|bf16|int8|int4]`. Gathered and dense MLPs take turns
+//! over several weights, so that they come from memory as in a model; what counts is the median of their ratios.
 
 use sparrow_kernels::*;
 use std::time::Instant;

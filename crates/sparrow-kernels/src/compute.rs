@@ -49,7 +49,8 @@ impl Compute {
         &self.workers.pool
     }
 
-    /// Whether the process was forked after this was made: its threads are then not in the child, where [`Pool::run`] panics.
+    /// Whether the process was forked after this was made: its threads are then not in the child, where [`Pool::run`]
+    /// panics.
     pub fn is_forked(&self) -> bool {
         self.workers.pool.is_forked()
     }

@@ -13,7 +13,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, VL and DQ; with VNNI int8 products use it, with VBMI2 too bitmaps.
     Avx512,
-    /// [`Isa::Avx512`], AVX512-BF16, AVX512-VNNI, AVX512-VBMI2, AMX-TILE, AMX-BF16 and AMX-INT8, with the kernel's permission to use tile state.
+    /// [`Isa::Avx512`], AVX512-BF16, AVX512-VNNI, AVX512-VBMI2, AMX-TILE, AMX-BF16 and AMX-INT8, with the kernel's
+    /// permission to use tile state.
     Amx,
 }
 
@@ -224,7 +225,8 @@ mod detect {
         const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
         const XFEATURE_XTILEDATA: i64 = 18;
         let result: i64;
-        // SAFETY: this system call takes two integers and touches no memory of the process; syscall clobbers rcx and r11.
+        // SAFETY: this system call takes two integers and touches no memory of the process; syscall clobbers rcx and
+        // r11.
         unsafe {
             std::arch::asm!("syscall",
                 inlateout("rax") SYS_ARCH_PRCTL => result,

@@ -1,5 +1,5 @@
-//! A forked child has the memory of its parent, but only one thread. In a process of its own: other tests' threads may hold
-//! locks of the standard library when this one forks.
+//! A forked child has the memory of its parent, but only one thread. In a process of its own: other tests' threads may
+//! hold locks of the standard library when this one forks.
 #![cfg(unix)]
 
 use sparrow_kernels::*;

@@ -9,9 +9,9 @@
 //! | offsets | `[rows + 1]`: where the values of each row begin, and where the last ones end; in elements, of int4 in bytes |
 //! | scales | int8: `[rows]` f32; int4: `[rows, ⌈cols/group⌉]` f16; floats: none |
 //!
-//! Int4 elements are q + 8, two to a byte, the first in the low half; those of every 32 columns begin a new byte. Elements whose bits
-//! are all 0 (+0.0; q = 0 of quantised types) need not be stored; -0.0 is stored. Mask, values and offsets of floats are those
-//! of the `sparse-bitmask` format of compressed-tensors, which has no last offset.
+//! Int4 elements are q + 8, two to a byte, the first in the low half; those of every 32 columns begin a new byte.
+//! Elements whose bits are all 0 (+0.0; q = 0 of quantised types) need not be stored; -0.0 is stored. Mask, values and
+//! offsets of floats are those of the `sparse-bitmask` format of compressed-tensors, which has no last offset.
 
 use super::convert::decode;
 use super::layout::{BLOCK, Int4, MAX_INT8_COLS, MIDDLE};
@@ -179,8 +179,9 @@ impl<'a> BitmapParts<'a> {
         }
     }
 
-    /// The density below which multiplying a few activations by a bitmap takes less time than by dense weights. Measured by
-    /// `examples/bitmap.rs` on a Xeon with AMX, weights from memory, as parts of the time of dense weights, for one activation:
+    /// The density below which multiplying a few activations by a bitmap takes less time than by dense weights.
+    /// Measured by `examples/bitmap.rs` on a Xeon with AMX, weights from memory, as parts of the time of dense weights,
+    /// for one activation:
     ///
     /// | density | bf16 | f16 | f32 | int8 |
     /// |---|---|---|---|---|
@@ -188,8 +189,8 @@ impl<'a> BitmapParts<'a> {
     /// | 0.8 | 0.83 | 0.88 | 0.89 | 0.81 |
     /// | 1 | 1.10 | 1.10 | 1.12 | 0.97 |
     ///
-    /// Of int8 less memory than dense weights decides. Int4 is slower at every density: putting nibbles in their places takes more
-    /// shuffles than all of a dense product, and saves a quarter of the bytes.
+    /// Of int8 less memory than dense weights decides. Int4 is slower at every density: putting nibbles in their places
+    /// takes more shuffles than all of a dense product, and saves a quarter of the bytes.
     pub const fn pays_below(dtype: DType) -> f64 {
         match dtype {
             DType::BF16 => 0.9,

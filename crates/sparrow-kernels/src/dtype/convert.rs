@@ -36,7 +36,8 @@ fn f16_to_f32(bits: u16) -> f32 {
     f16::from_bits(bits).to_f32_const()
 }
 
-/// Widens one stored row to `f32`: exact for floats, within 2⁻²⁴ relative for quantised types. Of floats any number of rows will do.
+/// Widens one stored row to `f32`: exact for floats, within 2⁻²⁴ relative for quantised types. Of floats any number of
+/// rows will do.
 ///
 /// # Panics
 /// If `bytes.len()` is not `dtype.row_bytes(out.len())`.
@@ -79,9 +80,9 @@ pub(crate) fn decode_row<const D: u8>(row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Narrows `f32` values to one stored row, rounding to nearest, ties to even. Of floats any number of rows will do: NaN stays
-/// NaN, overflow becomes infinity. Of quantised types the scale is that of the largest magnitude of the row or group; where
-/// that is NaN or infinite, all of it becomes NaN.
+/// Narrows `f32` values to one stored row, rounding to nearest, ties to even. Of floats any number of rows will do: NaN
+/// stays NaN, overflow becomes infinity. Of quantised types the scale is that of the largest magnitude of the row or
+/// group; where that is NaN or infinite, all of it becomes NaN.
 ///
 /// # Panics
 /// If `out.len()` is not `dtype.row_bytes(values.len())`.

@@ -5,11 +5,11 @@
 //! | int8 | n × i8, zeros up to a multiple of 4; scale s: f32 | qᵢ · s |
 //! | int4, groups of G = 32 or 128 | ⌈n/G⌉ · G/2 bytes of nibbles; ⌈n/G⌉ scales: f16; with zero points ⌈n/G⌉ × u8 | (qᵢ − z) · s of its group; z = 8 without zero points |
 //!
-//! Nibbles come in blocks of 32 elements, 16 bytes: byte j holds element j in its low and element j + 16 in its high half, so
-//! that each half of a block is 16 neighbours. Elements beyond n are stored as zeros (q = z).
+//! Nibbles come in blocks of 32 elements, 16 bytes: byte j holds element j in its low and element j + 16 in its high
+//! half, so that each half of a block is 16 neighbours. Elements beyond n are stored as zeros (q = z).
 //!
-//! Symmetric int8 with one scale per output is the `int-quantized` scheme of compressed-tensors, groups with and without
-//! zero points its `pack-quantized` one; the block order of nibbles is that of GGML's Q4_0.
+//! Symmetric int8 with one scale per output is the `int-quantized` scheme of compressed-tensors, groups with and
+//! without zero points its `pack-quantized` one; the block order of nibbles is that of GGML's Q4_0.
 
 use super::types::{DType, I4G32, I4G32Z, I4G128, I4G128Z};
 

@@ -5,8 +5,8 @@ use super::types::DType;
 use std::fmt;
 use std::ops::Range;
 
-/// Borrowed weights `[rows, cols]`, row-major, little-endian; a row is `dtype.row_bytes(cols)` bytes, and the next one follows
-/// at once, or at a fixed distance ([`strided`](Self::strided)).
+/// Borrowed weights `[rows, cols]`, row-major, little-endian; a row is `dtype.row_bytes(cols)` bytes, and the next one
+/// follows at once, or at a fixed distance ([`strided`](Self::strided)).
 ///
 /// The bytes may start at any address (they may be part of a mapped file): every kernel uses unaligned loads.
 #[derive(Clone, Copy)]

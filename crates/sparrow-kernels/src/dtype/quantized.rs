@@ -70,12 +70,12 @@ pub fn assemble_int8(codes: &[i8], scale: f32, out: &mut [u8]) {
     stored.copy_from_slice(&scale.to_le_bytes());
 }
 
-/// Writes one row of an int4 type from its parts: element i of group g is (`codes[i]` − zero point) · scale, both of `groups[g]`. In
-/// types without zero points it is 8, whatever `groups` says.
+/// Writes one row of an int4 type from its parts: element i of group g is (`codes[i]` − zero point) · scale, both of
+/// `groups[g]`. In types without zero points it is 8, whatever `groups` says.
 ///
 /// # Panics
-/// If `dtype` is not an int4 type, a code or zero point is above 15, `groups` are not as many as a row has, or `out` has another
-/// length than a row.
+/// If `dtype` is not an int4 type, a code or zero point is above 15, `groups` are not as many as a row has, or `out`
+/// has another length than a row.
 pub fn assemble_int4(dtype: DType, codes: &[u8], groups: &[(f16, u8)], out: &mut [u8]) {
     let int4 = Int4::of(dtype as u8);
     let cols = codes.len();
@@ -109,7 +109,8 @@ fn span(values: &[f32]) -> (f32, u8) {
     (scale, zero)
 }
 
-/// The scale that puts the value of largest magnitude at -8: its sign decides the scale's. NaN if one is NaN or infinite.
+/// The scale that puts the value of largest magnitude at -8: its sign decides the scale's. NaN if one is NaN or
+/// infinite.
 fn symmetric_scale(values: &[f32]) -> f32 {
     if values.iter().any(|v| !v.is_finite()) {
         return f32::NAN;
@@ -124,10 +125,11 @@ pub(crate) fn encode_int8(values: &[f32], out: &mut [u8]) {
     scale.copy_from_slice(&s.to_le_bytes());
 }
 
-/// codesᵢ ← round(valueᵢ / s) to even, s = max |value| / 127; zeros beyond the values. Returns s and the sum of the codes.
+/// codesᵢ ← round(valueᵢ / s) to even, s = max |value| / 127; zeros beyond the values. Returns s and the sum of the
+/// codes.
 ///
-/// Codes are `i8` as bytes. With NaN or infinity among the values s is NaN and the codes are 0; values so small that 127 ÷
-/// max overflows count as 0.
+/// Codes are `i8` as bytes. With NaN or infinity among the values s is NaN and the codes are 0; values so small that
+/// 127 ÷ max overflows count as 0.
 #[inline(always)]
 pub(crate) fn quantize_int8(values: &[f32], codes: &mut [u8]) -> (f32, i32) {
     const LANES: usize = 32;

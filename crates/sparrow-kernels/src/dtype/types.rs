@@ -5,8 +5,9 @@ use std::str::FromStr;
 
 /// How the numbers of a stored tensor are written, little-endian.
 ///
-/// The names of the float types are those of the safetensors format in lower case. In a quantised type a row is complete in
-/// itself: its elements, then what scales them, so rows can be gathered one by one. See `dtype/quantized.rs` for the layout.
+/// The names of the float types are those of the safetensors format in lower case. In a quantised type a row is
+/// complete in itself: its elements, then what scales them, so rows can be gathered one by one. See
+/// `dtype/layout.rs` for the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum DType {

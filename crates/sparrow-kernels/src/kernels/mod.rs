@@ -1,5 +1,6 @@
-//! The raw loops, a folder each: what a kernel is told and must do is in `mod.rs`, its tiers are in `scalar.rs`, `avx2.rs`,
-//! `avx512.rs` and `amx.rs`, and what tiers share is beside them. The [`table`](crate::table) lists them all.
+//! The raw loops, a folder each: what a kernel is told and must do is in `mod.rs`, its tiers are in `scalar.rs`,
+//! `avx2.rs`, `avx512.rs` and `amx.rs`, and what tiers share is beside them. The [`table`](crate::table) lists them
+//! all.
 
 pub(crate) mod activation;
 pub(crate) mod attention;

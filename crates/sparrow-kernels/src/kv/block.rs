@@ -6,8 +6,8 @@
 //! | bitmap | `[BLOCK, ⌈head_dim / 32⌉]` × u32: bit i % 32 of word i / 32 is set where element i is kept |
 //! | elements | the kept ones, token after token, each ascending |
 //!
-//! Every block keeps the same number of elements, so all blocks have one size, and a row is found by counting bits. Numbers are
-//! little-endian, at any alignment.
+//! Every block keeps the same number of elements, so all blocks have one size, and a row is found by counting bits.
+//! Numbers are little-endian, at any alignment.
 
 use crate::dtype::layout::int8_scale_at;
 use crate::dtype::{DType, code_size};
@@ -138,8 +138,8 @@ impl PackedRows {
         let d = self.layout.head_dim;
         let mut values = self.elements;
         for row in 0..self.count {
-            // SAFETY: the kernel is one that this CPU can run, as are all of its table; a row has its bitmap, an element for each of
-            // the bits and, of int8, a scale; the caller vouches for `to`.
+            // SAFETY: the kernel is one that this CPU can run, as are all of its table; a row has its bitmap, an
+            // element for each of the bits and, of int8, a scale; the caller vouches for `to`.
             unsafe {
                 let to = to.add(row * row_bytes);
                 let mask = self.masks.add(row * self.layout.mask_bytes());

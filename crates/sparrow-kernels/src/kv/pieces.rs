@@ -51,8 +51,8 @@ impl KvView<'_> {
         }
     }
 
-    /// The first key and the first value of these positions as rows of a dense cache: where they are, or copied to `keys` and
-    /// `values`, which have room for them if the cache is sparse.
+    /// The first key and the first value of these positions as rows of a dense cache: where they are, or copied to
+    /// `keys` and `values`, which have room for them if the cache is sparse.
     pub(crate) fn dense_rows(
         &self,
         expand: Expander,

@@ -28,12 +28,12 @@ pub struct SparseKvShape {
     pub tail: usize,
 }
 
-/// Keys and values of one sequence in one layer. Tokens come in dense; [`pack`](Self::pack) prunes and packs, 64 at a time, those
-/// that are older than the tail.
+/// Keys and values of one sequence in one layer. Tokens come in dense; [`pack`](Self::pack) prunes and packs, 64 at a
+/// time, those that are older than the tail.
 ///
-/// Of each head's block of 64 tokens the `floor(sparsity · 64 · head_dim)` keys, and values, of smallest magnitude are dropped,
-/// so a block's size is known beforehand: memory for all blocks is taken at once, zeroed, and becomes resident as blocks are
-/// written. Neither storing single tokens nor packing allocates.
+/// Of each head's block of 64 tokens the `floor(sparsity · 64 · head_dim)` keys, and values, of smallest magnitude are
+/// dropped, so a block's size is known beforehand: memory for all blocks is taken at once, zeroed, and becomes resident
+/// as blocks are written. Neither storing single tokens nor packing allocates.
 #[derive(Debug, Clone)]
 pub struct SparseKv {
     pub(crate) shape: SparseKvShape,
@@ -127,8 +127,8 @@ impl SparseKv {
         self.packed
     }
 
-    /// Makes room for `capacity` tokens, if there is less, and keeps what is stored: the cache is then as if made with that
-    /// capacity.
+    /// Makes room for `capacity` tokens, if there is less, and keeps what is stored: the cache is then as if made with
+    /// that capacity.
     pub fn reserve(&mut self, capacity: usize) {
         if capacity <= self.shape.capacity {
             return;

@@ -8,10 +8,12 @@ use crate::rows::{BitmapRows, COLUMN_STEP, RowSet, Rows};
 
 /// Values of a sum that stay in L1 while rows are added.
 const L1_VALUES: usize = 8 * 1024;
-/// Rows of a bitmap that are expanded at once: the most that a kernel adds together, so that sums are those of dense rows.
+/// Rows of a bitmap that are expanded at once: the most that a kernel adds together, so that sums are those of dense
+/// rows.
 const EXPANDED: usize = 8;
 
-/// What rows are multiplied by: column `columns[j]` of `a`, or column j, for the j-th row; rows of `a` are `stride` apart.
+/// What rows are multiplied by: column `columns[j]` of `a`, or column j, for the j-th row; rows of `a` are `stride`
+/// apart.
 #[derive(Clone, Copy)]
 pub(super) struct Coefficients<'a> {
     pub a: &'a [f32],
@@ -49,8 +51,8 @@ impl Compute {
                         exact: by.exact,
                         out: out.as_mut_ptr(),
                     };
-                    // SAFETY: the table holds only kernels that this CPU can run; the caller vouches for the rows, the coefficients
-                    // were checked, and out is [m, n].
+                    // SAFETY: the table holds only kernels that this CPU can run; the caller vouches for the rows, the
+                    // coefficients were checked, and out is [m, n].
                     unsafe { (kernel.run)(&args) };
                 }
                 None => self.add_expanded(w, rows, by, m, out),
@@ -88,8 +90,8 @@ impl Compute {
                 out: out[start..].as_mut_ptr(),
                 out_stride: n,
             };
-            // SAFETY: the table holds only kernels that this CPU can run; the caller vouches for the rows and the coefficients, and
-            // the columns exist in w and in out.
+            // SAFETY: the table holds only kernels that this CPU can run; the caller vouches for the rows and the
+            // coefficients, and the columns exist in w and in out.
             unsafe { (self.kernels.axpy_rows[dtype])(&args) };
         }
     }

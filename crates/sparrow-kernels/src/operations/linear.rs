@@ -24,16 +24,17 @@ const PANEL: usize = 64;
 impl Compute {
     /// out = x · Wᵀ + bias for each part, all in one parallel region (query, key and value; gate and up).
     ///
-    /// `x` is `[m, k]`; the shapes of a part are in [`LinearPart`]. Accumulates in `f32`, whatever the weights' type; the
-    /// error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that sum for
-    /// more. For more than 8 activations and bf16 or int4 weights [`Isa::Amx`](crate::Isa::Amx) first rounds x, and
-    /// int4 weights, to bf16 (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
+    /// `x` is `[m, k]`; the shapes of a part are in [`LinearPart`]. Accumulates in `f32`, whatever the weights' type;
+    /// the error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that
+    /// sum for more. For more than 8 activations and bf16 or int4 weights [`Isa::Amx`](crate::Isa::Amx) first rounds x,
+    /// and int4 weights, to bf16 (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
     ///
-    /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the error above, but
-    /// [`Isa::Amx`](crate::Isa::Amx) may take subnormal values of a bf16 bitmap for 0 and make infinite ones NaN, for any number of activations.
+    /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the
+    /// error above, but [`Isa::Amx`](crate::Isa::Amx) may take subnormal values of a bf16 bitmap for 0 and make
+    /// infinite ones NaN, for any number of activations.
     ///
-    /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums are then
-    /// exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
+    /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums
+    /// are then exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
     ///
     /// # Panics
     /// If `x.len()` is not `m * k`, or a bias or result does not fit its weight.
@@ -74,8 +75,8 @@ impl Compute {
             if let (Some(gemm), Some(part)) = (self.kernels.gemm[dtype as usize], parts.first()) {
                 let (k, expand) = (part.weights.cols(), self.expander());
                 let args = Gemm { x, int8, m, k, layout: Layout::OutIn, ids: None, parts: &parts, expand };
-                // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results are
-                // borrowed mutably.
+                // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results
+                // are borrowed mutably.
                 unsafe { gemm(&self.workers, &args) };
             }
         }
@@ -107,7 +108,8 @@ impl Compute {
             let mut task = task;
             for p in 0.. {
                 let part = parts.pointer(p);
-                // SAFETY: tasks are numbered below the sum of all parts' blocks, so part p exists; these fields are only read.
+                // SAFETY: tasks are numbered below the sum of all parts' blocks, so part p exists; these fields are
+                // only read.
                 let (weights, bias) = unsafe { ((*part).weights, (*part).bias) };
                 if !direct(weights) {
                     continue;

@@ -27,15 +27,18 @@ const BITMAP_MAX_BLOCKS: usize = 32;
 const CHUNK: usize = 32;
 
 impl Compute {
-    /// out\[r\] = Σᵢ x\[r, i\] · W\[i, :\] + bias, over the inputs i in `inputs` only: input sparsity (TEAL, arXiv 2408.14690).
+    /// out\[r\] = Σᵢ x\[r, i\] · W\[i, :\] + bias, over the inputs i in `inputs` only: input sparsity (TEAL, arXiv
+    /// 2408.14690).
     ///
-    /// `x` is `[m, k]`, indexed by the input's number even with `inputs`; `w` is `[k, n]`, one row per **input**; `inputs`
-    /// holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`, overwritten. The result
-    /// does not depend on the number of threads. Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8
-    /// activations [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of int4 weights, to bf16: 2⁻⁸ · Σᵢ
-    /// |x·W| more for each rounding. For int8 weights it quantises x times the scales of the inputs to int8, a row with its
-    /// largest magnitude as 127: up to half a step per input more. Of a bf16 bitmap's subnormal and infinite values see
-    /// [`linear`](Self::linear).
+    /// `x` is `[m, k]`, indexed by the input's number even with `inputs`; `w` is `[k, n]`, one row per **input**;
+    /// `inputs` holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`,
+    /// overwritten. The result does not depend on the number of threads.
+    ///
+    /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations
+    /// [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of int4 weights, to bf16:
+    /// 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights it quantises x times the scales of the inputs to int8, a
+    /// row with its largest magnitude as 127: up to half a step per input more. Of a bf16 bitmap's subnormal and
+    /// infinite values see [`linear`](Self::linear).
     ///
     /// # Panics
     /// If a length does not match these shapes, or an input is not below k.
@@ -173,8 +176,8 @@ impl Compute {
                     out: out.pointer(t * n + start),
                     out_stride: n,
                 };
-                // SAFETY: the table holds only kernels that this CPU can run; the ids are below k, start..end are columns
-                // of w, and only this task writes them.
+                // SAFETY: the table holds only kernels that this CPU can run; the ids are below k, start..end are
+                // columns of w, and only this task writes them.
                 unsafe { (self.kernels.axpy_rows[w.dtype() as usize])(&args) };
             }
         });

@@ -1,4 +1,5 @@
-//! The operations: safe methods of [`Compute`](crate::Compute), a file each, which states equation, shapes and tolerance.
+//! The operations: safe methods of [`Compute`](crate::Compute), a file each, which states equation, shapes and
+//! tolerance.
 
 mod activation;
 mod add_rows;

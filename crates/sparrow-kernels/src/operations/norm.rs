@@ -5,8 +5,8 @@ use crate::compute::Compute;
 impl Compute {
     /// RMSNorm (arXiv 1910.07467) of each row: outᵢ = xᵢ / √(mean(x²) + eps) · (weightᵢ + weight_offset).
     ///
-    /// `x` and `out` are `[rows, n]`, `weight` is `[n]`, and `rows = x.len() / n`. `weight_offset` is 0, or 1 for Gemma,
-    /// whose checkpoints store weight − 1. Relative error at most (n/32 + 16) · 2⁻²⁴.
+    /// `x` and `out` are `[rows, n]`, `weight` is `[n]`, and `rows = x.len() / n`. `weight_offset` is 0, or 1 for
+    /// Gemma, whose checkpoints store weight − 1. Relative error at most (n/32 + 16) · 2⁻²⁴.
     ///
     /// # Panics
     /// If `weight` is empty while `x` is not, if `x.len()` is no multiple of `weight.len()`, or if `out.len()` differs
@@ -20,11 +20,11 @@ impl Compute {
         });
     }
 
-    /// Layer normalisation (arXiv 1607.06450) of each row: outᵢ = (xᵢ − mean) / √(variance + eps) · weightᵢ + biasᵢ, with
-    /// the population variance, computed around the mean.
+    /// Layer normalisation (arXiv 1607.06450) of each row: outᵢ = (xᵢ − mean) / √(variance + eps) · weightᵢ + biasᵢ,
+    /// with the population variance, computed around the mean.
     ///
-    /// Shapes as in [`rms_norm`](Self::rms_norm); `bias` is `[n]` or absent. The mean is accurate to (n/32 + 16) · 2⁻²⁴ ·
-    /// mean(|x|), which bounds the absolute error before scaling.
+    /// Shapes as in [`rms_norm`](Self::rms_norm); `bias` is `[n]` or absent. The mean is accurate to (n/32 + 16) · 2⁻²⁴
+    /// · mean(|x|), which bounds the absolute error before scaling.
     ///
     /// # Panics
     /// As [`rms_norm`](Self::rms_norm), and if `bias` has another length than `weight`.

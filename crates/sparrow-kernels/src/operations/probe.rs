@@ -14,8 +14,8 @@ const BUFFER: usize = 1 << 30;
 const PIECE: usize = 1 << 21;
 const PASSES: usize = 5;
 
-/// The rate, in GB/s (10⁹ bytes), at which all threads together read memory: the best of several passes over a buffer of
-/// 1 GiB with the widest loads of the tier.
+/// The rate, in GB/s (10⁹ bytes), at which all threads together read memory: the best of several passes over a buffer
+/// of 1 GiB with the widest loads of the tier.
 ///
 /// Takes that much memory and about a second.
 pub fn read_bandwidth(compute: &Compute) -> f64 {
@@ -23,7 +23,8 @@ pub fn read_bandwidth(compute: &Compute) -> f64 {
     (0..PASSES).map(|_| probe.measure(compute, BUFFER)).fold(0.0, f64::max)
 }
 
-/// A buffer of 1 GiB whose parts can be read one after another, to see what the memory can do between other measurements.
+/// A buffer of 1 GiB whose parts can be read one after another, to see what the memory can do between other
+/// measurements.
 pub struct BandwidthProbe {
     buffer: Vec<u8>,
     next: usize,
@@ -42,8 +43,8 @@ impl BandwidthProbe {
         Self { buffer, next: 0 }
     }
 
-    /// The rate, in GB/s, of reading the next `bytes` of the buffer, at least 2 MiB and at most all, on all threads with the
-    /// widest loads of the tier.
+    /// The rate, in GB/s, of reading the next `bytes` of the buffer, at least 2 MiB and at most all, on all threads
+    /// with the widest loads of the tier.
     pub fn measure(&mut self, compute: &Compute, bytes: usize) -> f64 {
         let pieces = (bytes / PIECE).clamp(1, BUFFER / PIECE);
         let start = Instant::now();

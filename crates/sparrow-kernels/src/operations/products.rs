@@ -36,7 +36,8 @@ impl Compute {
     /// out\[t, j\] = W\[row(j), :\] · x\[t, :\].
     ///
     /// # Safety
-    /// The rows must be rows of `w`, `x` `[m, w.cols()]` with int8 for int8 weights, and nobody else may use these results.
+    /// The rows must be rows of `w`, `x` `[m, w.cols()]` with int8 for int8 weights, and nobody else may use these
+    /// results.
     pub(super) unsafe fn products(&self, w: Stored, rows: RowSet, x: Activations, to: Products) {
         // SAFETY: the contract is the caller's.
         unsafe {

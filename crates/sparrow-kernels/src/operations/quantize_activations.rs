@@ -5,8 +5,8 @@ use crate::parallel::SharedMut;
 use crate::rows::{Int8Activations, int8};
 
 impl Compute {
-    /// The rows of x `[m, k]`, each quantised with the scale max |x| / 127, to nearest, ties to even. A row with NaN or infinity has
-    /// the scale NaN.
+    /// The rows of x `[m, k]`, each quantised with the scale max |x| / 127, to nearest, ties to even. A row with NaN or
+    /// infinity has the scale NaN.
     pub(crate) fn quantize_activations(&self, x: &[f32], m: usize) -> Int8Activations<'_> {
         let k = x.len() / m;
         let [padded, row_bytes] = int8::row_bytes(k);

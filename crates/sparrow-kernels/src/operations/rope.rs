@@ -5,9 +5,9 @@ use crate::compute::Compute;
 impl Compute {
     /// Rotary position embedding (RoFormer, arXiv 2104.09864), in place, in the half-split form of Llama and GPT-NeoX.
     ///
-    /// `x` is `[rows, heads, head_dim]`; `cos` and `sin` are `[rows, rotary/2]`, the angles of each row's position. In each
-    /// head, with h = rotary/2 and i < h: (xᵢ, xᵢ₊ₕ) ← (xᵢ·cosᵢ − xᵢ₊ₕ·sinᵢ, xᵢ₊ₕ·cosᵢ + xᵢ·sinᵢ). Dimensions from `rotary` on
-    /// stay. Error at most 2 · 2⁻²⁴ · (|xᵢ| + |xᵢ₊ₕ|).
+    /// `x` is `[rows, heads, head_dim]`; `cos` and `sin` are `[rows, rotary/2]`, the angles of each row's position. In
+    /// each head, with h = rotary/2 and i < h: (xᵢ, xᵢ₊ₕ) ← (xᵢ·cosᵢ − xᵢ₊ₕ·sinᵢ, xᵢ₊ₕ·cosᵢ + xᵢ·sinᵢ). Dimensions from
+    /// `rotary` on stay. Error at most 2 · 2⁻²⁴ · (|xᵢ| + |xᵢ₊ₕ|).
     ///
     /// # Panics
     /// If `rotary` is odd or above `head_dim`, if `x.len()` is no multiple of `heads * head_dim`, or if `cos` or `sin`

@@ -67,8 +67,8 @@ impl Compute {
         kth_largest(scores, k, scratch)
     }
 
-    /// The indices of the set bits, ascending, in place of what `ids` held. `ids` keeps room for all bits, so that calls
-    /// with bitmaps of one size allocate once.
+    /// The indices of the set bits, ascending, in place of what `ids` held. `ids` keeps room for all bits, so that
+    /// calls with bitmaps of one size allocate once.
     ///
     /// # Panics
     /// If the bitmap has more than 2³² bits.

@@ -34,11 +34,12 @@ impl Compute {
         signs
     }
 
-    /// out\[r, i\] = (k − 2·d) / k, where d counts the inputs whose sign differs between row r of `x` and row i of `w`: the share
-    /// of positive products less that of negative ones, an estimate of the sign of their dot product. Exact up to the rounding
-    /// of the division: every tier gives the same bits.
+    /// out\[r, i\] = (k − 2·d) / k, where d counts the inputs whose sign differs between row r of `x` and row i of `w`:
+    /// the share of positive products less that of negative ones, an estimate of the sign of their dot product. Exact
+    /// up to the rounding of the division: every tier gives the same bits.
     ///
-    /// `x` is `[m, ceil(k/64)]` and `w` `[n, ceil(k/64)]`, as [`pack_signs`](Self::pack_signs) makes them; `out` is `[m, n]`.
+    /// `x` is `[m, ceil(k/64)]` and `w` `[n, ceil(k/64)]`, as [`pack_signs`](Self::pack_signs) makes them; `out` is
+    /// `[m, n]`.
     ///
     /// # Panics
     /// If `k` is 0, or a length does not match these shapes.

@@ -12,7 +12,8 @@ impl Compute {
         unsafe { (self.kernels.softmax)(x) }
     }
 
-    /// The index of the largest value, the first of equals; NaN counts only if there is nothing else, then the answer is 0.
+    /// The index of the largest value, the first of equals; NaN counts only if there is nothing else, then the answer
+    /// is 0.
     ///
     /// An empty slice gives 0.
     pub fn argmax(&self, x: &[f32]) -> usize {

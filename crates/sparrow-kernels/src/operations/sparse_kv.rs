@@ -10,8 +10,8 @@ use std::ops::Range;
 const COST: usize = 16;
 
 impl SparseKv {
-    /// Stores keys and values, `[rows, kv_heads, head_dim]` each, of the tokens at `first` and the positions after it, dense;
-    /// what was stored from `first` on is forgotten. See [`Compute::store_kv`].
+    /// Stores keys and values, `[rows, kv_heads, head_dim]` each, of the tokens at `first` and the positions after it,
+    /// dense; what was stored from `first` on is forgotten. See [`Compute::store_kv`].
     ///
     /// # Panics
     /// If the lengths do not match, `first` is beyond what is stored or packed already, or the tokens do not fit.
@@ -30,8 +30,8 @@ impl SparseKv {
         self.len = first + rows;
     }
 
-    /// Prunes and packs every block all of whose tokens are older than the tail. Whether there was one. Parallel over heads and
-    /// blocks.
+    /// Prunes and packs every block all of whose tokens are older than the tail. Whether there was one. Parallel over
+    /// heads and blocks.
     pub fn pack(&mut self, compute: &Compute) -> bool {
         let SparseKvShape { kv_heads, head_dim, sinks, tail, .. } = self.shape;
         let blocks = self.len.saturating_sub(sinks.saturating_add(tail)).saturating_sub(self.packed) / BLOCK;
@@ -68,9 +68,9 @@ impl SparseKv {
         true
     }
 
-    /// Forgets all but the first `len` tokens; nothing if there are no more. Tokens whose block was packed keep what is left of
-    /// them: where `len` is within a block its first tokens go back to the dense part, pruned as they are, until the block is
-    /// full and packed again.
+    /// Forgets all but the first `len` tokens; nothing if there are no more. Tokens whose block was packed keep what is
+    /// left of them: where `len` is within a block its first tokens go back to the dense part, pruned as they are,
+    /// until the block is full and packed again.
     pub fn truncate(&mut self, compute: &Compute, len: usize) {
         if len >= self.len {
             return;
@@ -94,8 +94,8 @@ impl SparseKv {
         self.packed = kept;
     }
 
-    /// Makes this cache hold what a clone of `from`, [truncated](Self::truncate) to `len` tokens, would hold; what it held is
-    /// forgotten, its capacity stays. Only what is stored is copied, not what there is room for.
+    /// Makes this cache hold what a clone of `from`, [truncated](Self::truncate) to `len` tokens, would hold; what it
+    /// held is forgotten, its capacity stays. Only what is stored is copied, not what there is room for.
     ///
     /// # Panics
     /// If the shapes differ in more than the capacity, or the tokens do not fit.
@@ -132,8 +132,8 @@ impl SparseKv {
         }
     }
 
-    /// Copies the rows of head `head` at `positions` as they would be in a dense cache, zeros where elements were dropped, to
-    /// `keys` and `values`, `[positions, head_dim]` each.
+    /// Copies the rows of head `head` at `positions` as they would be in a dense cache, zeros where elements were
+    /// dropped, to `keys` and `values`, `[positions, head_dim]` each.
     ///
     /// # Panics
     /// If the lengths do not match, or there is no such head or position.

@@ -12,8 +12,8 @@ use crate::kernels::activation::Activation;
 use crate::parallel::SharedMut;
 use crate::rows::{Int8Activations, RowSet};
 
-/// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H. The matrices hold the
-/// rows of all neurons, or, where `packed`, of some in any order.
+/// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H. The matrices hold
+/// the rows of all neurons, or, where `packed`, of some in any order.
 #[derive(Clone, Copy, Debug)]
 pub struct SparseMlp<'a> {
     /// `[I, H]`, not read where gate values are given; `None` for an ungated MLP, h = a(up · x).
@@ -52,9 +52,11 @@ pub struct SparseMlpInputs<'a> {
     pub rows: usize,
     /// The union of the rows' active neurons, ascending; only their weights are read.
     pub neurons: &'a [u32],
-    /// `[rows, ceil(I/64)]`: which neurons are active in each row; `None` makes every one of `neurons` count in every row.
+    /// `[rows, ceil(I/64)]`: which neurons are active in each row; `None` makes every one of `neurons` count in every
+    /// row.
     pub masks: Option<&'a [u64]>,
-    /// `[rows, I]`: gate pre-activations with their bias, where they are known; the gate's weights and bias are not read then.
+    /// `[rows, I]`: gate pre-activations with their bias, where they are known; the gate's weights and bias are not
+    /// read then.
     pub gate: Option<&'a [f32]>,
 }
 
@@ -88,20 +90,20 @@ const TOKENS: usize = 16;
 
 impl Compute {
     /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\] + down_bias, with h\[r, i\] = a(gateᵢ·x\[r\] + bᵢ) · (upᵢ·x\[r\] + cᵢ)
-    /// (without a gate: a(upᵢ·x\[r\] + cᵢ)) where neuron i is active in row r, and 0 elsewhere. Reads only the rows of the
-    /// `neurons` of `inputs`. The idea is that of Deja Vu (arXiv 2310.17157).
+    /// (without a gate: a(upᵢ·x\[r\] + cᵢ)) where neuron i is active in row r, and 0 elsewhere. Reads only the rows of
+    /// the `neurons` of `inputs`. The idea is that of Deja Vu (arXiv 2310.17157).
     ///
     /// `out` is `[rows, H]`, overwritten. Where rows are `packed` makes no difference to the result.
     ///
     /// Int8 gate and up see x quantised to int8, as in [`linear`](Self::linear); h stays `f32`.
     ///
-    /// Accumulates in `f32` in blocks that depend only on the number of `neurons`, so the result does not depend on the number
-    /// of threads. Error at most (H/8 + neurons + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute values
-    /// throughout.
+    /// Accumulates in `f32` in blocks that depend only on the number of `neurons`, so the result does not depend on the
+    /// number of threads. Error at most (H/8 + neurons + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute
+    /// values throughout.
     ///
     /// # Panics
-    /// If a length does not match these shapes, a neuron is not below I, a packed row is not one of the matrices', or gate
-    /// values are given for an ungated MLP.
+    /// If a length does not match these shapes, a neuron is not below I, a packed row is not one of the matrices', or
+    /// gate values are given for an ungated MLP.
     pub fn sparse_mlp(&self, mlp: &SparseMlp, inputs: &SparseMlpInputs, out: &mut [f32]) {
         check(mlp, inputs, out);
         let (neurons, hidden) = (mlp.neurons(), mlp.up.cols());

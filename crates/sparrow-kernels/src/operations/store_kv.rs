@@ -8,8 +8,8 @@ use crate::parallel::SharedMut;
 const COST: usize = 2;
 
 impl Compute {
-    /// Stores keys and values, `[rows, kv_heads, head_dim]` each, at positions `first..first + rows` of the cache, rounded as
-    /// [`encode`](crate::encode) rounds each head's row. Parallel over rows.
+    /// Stores keys and values, `[rows, kv_heads, head_dim]` each, at positions `first..first + rows` of the cache,
+    /// rounded as [`encode`](crate::encode) rounds each head's row. Parallel over rows.
     ///
     /// # Panics
     /// If the lengths do not match these shapes, or the positions are not within the capacity.

@@ -1,8 +1,8 @@
 //! Whether the process was forked since something was made.
 //!
-//! A fork copies the memory of a process but of its threads only the one that forks: in the child a pool has no workers, and
-//! a lock that another thread held stays locked for ever. No lock and no counter of ours shows that, so the system is asked
-//! to count forks.
+//! A fork copies the memory of a process but of its threads only the one that forks: in the child a pool has no
+//! workers, and a lock that another thread held stays locked for ever. No lock and no counter of ours shows that, so
+//! the system is asked to count forks.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

@@ -103,15 +103,16 @@ impl Pool {
         self.made_in.is_past()
     }
 
-    /// Calls `f(task)` once for each `task` in `0..tasks`, on the workers and this thread, and returns when all are done.
+    /// Calls `f(task)` once for each `task` in `0..tasks`, on the workers and this thread, and returns when all are
+    /// done.
     ///
     /// A call from inside a task of the same pool runs its tasks one after another on that thread; calls from several
     /// threads take turns.
     ///
     /// # Panics
     /// With the panic of a task, after every task that had started has stopped; tasks not started by then are dropped.
-    /// Also if `tasks` is 2³² or more, or if the pool [is forked](Self::is_forked) and the tasks are more than this thread
-    /// would run alone anyway.
+    /// Also if `tasks` is 2³² or more, or if the pool [is forked](Self::is_forked) and the tasks are more than this
+    /// thread would run alone anyway.
     pub fn run(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         if tasks <= 1 || self.workers.is_empty() || RUNNING.get() == std::ptr::from_ref(shared) {
@@ -160,8 +161,8 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         if self.is_forked() {
-            // Nobody is there to be woken or waited for, and the lock may be held for ever. The handles of threads that the
-            // child does not have are not even detached.
+            // Nobody is there to be woken or waited for, and the lock may be held for ever. The handles of threads that
+            // the child does not have are not even detached.
             self.workers.drain(..).for_each(std::mem::forget);
             return;
         }

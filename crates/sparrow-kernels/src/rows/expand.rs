@@ -45,8 +45,8 @@ impl Expand {
 /// An `expand` kernel; returns where the stored elements that follow begin.
 ///
 /// # Safety
-/// The CPU must have the kernel's features; mask and `to` must be valid for `len` elements, and `values` to `end` readable and
-/// hold those whose bits are set.
+/// The CPU must have the kernel's features; mask and `to` must be valid for `len` elements, and `values` to `end`
+/// readable and hold those whose bits are set.
 pub(crate) type ExpandFn = unsafe fn(&Expand) -> *const u8;
 
 /// The kernel of a type, in the tables: that of its number of bits, 4, 8, 16 or 32.
@@ -79,9 +79,9 @@ impl Expander {
         unsafe { (self.0[kernel(dtype)])(args) }
     }
 
-    /// Elements `columns` of a row, from a multiple of [`COLUMN_STEP`] on, as a dense row of that many elements. Those that are
-    /// stored begin at `position`, counted as offsets are; returns where the next begin, if `columns` ends the row or is a
-    /// multiple of 32 long.
+    /// Elements `columns` of a row, from a multiple of [`COLUMN_STEP`] on, as a dense row of that many elements. Those
+    /// that are stored begin at `position`, counted as offsets are; returns where the next begin, if `columns` ends the
+    /// row or is a multiple of 32 long.
     ///
     /// # Panics
     /// If the row or a column is not there, or `to` is not such a row.

@@ -2,8 +2,8 @@
 
 use crate::parallel::AlignedBuffer;
 
-/// A row of quantised activations is padded with zeros to a multiple of this, one vector of the widest tier, and one more
-/// holds its sum (`i32`) and its scale (`f32`).
+/// A row of quantised activations is padded with zeros to a multiple of this, one vector of the widest tier, and one
+/// more holds its sum (`i32`) and its scale (`f32`).
 const STEP: usize = 64;
 
 /// Bytes of a row of `k` codes with their padding, and of the whole row.

@@ -1,4 +1,5 @@
-//! Rows as kernels see them: of weights, stored densely or as bitmaps, and of activations; and the steps they are read in.
+//! Rows as kernels see them: of weights, stored densely or as bitmaps, and of activations; and the steps they are read
+//! in.
 
 mod bitmap;
 mod dense;

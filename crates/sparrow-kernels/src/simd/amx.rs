@@ -40,8 +40,8 @@ pub(crate) unsafe fn release_tiles() {
     unsafe { asm!("tilerelease", options(nomem, nostack)) };
 }
 
-/// Adds the products of two tiles of `a` with two of `b` per step to 2 × 2 tiles of sums, or sets them: a step is two tiles of
-/// each. `$product` is the instruction that multiplies two tiles.
+/// Adds the products of two tiles of `a` with two of `b` per step to 2 × 2 tiles of sums, or sets them: a step is two
+/// tiles of each. `$product` is the instruction that multiplies two tiles.
 macro_rules! multiply_tiles {
     ($product:literal, $a:expr, $b:expr, $steps:expr, $first:expr, $sums:expr) => {{
         use std::arch::asm;

@@ -50,8 +50,8 @@ pub(crate) unsafe fn load_part<const D: u8>(p: *const u8, n: usize) -> __m256 {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize) -> __m256 {
-    // SAFETY: a quantised row holds its elements, padding, scales and zero points, see `dtype/quantized.rs`; of floats the
-    // caller guarantees the elements.
+    // SAFETY: a quantised row holds its elements, padding, scales and zero points, see `dtype/layout.rs`; of floats
+    // the caller guarantees the elements.
     unsafe {
         match D {
             F32 | F16 | BF16 => load::<D>(row.add(c * code_size(D))),

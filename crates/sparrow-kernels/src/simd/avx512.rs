@@ -59,8 +59,8 @@ pub(crate) unsafe fn load_masked<const D: u8>(mask: __mmask16, p: *const u8) -> 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize, n: usize) -> __m512 {
-    // SAFETY: of floats and int8 only n elements are read; int4 rows are padded to whole blocks, zeros in value, and have a
-    // scale and a zero point for each group.
+    // SAFETY: of floats and int8 only n elements are read; int4 rows are padded to whole blocks, zeros in value, and
+    // have a scale and a zero point for each group.
     unsafe {
         match D {
             F32 | F16 | BF16 if n >= LANES => load::<D>(row.add(c * code_size(D))),

@@ -1,7 +1,7 @@
 //! The stored elements of a bitmap put in their places, with AVX-512.
 //!
-//! Elements of 8 and 16 bits need VBMI2. `near_end` says that a whole vector may not be readable where the stored elements
-//! are; then only those that the mask asks for are.
+//! Elements of 8 and 16 bits need VBMI2. `near_end` says that a whole vector may not be readable where the stored
+//! elements are; then only those that the mask asks for are.
 
 use super::avx512::{prefetch, upto16, upto32};
 use crate::dtype::{BF16, F32, I8};
@@ -23,8 +23,8 @@ pub(crate) const LINE: usize = 512;
 #[repr(align(64))]
 pub(crate) struct MaskLine(pub [u32; LINE / 32]);
 
-/// The masks of some rows, `bytes` each, from column `from` on, zeros past the last; in one place, which saves the registers that
-/// point to them. Those of the rows that come `next` are asked for: they may be any addresses.
+/// The masks of some rows, `bytes` each, from column `from` on, zeros past the last; in one place, which saves the
+/// registers that point to them. Those of the rows that come `next` are asked for: they may be any addresses.
 ///
 /// # Safety
 /// `from` is a multiple of [`LINE`] below the columns of the rows, whose masks must be readable; AVX-512.
@@ -102,7 +102,8 @@ pub(crate) unsafe fn place_8_bits(bits: u64, values: &mut *const u8, near_end: b
     }
 }
 
-/// As [`place_32_bits`] for a block of 32 elements of 4 bits, which begins a byte: each in a byte of its own, `rest` elsewhere.
+/// As [`place_32_bits`] for a block of 32 elements of 4 bits, which begins a byte: each in a byte of its own, `rest`
+/// elsewhere.
 ///
 /// # Safety
 /// As [`place_32_bits`], 16 bytes; VBMI2.

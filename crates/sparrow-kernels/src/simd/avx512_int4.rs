@@ -43,8 +43,8 @@ impl Scales {
         all
     }
 
-    /// Asks for the nibbles of one span of a row that comes next, and with the first span for all its scales, which lie at its end.
-    /// The address may be any.
+    /// Asks for the nibbles of one span of a row that comes next, and with the first span for all its scales, which lie
+    /// at its end. The address may be any.
     #[inline(always)]
     pub(crate) fn prefetch<const D: u8>(row: *const u8, cols: usize, start: usize) {
         let int4 = Int4::of(D);

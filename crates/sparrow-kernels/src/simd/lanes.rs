@@ -17,8 +17,8 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// eˣ within 2 ulp (subnormal results: within 1 subnormal step more); overflow gives infinity, NaN stays NaN.
 ///
-/// Cephes `expf`: x = n·ln 2 + r with |r| ≤ ½ ln 2, a polynomial of degree 6 for eʳ, then two scalings by 2^(n/2) so that
-/// neither leaves the range of `f32`.
+/// Cephes `expf`: x = n·ln 2 + r with |r| ≤ ½ ln 2, a polynomial of degree 6 for eʳ, then two scalings by 2^(n/2) so
+/// that neither leaves the range of `f32`.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits

@@ -6,7 +6,8 @@ use std::arch::x86_64::*;
 pub(crate) const TILE: usize = 1024;
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 16;
-/// Tiles of the same rows that are expanded before they are multiplied: while one pair is loaded, the next is expanded beside it.
+/// Tiles of the same rows that are expanded before they are multiplied: while one pair is loaded, the next is expanded
+/// beside it.
 pub(crate) const STEPS: usize = 2;
 /// Parts that add up to an `f32`.
 pub(crate) const ALL_PARTS: usize = 3;

@@ -1,7 +1,7 @@
 //! Vectors of `f32` of one tier, for kernels that are written once for all vector tiers.
 //!
-//! The methods are inlined only into functions with the tier's features, so generic code is `#[inline(always)]`, free of
-//! closures, and called from a function with these features.
+//! The methods are inlined only into functions with the tier's features, so generic code is `#[inline(always)]`, free
+//! of closures, and called from a function with these features.
 
 use crate::dtype::{BF16, code_size};
 

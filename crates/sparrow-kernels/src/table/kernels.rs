@@ -19,8 +19,8 @@ use std::mem::MaybeUninit;
 /// Function pointers to the kernels of one tier. Arrays are indexed by [`DType`](crate::DType).
 ///
 /// # Safety
-/// Every kernel requires the features of its tier, which holding a `&'static Kernels` proves; the doc of each kernel's type
-/// says what else it requires.
+/// Every kernel requires the features of its tier, which holding a `&'static Kernels` proves; the doc of each kernel's
+/// type says what else it requires.
 #[allow(clippy::type_complexity)]
 pub(crate) struct Kernels {
     pub(super) isa: Isa,

@@ -1,8 +1,8 @@
 //! The table of kernels of each tier.
 //!
-//! A tier is the one below it with the kernels it improves replaced, so a new kernel is one line here. The only source of a
-//! table is [`Kernels::select`], which gives it out only if the CPU has the tier: safe code cannot call a kernel that the
-//! CPU cannot run.
+//! A tier is the one below it with the kernels it improves replaced, so a new kernel is one line here. The only source
+//! of a table is [`Kernels::select`], which gives it out only if the CPU has the tier: safe code cannot call a kernel
+//! that the CPU cannot run.
 
 mod kernels;
 mod scalar;

@@ -1,6 +1,6 @@
-//! Attention of every available tier against `f64`: all element types, group and head sizes around every vector and tile
-//! edge, lengths around every block edge, windows, soft caps, caches at odd addresses; results must not depend on the number
-//! of threads or on the other rows of a call.
+//! Attention of every available tier against `f64`: all element types, group and head sizes around every vector and
+//! tile edge, lengths around every block edge, windows, soft caps, caches at odd addresses; results must not depend on
+//! the number of threads or on the other rows of a call.
 
 use crate::support::*;
 use sparrow_kernels::*;

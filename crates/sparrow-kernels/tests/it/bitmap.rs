@@ -1,5 +1,5 @@
-//! Weights as bitmaps: packing and unpacking, the checks of arrays that come from outside, and every operation against the
-//! same weights stored densely, on every tier.
+//! Weights as bitmaps: packing and unpacking, the checks of arrays that come from outside, and every operation against
+//! the same weights stored densely, on every tier.
 
 use crate::support::*;
 use proptest::prelude::*;
@@ -203,7 +203,8 @@ fn input_major_products_are_those_of_dense_weights() {
                             if m <= 8 && !dtype.is_quantized() {
                                 assert_close(got, products.sum::<f64>() + bias, tolerance, &context);
                             }
-                            // Few rows are added in f32, for which a tier with AMX rounds what multiplies dense weights.
+                            // Few rows are added in f32, for which a tier with AMX rounds what multiplies dense
+                            // weights.
                             let rounded = if m > 8 && count < 96 { 2f64.powi(-8) * size } else { 0.0 };
                             assert_close(got, want.into(), 2.0 * tolerance + rounded, &context);
                         }
@@ -353,7 +354,8 @@ fn corrupt_arrays_are_refused() {
     assert!(int8.parts().check().unwrap_err().to_string().contains("too large"));
 }
 
-/// Stored bytes of `[rows, cols]`: any bits of floats, with many zeros; of quantised types what `encode` makes of numbers.
+/// Stored bytes of `[rows, cols]`: any bits of floats, with many zeros; of quantised types what `encode` makes of
+/// numbers.
 fn stored_bytes(dtype: DType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed | 1);
     if dtype.is_quantized() {

@@ -1,6 +1,6 @@
-//! No kernel reads or writes outside its slices: every operation, tier and element type with all of its slices first ending
-//! right before a page that nobody may touch, then starting right after one. A step outside kills the test, which names
-//! the case. Prefetches may go anywhere: they never fault.
+//! No kernel reads or writes outside its slices: every operation, tier and element type with all of its slices first
+//! ending right before a page that nobody may touch, then starting right after one. A step outside kills the test,
+//! which names the case. Prefetches may go anywhere: they never fault.
 
 use std::io::Write;
 use std::ops::{Deref, DerefMut};

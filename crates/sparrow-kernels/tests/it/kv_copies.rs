@@ -1,5 +1,5 @@
-//! Sparse caches that are copied in part or grow: they hold, show and go on to hold what a clone cut to length, or a cache
-//! that was large from the start, does.
+//! Sparse caches that are copied in part or grow: they hold, show and go on to hold what a clone cut to length, or a
+//! cache that was large from the start, does.
 
 use crate::sparse_kv::{KV_HEADS, TYPES, fill, read, tokens};
 use crate::support::*;

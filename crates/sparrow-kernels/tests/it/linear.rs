@@ -1,11 +1,11 @@
-//! Linear layers of every available tier against `f64`: all element types, sizes around every block edge, weights at odd
-//! addresses, NaN and infinity.
+//! Linear layers of every available tier against `f64`: all element types, sizes around every block edge, weights at
+//! odd addresses, NaN and infinity.
 
 use crate::support::*;
 use sparrow_kernels::*;
 
-/// The activations that a product with weights of `dtype` sees: for int8 weights `[out, in]` they are quantised row by row;
-/// beyond 8 of them, the AMX tier rounds x to bf16 for bf16 and int4 weights. The reference sees the same.
+/// The activations that a product with weights of `dtype` sees: for int8 weights `[out, in]` they are quantised row by
+/// row; beyond 8 of them, the AMX tier rounds x to bf16 for bf16 and int4 weights. The reference sees the same.
 fn as_seen(compute: &Compute, dtype: DType, m: usize, x: &[f32]) -> Vec<f32> {
     if dtype == DType::I8 {
         return x.chunks((x.len() / m.max(1)).max(1)).flat_map(quantized).collect();
@@ -98,8 +98,8 @@ fn weights_rounded(compute: &Compute, dtype: DType, m: usize) -> f64 {
     if int4 && m > 8 && compute.isa() >= Isa::Amx { 2f64.powi(-8) } else { 0.0 }
 }
 
-/// x as products with int8 weights `[in, out]` see it beyond 8 activations with AMX: times the scale of the input, the `used`
-/// ones quantised row by row.
+/// x as products with int8 weights `[in, out]` see it beyond 8 activations with AMX: times the scale of the input, the
+/// `used` ones quantised row by row.
 fn scaled_and_quantized(w: &Sample, x: &[f32], used: &[u32]) -> Vec<f32> {
     let scale = |i: usize| f32::from_le_bytes(w.matrix().row(i)[w.matrix().row_bytes() - 4..].try_into().unwrap());
     let mut seen = x.to_vec();

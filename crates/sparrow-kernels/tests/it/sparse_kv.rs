@@ -1,5 +1,5 @@
-//! The sparse cache of every available tier: what it keeps against sorting, attention over it against attention over a dense
-//! cache of the same numbers, and going back.
+//! The sparse cache of every available tier: what it keeps against sorting, attention over it against attention over a
+//! dense cache of the same numbers, and going back.
 
 use crate::support::*;
 use sparrow_kernels::*;
@@ -35,8 +35,8 @@ pub fn read(cache: &SparseKv, compute: &Compute, head: usize, positions: Range<u
     [keys, values]
 }
 
-/// What should be kept of rows `[tokens, kv_heads, head_dim]` of one head, as a dense cache would store it: of the blocks in
-/// `packed` all but the smallest, of equal ones the first.
+/// What should be kept of rows `[tokens, kv_heads, head_dim]` of one head, as a dense cache would store it: of the
+/// blocks in `packed` all but the smallest, of equal ones the first.
 fn expected(rows: &[f32], of: &SparseKvShape, head: usize, sparsity: f32, packed: Range<usize>) -> Vec<u8> {
     let (d, row_bytes) = (of.head_dim, of.dtype.row_bytes(of.head_dim));
     let mut bytes = Vec::new();

@@ -11,8 +11,8 @@ pub(crate) mod scalar;
 /// The non-linearity of an MLP.
 ///
 /// Vector tiers differ from the scalar one by at most 2⁻²¹ · |x| (exponentials within 2 ulp, see
-/// [`Compute::activate`](crate::Compute::activate)). NaN stays NaN. An infinity gives what the equation gives, evaluated left to right: `silu(-∞)`
-/// is NaN, as in the usual frameworks.
+/// [`Compute::activate`](crate::Compute::activate)). NaN stays NaN. An infinity gives what the equation gives,
+/// evaluated left to right: `silu(-∞)` is NaN, as in the usual frameworks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// x · σ(x), σ the logistic function (arXiv 1702.03118).

@@ -1,10 +1,10 @@
-//! The products of tiled attention with AMX tiles, in bf16: queries and weights are rounded, keys and values are as stored
-//! (int8 fits bf16 exactly, its scales go into scores and weights).
+//! The products of tiled attention with AMX tiles, in bf16: queries and weights are rounded, keys and values are as
+//! stored (int8 fits bf16 exactly, its scales go into scores and weights).
 //!
-//! A product of tiles is C\[16, 16\] += A\[16 rows, 32\] · B\[32, 16 columns\], B in pairs: row p holds elements 2p and 2p + 1 of
-//! all columns. Scores `[keys, queries]` are keys (A, as stored) times transposed queries (B); sums `[head_dim, queries]` are
-//! transposed values (A) times weights (B). Always 2 × 2 tiles of C, so an operand is two tiles per 32 elements of the inner
-//! dimension, one after the other.
+//! A product of tiles is C\[16, 16\] += A\[16 rows, 32\] · B\[32, 16 columns\], B in pairs: row p holds elements 2p and
+//! 2p + 1 of all columns. Scores `[keys, queries]` are keys (A, as stored) times transposed queries (B); sums
+//! `[head_dim, queries]` are transposed values (A) times weights (B). Always 2 × 2 tiles of C, so an operand is two
+//! tiles per 32 elements of the inner dimension, one after the other.
 
 use super::tiled::{self, Block, Engine, KEYS, Lanes, Rows, STEP, STRIP, Softmax, Strip};
 use crate::dtype::layout::int8_scale;
@@ -91,8 +91,8 @@ unsafe fn load<const D: u8>(p: *const u8, n: usize) -> __m512i {
     }
 }
 
-// SAFETY: an operand is two tiles per 32 elements of its inner dimension: queries of head_dim, keys of head_dim for every 32
-// keys, values of the tile's keys for every 32 elements of head_dim, weights of the tile's keys.
+// SAFETY: an operand is two tiles per 32 elements of its inner dimension: queries of head_dim, keys of head_dim for
+// every 32 keys, values of the tile's keys for every 32 elements of head_dim, weights of the tile's keys.
 unsafe impl<const D: u8> Engine for Tiles<D> {
     fn sizes(head_dim: usize) -> [usize; 4] {
         let steps = head_dim.div_ceil(INNER);
@@ -169,8 +169,8 @@ unsafe impl<const D: u8> Engine for Tiles<D> {
                     low[pair] = _mm512_unpacklo_epi16(two[0], two[1]);
                     high[pair] = _mm512_unpackhi_epi16(two[0], two[1]);
                 }
-                // Unpacking works within quarters of a vector: lane l of `low` holds element l / 4 * 8 + l % 4, `high` the
-                // one 4 further.
+                // Unpacking works within quarters of a vector: lane l of `low` holds element l / 4 * 8 + l % 4, `high`
+                // the one 4 further.
                 let (low, high) = (transpose16(low), transpose16(high));
                 for l in 0..16 {
                     let element = l / 4 * 8 + l % 4;
@@ -239,7 +239,8 @@ unsafe impl<const D: u8> Engine for Tiles<D> {
         let interleave = unsafe { _mm512_loadu_si512(interleave.as_ptr().cast()) };
         for key in range.clone().step_by(2) {
             for tile in 0..STRIP / 16 {
-                // SAFETY: rows of weights are STRIP values, an even number of them; the operand has two tiles per 32 keys.
+                // SAFETY: rows of weights are STRIP values, an even number of them; the operand has two tiles per 32
+                // keys.
                 unsafe {
                     let even = _mm512_load_ps(weights[key].as_ptr().add(tile * 16));
                     let odd = _mm512_load_ps(weights[key + 1].as_ptr().add(tile * 16));

@@ -1,4 +1,5 @@
-//! Attention over a span with AVX-512 and VBMI2: packed rows are expanded in registers, once for all heads that share them.
+//! Attention over a span with AVX-512 and VBMI2: packed rows are expanded in registers, once for all heads that share
+//! them.
 
 use super::span::{self, BLOCK, Dense, Source, Span, prefetch};
 use crate::dtype::{BF16, F16, F32, I8, code_size};
@@ -66,8 +67,8 @@ impl<const D: u8> Source<Avx512> for Packed<'_, D> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
     unsafe fn pair(self, row: &mut PackedRow, i: usize, _: usize) -> [__m512; 2] {
-        // SAFETY: the row has a word for every pair, whose bits end with the head, an element for every bit, and READ_AHEAD bytes
-        // after the last.
+        // SAFETY: the row has a word for every pair, whose bits end with the head, an element for every bit, and
+        // READ_AHEAD bytes after the last.
         unsafe {
             prefetch(row.next);
             if WORD_BITS * code_size(D) > 64 {

@@ -1,7 +1,7 @@
 //! Attention over cached keys and values.
 //!
-//! [`span`] is the kernel of one row over some positions, [`tiled`] that of a block of rows that share a cache: there keys and
-//! values are packed tile by tile, and [`widened`] multiplies in `f32`, [`amx`] in bf16.
+//! [`span`] is the kernel of one row over some positions, [`tiled`] that of a block of rows that share a cache: there
+//! keys and values are packed tile by tile, and [`widened`] multiplies in `f32`, [`amx`] in bf16.
 
 pub(crate) mod scalar;
 pub(crate) mod span;

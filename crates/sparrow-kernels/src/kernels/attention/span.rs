@@ -10,8 +10,8 @@ use crate::simd::vector::{Vector, place};
 #[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 
-/// Positions whose scores are computed before their values are added: their keys and values, 32 KiB each for 128 elements of
-/// bf16, pass through L2.
+/// Positions whose scores are computed before their values are added: their keys and values, 32 KiB each for 128
+/// elements of bf16, pass through L2.
 pub(super) const BLOCK: usize = 128;
 /// Room for scores past the block: keys are multiplied several at a time.
 const SPARE: usize = 8;
@@ -58,13 +58,14 @@ pub(crate) fn expanded(row_bytes: usize) -> usize {
 }
 
 impl Span {
-    /// Positions of `piece` from `first` on, some of them: their number, and the first key and value as rows of a dense cache,
-    /// packed ones expanded.
+    /// Positions of `piece` from `first` on, some of them: their number, and the first key and value as rows of a dense
+    /// cache, packed ones expanded.
     ///
     /// # Safety
     /// See [`SpanFn`]; `first` must be in the piece.
     pub(super) unsafe fn dense_rows(&self, piece: &Piece, first: usize) -> (usize, *const u8, *const u8) {
-        // SAFETY: these positions are in the piece, and the scratch memory has room for a block of keys and one of values.
+        // SAFETY: these positions are in the piece, and the scratch memory has room for a block of keys and one of
+        // values.
         unsafe {
             match piece.rows {
                 PieceRows::Dense { keys, values } => {
@@ -104,8 +105,8 @@ pub(super) trait Source<X: Vector>: Copy {
     /// See above; there must be such a row.
     unsafe fn at(self, row: usize, i: usize) -> Self::Cursor;
 
-    /// The pair at element `i`, in the order of [`place`]; only `part` elements if that is above 0. Of int8 only the integers.
-    /// What follows is asked for.
+    /// The pair at element `i`, in the order of [`place`]; only `part` elements if that is above 0. Of int8 only the
+    /// integers. What follows is asked for.
     ///
     /// # Safety
     /// See above; pairs must be read in order from the one that the cursor was made for.
@@ -205,8 +206,8 @@ pub(super) unsafe fn span<X: Vector, const D: u8>(a: &Span) {
 pub(super) unsafe fn begin<'a, X: Vector, const D: u8>(a: &'a Span) -> State<'a> {
     let (d, group) = (a.head_dim, a.group);
     let padded = d.next_multiple_of(2 * X::LANES);
-    // SAFETY: the scratch memory has room for the first three, as `scratch` counts; one pair of stats per head of the group, by
-    // the contract.
+    // SAFETY: the scratch memory has room for the first three, as `scratch` counts; one pair of stats per head of the
+    // group, by the contract.
     let state = unsafe {
         State {
             padded,
@@ -338,8 +339,9 @@ pub(super) unsafe fn attend<X: Vector, S: Source<X>, const D: u8>(
     }
 }
 
-/// Turns a head's scores into exp(score − shift), and counts these: `stats` are the shift and the total. The shift follows the
-/// largest score only where it must, so sums are hardly ever rescaled. Returns by what they must be multiplied, at most 1.
+/// Turns a head's scores into exp(score − shift), and counts these: `stats` are the shift and the total. The shift
+/// follows the largest score only where it must, so sums are hardly ever rescaled. Returns by what they must be
+/// multiplied, at most 1.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn to_weights(scores: &mut [f32], [shift, total]: &mut [f32; 2]) -> f32 {
@@ -355,8 +357,8 @@ pub(super) fn to_weights(scores: &mut [f32], [shift, total]: &mut [f32; 2]) -> f
     shrink
 }
 
-/// Products of keys `j..j + R` of `count` with `M` heads of `d` elements; rows of `scores` are BLOCK + SPARE apart. Keys past
-/// the last repeat it.
+/// Products of keys `j..j + R` of `count` with `M` heads of `d` elements; rows of `scores` are BLOCK + SPARE apart.
+/// Keys past the last repeat it.
 ///
 /// # Safety
 /// See [`span`]; `j < count`.

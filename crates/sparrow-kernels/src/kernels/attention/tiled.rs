@@ -1,10 +1,10 @@
 //! Attention of rows that share a cache, tile by tile, with online softmax (FlashAttention, arXiv 2205.14135).
 //!
-//! A task is a key head and a block of rows. The block's *queries*, its rows times the heads that share the key head, are cut
-//! into strips of [`STRIP`]; a strip runs down the lanes of vectors, keys and values down the rows of matrices: scores are
-//! `[keys, STRIP]` and results `[head_dim, STRIP]`, so that maxima, sums and rescaling need no reduction across lanes. For
-//! every tile of [`KEYS`] keys the task packs keys and values once, and every strip passes: scores, softmax, weighted sum.
-//! Keys are taken 32 at a time, and what a strip sees nothing of is skipped.
+//! A task is a key head and a block of rows. The block's *queries*, its rows times the heads that share the key head,
+//! are cut into strips of [`STRIP`]; a strip runs down the lanes of vectors, keys and values down the rows of matrices:
+//! scores are `[keys, STRIP]` and results `[head_dim, STRIP]`, so that maxima, sums and rescaling need no reduction
+//! across lanes. For every tile of [`KEYS`] keys the task packs keys and values once, and every strip passes: scores,
+//! softmax, weighted sum. Keys are taken 32 at a time, and what a strip sees nothing of is skipped.
 //!
 //! Tiles begin at multiples of `KEYS`, so a query's result does not depend on the block it is in.
 
@@ -68,8 +68,8 @@ pub(super) unsafe trait Engine {
     /// The CPU must have the features; so for all methods. The queries must be readable, the strip writable.
     unsafe fn pack_queries(queries: &[*const f32], head_dim: usize, to: *mut u8);
 
-    /// Packs `count <= KEYS` keys, zeros up to a multiple of `STEP`. Scores become right when multiplied by `scales`, one per
-    /// key.
+    /// Packs `count <= KEYS` keys, zeros up to a multiple of `STEP`. Scores become right when multiplied by `scales`,
+    /// one per key.
     ///
     /// # Safety
     /// See above; rows must be readable.
@@ -110,8 +110,8 @@ pub(super) unsafe trait Engine {
     /// See above.
     unsafe fn shrink(sums: &mut [Lanes], by: &Lanes);
 
-    /// Adds values times weights of keys `range` of the tile to `sums`, `[head_dim]` rounded up to a multiple of 32; `packed`
-    /// has room for the packed weights.
+    /// Adds values times weights of keys `range` of the tile to `sums`, `[head_dim]` rounded up to a multiple of 32;
+    /// `packed` has room for the packed weights.
     ///
     /// # Safety
     /// See above; values must be packed.

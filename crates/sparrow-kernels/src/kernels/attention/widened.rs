@@ -1,7 +1,7 @@
 //! The products of tiled attention in `f32`: keys and values of any type are widened once per tile.
 //!
-//! Heads are padded to pairs of vectors and their elements are in the order in which pairs are widened
-//! ([`place`]), in queries, keys, values and sums alike. Queries are packed `[padded, STRIP]`, keys `[key, padded]`, values
+//! Heads are padded to pairs of vectors and their elements are in the order in which pairs are widened ([`place`]), in
+//! queries, keys, values and sums alike. Queries are packed `[padded, STRIP]`, keys `[key, padded]`, values
 //! `[padded / LANES, key, LANES]`; weights are used as they are.
 
 use super::tiled::{KEYS, Lanes, Rows, STEP, STRIP};
@@ -96,7 +96,8 @@ pub(super) unsafe fn scores<X: Vector, const R: usize, const V: usize>(
     let padded = padded::<X>(head_dim);
     let mut key = range.start;
     while key < range.end {
-        // SAFETY: the packed strip has `padded` lanes, R keys from here on have `padded` values, and scores as many lanes.
+        // SAFETY: the packed strip has `padded` lanes, R keys from here on have `padded` values, and scores as many
+        // lanes.
         unsafe {
             let mut sums = [[X::zero(); V]; R];
             let rows = keys.add(key * padded);

@@ -136,8 +136,8 @@ unsafe fn column<const D: u8, const V: usize, const M: usize>(a: &AxpyRows, rows
     }
 }
 
-/// Adds the columns that fill vectors of short rows (values of attention): results are loaded and stored once per [`STRIPE`]
-/// rows, which stay in L1 for all activations. Returns the columns done.
+/// Adds the columns that fill vectors of short rows (values of attention): results are loaded and stored once per
+/// [`STRIPE`] rows, which stay in L1 for all activations. Returns the columns done.
 ///
 /// # Safety
 /// See [`AxpyRowsFn`](super::AxpyRowsFn); AVX-512.

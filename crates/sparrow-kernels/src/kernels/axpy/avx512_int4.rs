@@ -15,8 +15,8 @@ pub(super) unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, 
     let mut coefficients = [[0.0f32; R]; TILE];
     let mut scales = [Scales::default(); R];
     let (cols, end) = (a.rows.cols, a.start + a.cols);
-    // SAFETY: rows j..j + R are in the set, activations t0..t0 + tile exist; blocks below `end` exist in the rows, padded,
-    // and results are masked to below it.
+    // SAFETY: rows j..j + R are in the set, activations t0..t0 + tile exist; blocks below `end` exist in the rows,
+    // padded, and results are masked to below it.
     unsafe {
         let rows: [*const u8; R] = std::array::from_fn(|r| a.rows.row(j + r));
         let next: [*const u8; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));

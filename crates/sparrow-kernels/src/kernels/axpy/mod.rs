@@ -1,8 +1,8 @@
 //! `axpy_rows`: adds a weighted sum of some rows of a stored matrix to an accumulator.
 //!
-//! out\[t, c\] += Σⱼ a\[t, j\] · W\[row(j), c\], the inner loop of [`linear_in_out`](crate::Compute::linear_in_out), and of
-//! the down half of [`sparse_mlp`](crate::Compute::sparse_mlp). Rows are added in order, one by one or in groups of eight,
-//! so the rounding error of one result is at most (count + 1) · 2⁻²⁴ · (|out| + Σⱼ |a·W|).
+//! out\[t, c\] += Σⱼ a\[t, j\] · W\[row(j), c\], the inner loop of [`linear_in_out`](crate::Compute::linear_in_out),
+//! and of the down half of [`sparse_mlp`](crate::Compute::sparse_mlp). Rows are added in order, one by one or in groups
+//! of eight, so the rounding error of one result is at most (count + 1) · 2⁻²⁴ · (|out| + Σⱼ |a·W|).
 
 pub(crate) mod scalar;
 

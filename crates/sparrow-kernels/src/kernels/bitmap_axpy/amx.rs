@@ -1,9 +1,9 @@
 //! `bitmap_axpy` of bf16 weights on AMX tiles: a weight is expanded once for all activations.
 //!
-//! Sixteen rows by 32 columns are a tile as they are expanded, of pairs of neighbouring columns. Multiplied by coefficients in pairs with
-//! zeros, (a, 0), they give the sums of the even columns, by (0, a) those of the odd ones; so nothing is shuffled. Sums of all rows
-//! of a pass stay in tiles. Coefficients are rounded or cut as in [`bitmap_dot`](crate::kernels::bitmap_dot::amx): two parts keep to the promised
-//! error from 96 rows on.
+//! Sixteen rows by 32 columns are a tile as they are expanded, of pairs of neighbouring columns. Multiplied by
+//! coefficients in pairs with zeros, (a, 0), they give the sums of the even columns, by (0, a) those of the odd ones;
+//! so nothing is shuffled. Sums of all rows of a pass stay in tiles. Coefficients are rounded or cut as in
+//! [`bitmap_dot`](crate::kernels::bitmap_dot::amx): two parts keep to the promised error from 96 rows on.
 
 use super::BitmapAxpy;
 use super::avx512::bitmap_axpy_bf16_avx512;
@@ -15,8 +15,8 @@ use crate::simd::tiles::{ALL_PARTS, ROWS, STEPS, Tiles, cut};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// The most groups of sixteen rows of a pass. Twice as many crowd L1 where rows begin some KiB apart, and take up to twice the time;
-/// half as many load and store sums too often.
+/// The most groups of sixteen rows of a pass. Twice as many crowd L1 where rows begin some KiB apart, and take up to
+/// twice the time; half as many load and store sums too often.
 const GROUPS: usize = 4;
 /// Up to this many activations adding in registers takes less time.
 const FEWER: usize = 2;
@@ -26,7 +26,8 @@ const MANY_ROWS: usize = 96;
 /// The coefficients of one group by the even and the odd columns.
 type Pair = [[[i32; LANES]; ROWS]; 2];
 
-/// The coefficients of rows `j..j + ROWS` of the set, zeros for those that it does not have, for activations `t0..t0 + m` in `parts`.
+/// The coefficients of rows `j..j + ROWS` of the set, zeros for those that it does not have, for activations
+/// `t0..t0 + m` in `parts`.
 ///
 /// # Safety
 /// See [`BitmapAxpyFn`](super::BitmapAxpyFn); the activations must exist, and `m * parts <= ROWS`; AVX-512 with BF16.
@@ -56,7 +57,8 @@ unsafe fn coefficients(a: &BitmapAxpy, j: usize, (t0, m): (usize, usize), parts:
     }
 }
 
-/// Adds `sums`, even and odd columns of [`STEPS`] steps, to columns `from..` of the results of activations `t0..t0 + m`.
+/// Adds `sums`, even and odd columns of [`STEPS`] steps, to columns `from..` of the results of activations
+/// `t0..t0 + m`.
 ///
 /// # Safety
 /// See [`BitmapAxpyFn`](super::BitmapAxpyFn); the activations must exist; AVX-512.
@@ -92,8 +94,9 @@ unsafe fn add(a: &BitmapAxpy, from: usize, (t0, m): (usize, usize), parts: usize
 /// Adds up to [`GROUPS`] groups of rows, from `j` on, for some activations in `parts`.
 ///
 /// # Safety
-/// See [`BitmapAxpyFn`](super::BitmapAxpyFn); row j must be in the set, the activations exist and their parts fit a tile, and unless `NEAR_END` a vector be
-/// readable after the rows' last elements; AMX, configured, and AVX-512 with VBMI2 and BF16.
+/// See [`BitmapAxpyFn`](super::BitmapAxpyFn); row j must be in the set, the activations exist and their parts fit a
+/// tile, and unless `NEAR_END` a vector be readable after the rows' last elements; AMX, configured, and AVX-512 with
+/// VBMI2 and BF16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,avx512bf16,popcnt")]
 unsafe fn pass<const NEAR_END: bool>(a: &BitmapAxpy, j: usize, tokens: (usize, usize), parts: usize) {
@@ -102,7 +105,8 @@ unsafe fn pass<const NEAR_END: bool>(a: &BitmapAxpy, j: usize, tokens: (usize, u
     let mut pairs: [Pair; GROUPS] = [[[[0; LANES]; ROWS]; 2]; GROUPS];
     let mut expanded = [Tiles::<STEPS>::ZERO; 2];
     let mut sums = Tiles::<{ 2 * STEPS }>::ZERO;
-    // SAFETY: rows and activations are there; columns stay below cols; the tiles have the configured shape, and the compiler uses none.
+    // SAFETY: rows and activations are there; columns stay below cols; the tiles have the configured shape, and the
+    // compiler uses none.
     unsafe {
         let mut cursors: [_; GROUPS] = std::array::from_fn(|g| Cursor::by_parts(&a.rows, j + g * ROWS));
         for (g, pair) in pairs[..groups].iter_mut().enumerate() {

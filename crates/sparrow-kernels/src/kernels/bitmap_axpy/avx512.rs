@@ -14,8 +14,8 @@ const TILE: usize = 8;
 /// Adds `R` rows, row `j` of the set and others `apart`, for activations `t0..t0 + tile`.
 ///
 /// # Safety
-/// See [`BitmapAxpyFn`](super::BitmapAxpyFn); rows and activations must exist, `tile <= TILE`, and unless `NEAR_END` a vector must be readable after the
-/// rows' last elements; AVX-512 with VBMI2.
+/// See [`BitmapAxpyFn`](super::BitmapAxpyFn); rows and activations must exist, `tile <= TILE`, and unless `NEAR_END` a
+/// vector must be readable after the rows' last elements; AVX-512 with VBMI2.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
 unsafe fn group<const D: u8, const R: usize, const NEAR_END: bool>(

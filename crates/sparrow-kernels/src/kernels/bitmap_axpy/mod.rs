@@ -1,7 +1,8 @@
-//! `bitmap_axpy`: adds a weighted sum of some rows of a [`Bitmap`](crate::Bitmap) to an accumulator, expanded in registers.
+//! `bitmap_axpy`: adds a weighted sum of some rows of a [`Bitmap`](crate::Bitmap) to an accumulator, expanded in
+//! registers.
 //!
-//! out\[t, c\] += Σⱼ a\[t, column(j)\] · W\[row(j), c\], as [`axpy`](super::axpy), with its rounding error. Where a tier has no kernel, rows are
-//! [expanded](super::expand) in memory.
+//! out\[t, c\] += Σⱼ a\[t, column(j)\] · W\[row(j), c\], as [`axpy`](super::axpy), with its rounding error. Where a
+//! tier has no kernel, rows are [expanded](super::expand) in memory.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;

@@ -1,4 +1,5 @@
-//! `bitmap_dot` of bf16 weights on AMX tiles: a weight is expanded once for all activations, see [`tiles`](crate::kernels::dot::tiles).
+//! `bitmap_dot` of bf16 weights on AMX tiles: a weight is expanded once for all activations, see
+//! [`tiles`](crate::kernels::dot::tiles).
 
 use super::BitmapDot;
 use super::avx512::bitmap_dot_bf16_avx512;
@@ -8,7 +9,8 @@ use crate::rows::{BitmapRows, FEW};
 use crate::simd::tiles::ROWS;
 use std::ops::Range;
 
-/// Up to this many activations multiplying in registers takes less time, and up to [`FEW`] if the rows do not fill a tile.
+/// Up to this many activations multiplying in registers takes less time, and up to [`FEW`] if the rows do not fill a
+/// tile.
 const FEWER: usize = 4;
 
 impl TileRows for BitmapRows {

@@ -40,8 +40,8 @@ unsafe fn arrange<const D: u8>(a: &BitmapDot) {
 /// `R` rows, row `j` of the set and others `apart`, by `M` activations.
 ///
 /// # Safety
-/// See [`BitmapDotFn`](super::BitmapDotFn); they must be in the set, `M == m`, x arranged, and unless `NEAR_END` a vector must be readable after
-/// the rows' last elements; the features those of the type.
+/// See [`BitmapDotFn`](super::BitmapDotFn); they must be in the set, `M == m`, x arranged, and unless `NEAR_END` a
+/// vector must be readable after the rows' last elements; the features those of the type.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
 unsafe fn tile<const D: u8, const R: usize, const M: usize, const NEAR_END: bool>(

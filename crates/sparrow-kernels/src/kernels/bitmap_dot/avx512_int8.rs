@@ -8,11 +8,12 @@ use std::arch::x86_64::*;
 /// Codes of one vector.
 const LANES: usize = 64;
 
-/// `R` rows, row `j` of the set and others `apart`, by `M` activations; the products as in [`dot_int8`](crate::kernels::dot_int8::avx512).
+/// `R` rows, row `j` of the set and others `apart`, by `M` activations; the products as in
+/// [`dot_int8`](crate::kernels::dot_int8::avx512).
 ///
 /// # Safety
-/// See [`BitmapDotInt8Fn`](super::BitmapDotInt8Fn); they must be in the set, `M == m`, and unless `NEAR_END` a vector must be readable after the rows' last
-/// elements; AVX512-VNNI and VBMI2.
+/// See [`BitmapDotInt8Fn`](super::BitmapDotInt8Fn); they must be in the set, `M == m`, and unless `NEAR_END` a vector
+/// must be readable after the rows' last elements; AVX512-VNNI and VBMI2.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi2,popcnt")]
 unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapDotInt8, j: usize, apart: usize) {

@@ -1,8 +1,10 @@
-//! `bitmap_dot`: the products of some rows of a [`Bitmap`](crate::Bitmap) with a few activations, expanded in registers.
+//! `bitmap_dot`: the products of some rows of a [`Bitmap`](crate::Bitmap) with a few activations, expanded in
+//! registers.
 //!
-//! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], as [`dot`](super::dot), and for int8 as [`dot_int8`](super::dot_int8), with the same
-//! bits. Where a tier has no such kernel, rows are [expanded](super::expand) in memory. The stored elements of the next columns
-//! lie where the number of bits so far says; several rows at once hide the latency of counting. Rounding error as that of `dot`.
+//! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], as [`dot`](super::dot), and for int8 as [`dot_int8`](super::dot_int8),
+//! with the same bits. Where a tier has no such kernel, rows are [expanded](super::expand) in memory. The stored
+//! elements of the next columns lie where the number of bits so far says; several rows at once hide the latency of
+//! counting. Rounding error as that of `dot`.
 
 // Without vector tiers nothing uses this.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -38,8 +40,8 @@ impl BitmapDotKernel {
     }
 }
 
-/// Up to this many activations rows are expanded in registers, for [`FEW`] activations at a time: measured, twice that is still
-/// faster than expanding for the blocked product.
+/// Up to this many activations rows are expanded in registers, for [`FEW`] activations at a time: measured, twice that
+/// is still faster than expanding for the blocked product.
 pub(crate) const FEW_IN_REGISTERS: usize = 2 * FEW;
 
 /// The arguments of a `bitmap_dot_int8` kernel.

@@ -7,7 +7,8 @@ use crate::simd::avx512_bitmap::{LINE, place_16_bits};
 use crate::simd::tiles::{ROWS, TILE};
 use std::arch::x86_64::*;
 
-/// Bytes of stored elements that are asked for ahead in a row: more than [`STEPS`](crate::simd::tiles::STEPS) steps have.
+/// Bytes of stored elements that are asked for ahead in a row: more than [`STEPS`](crate::simd::tiles::STEPS) steps
+/// have.
 const NEXT_PARTS: usize = 192;
 /// A row on its way: its mask, its next stored elements, and how far after them lies what is asked for.
 #[derive(Clone, Copy)]
@@ -19,7 +20,8 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    /// Rows `j..j + ROWS` of the set, the last again where there are fewer, to be expanded whole: the next sixteen are asked for.
+    /// Rows `j..j + ROWS` of the set, the last again where there are fewer, to be expanded whole: the next sixteen are
+    /// asked for.
     ///
     /// # Safety
     /// The set must have a row and describe readable memory.
@@ -34,8 +36,8 @@ impl Cursor {
         })
     }
 
-    /// As [`whole`](Self::whole), to be expanded bit by bit beside many others: what follows in the same row is asked for, now
-    /// what it begins with.
+    /// As [`whole`](Self::whole), to be expanded bit by bit beside many others: what follows in the same row is asked
+    /// for, now what it begins with.
     ///
     /// # Safety
     /// As [`whole`](Self::whole).
@@ -54,12 +56,12 @@ impl Cursor {
     }
 }
 
-/// Columns from `from` on, a multiple of [`STEPS`](crate::simd::tiles::STEPS)` * `[`STEP`], of sixteen rows of `cols` columns as `steps` tiles of [`STEP`] columns, one
-/// row of a tile each, zeros past the last.
+/// Columns from `from` on, a multiple of [`STEPS`](crate::simd::tiles::STEPS)` * `[`STEP`], of sixteen rows of `cols`
+/// columns as `steps` tiles of [`STEP`] columns, one row of a tile each, zeros past the last.
 ///
 /// # Safety
-/// The cursors must be there, `from + (steps - 1) * STEP < cols`, the tiles writable, and unless `NEAR_END` a vector readable after the rows' last
-/// elements; AVX-512 with VBMI2.
+/// The cursors must be there, `from + (steps - 1) * STEP < cols`, the tiles writable, and unless `NEAR_END` a vector
+/// readable after the rows' last elements; AVX-512 with VBMI2.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
 pub(crate) unsafe fn expand_tiles<const NEAR_END: bool>(

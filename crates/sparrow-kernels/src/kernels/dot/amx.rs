@@ -1,5 +1,5 @@
-//! Products of dense bf16 rows with more than [`FEW`](crate::rows::FEW) activations on AMX tiles, see [`tiles`](super::tiles): rows are copied
-//! into tiles as they come from memory.
+//! Products of dense bf16 rows with more than [`FEW`](crate::rows::FEW) activations on AMX tiles, see
+//! [`tiles`](super::tiles): rows are copied into tiles as they come from memory.
 
 use super::RowsDot;
 use super::tiles::{TileRows, strip};

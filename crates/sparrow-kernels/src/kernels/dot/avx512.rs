@@ -15,8 +15,8 @@ const X_BLOCK: usize = 8 * 1024;
 /// Elements `from..to` of `R` rows of `cols` by `M` activations: `R * M` vectors of partial sums.
 ///
 /// # Safety
-/// `rows` must be readable, `x` too for `cols` elements (`M` rows of x), `out` writable at `[M, R]`; `next`, the rows of the
-/// following call, are only prefetched and may be any address; AVX-512.
+/// `rows` must be readable, `x` too for `cols` elements (`M` rows of x), `out` writable at `[M, R]`; `next`, the rows
+/// of the following call, are only prefetched and may be any address; AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn tile<const D: u8, const R: usize, const M: usize>(
@@ -37,8 +37,8 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
             let mut w = [_mm512_setzero_ps(); R];
             for r in 0..R {
                 w[r] = load::<D>(rows[r].add(i * code_size(D)));
-                // Once per line. Hardware prefetch alone stops at the end of every row: 10 % slower for one activation, 30 %
-                // for eight.
+                // Once per line. Hardware prefetch alone stops at the end of every row: 10 % slower for one activation,
+                // 30 % for eight.
                 if (i * code_size(D)).is_multiple_of(64) {
                     prefetch(next[r].wrapping_add(i * code_size(D)), false);
                 }

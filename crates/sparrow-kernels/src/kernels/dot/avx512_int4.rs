@@ -1,7 +1,7 @@
 //! The tile of `dot_rows` for int4 weights with AVX-512.
 //!
-//! The 16 values that a nibble can stand for are one vector of `f32`, scaled once per block; nibbles index it. A block of 32
-//! elements is 16 bytes: one widening load, one shift, two lookups.
+//! The 16 values that a nibble can stand for are one vector of `f32`, scaled once per block; nibbles index it. A block
+//! of 32 elements is 16 bytes: one widening load, one shift, two lookups.
 
 use crate::simd::avx512::*;
 use crate::simd::avx512_int4::*;

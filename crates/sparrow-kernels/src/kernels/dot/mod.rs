@@ -1,9 +1,9 @@
 //! `dot_rows`: the products of some rows of a stored matrix with some activations.
 //!
-//! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], the inner loop of [`linear`](crate::Compute::linear) and of the gate and up
-//! halves of [`sparse_mlp`](crate::Compute::sparse_mlp) (for int8 weights these use [`dot_int8`](super::dot_int8)). Every
-//! tier keeps one vector of partial sums per (t, j), so the rounding error of one result is at most
-//! (K ÷ lanes + lanes) · 2⁻²⁴ · Σᵢ |W·x|.
+//! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], the inner loop of [`linear`](crate::Compute::linear) and of the gate
+//! and up halves of [`sparse_mlp`](crate::Compute::sparse_mlp) (for int8 weights these use
+//! [`dot_int8`](super::dot_int8)). Every tier keeps one vector of partial sums per (t, j), so the rounding error of one
+//! result is at most (K ÷ lanes + lanes) · 2⁻²⁴ · Σᵢ |W·x|.
 
 pub(crate) mod scalar;
 

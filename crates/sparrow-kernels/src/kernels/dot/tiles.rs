@@ -1,11 +1,12 @@
-//! Products of bf16 rows, however they are stored, with up to 32 activations on AMX tiles: a row is read once for all of them, and
-//! not packed.
+//! Products of bf16 rows, however they are stored, with up to 32 activations on AMX tiles: a row is read once for all
+//! of them, and not packed.
 //!
-//! Sixteen rows by 64 columns become two tiles that stay in L1, and are multiplied by tiles of x, C\[16 rows, 16 columns of
-//! x\] as in the blocked product. More than [`FEW`] activations are rounded to bf16, as there. Fewer are cut into bf16
-//! parts with columns of their own: three add up to an `f32`, two to it within 2⁻¹⁸ of it, or 64 · 2⁻²⁴. A tile adds the products of
-//! its even and its odd columns one after the other, then sums of tiles and of parts: with (k/32 + 19) · 2⁻²⁴ for that, three
-//! parts are always as exact as [`linear`](crate::Compute::linear) promises, and two from 720 columns on.
+//! Sixteen rows by 64 columns become two tiles that stay in L1, and are multiplied by tiles of x,
+//! C\[16 rows, 16 columns of x\] as in the blocked product. More than [`FEW`] activations are rounded to bf16, as
+//! there. Fewer are cut into bf16 parts with columns of their own: three add up to an `f32`, two to it within 2⁻¹⁸ of
+//! it, or 64 · 2⁻²⁴. A tile adds the products of its even and its odd columns one after the other, then sums of tiles
+//! and of parts: with (k/32 + 19) · 2⁻²⁴ for that, three parts are always as exact as
+//! [`linear`](crate::Compute::linear) promises, and two from 720 columns on.
 
 use super::RowsDot;
 use crate::rows::{FEW, STEP};
@@ -39,12 +40,12 @@ pub(crate) trait TileRows: Copy {
     /// See above; row j must be in the set.
     unsafe fn cursors(&self, j: usize) -> [Self::Cursor; ROWS];
 
-    /// Columns from `from` on, a multiple of [`STEPS`]` * `[`STEP`], of rows of `cols` columns as `steps` tiles of [`STEP`] columns, one row of a
-    /// tile each, zeros past the last.
+    /// Columns from `from` on, a multiple of [`STEPS`]` * `[`STEP`], of rows of `cols` columns as `steps` tiles of
+    /// [`STEP`] columns, one row of a tile each, zeros past the last.
     ///
     /// # Safety
-    /// See above; `from + (steps - 1) * STEP < cols`, tiles must be writable and aligned, and unless `NEAR_END` a vector readable after the
-    /// rows' last elements.
+    /// See above; `from + (steps - 1) * STEP < cols`, tiles must be writable and aligned, and unless `NEAR_END` a
+    /// vector readable after the rows' last elements.
     unsafe fn tiles<const NEAR_END: bool>(
         cursors: &mut [Self::Cursor; ROWS],
         cols: usize,
@@ -80,8 +81,8 @@ pub(crate) fn parts(m: usize, cols: usize) -> usize {
     }
 }
 
-/// x as `B` tiles for each [`STEP`] columns: row p holds elements 2p and 2p + 1 of all columns of the tile, which are the first,
-/// or only, parts of all activations, then their second ones, then their third ones.
+/// x as `B` tiles for each [`STEP`] columns: row p holds elements 2p and 2p + 1 of all columns of the tile, which are
+/// the first, or only, parts of all activations, then their second ones, then their third ones.
 ///
 /// # Safety
 /// See [`RowsDotFn`](super::RowsDotFn); the parts must fit B tiles; AVX-512 with BF16.
@@ -113,14 +114,15 @@ unsafe fn arrange<R: TileRows, const B: usize>(a: &RowsDot<R>, parts: usize) {
 /// The products of rows `j..j + ROWS` of the set, the last again where there are fewer, with the arranged activations.
 ///
 /// # Safety
-/// See [`RowsDotFn`](super::RowsDotFn); row j must be in the set, x arranged, and unless `NEAR_END` a vector must be readable after the
-/// rows' last elements; AMX, configured, and AVX-512 with VBMI2.
+/// See [`RowsDotFn`](super::RowsDotFn); row j must be in the set, x arranged, and unless `NEAR_END` a vector must be
+/// readable after the rows' last elements; AMX, configured, and AVX-512 with VBMI2.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,popcnt")]
 unsafe fn group<R: TileRows, const B: usize, const NEAR_END: bool>(a: &RowsDot<R>, j: usize, sums: &mut Tiles<B>) {
     let cols = a.rows.cols();
     let mut expanded = [Tiles::<STEPS>::ZERO; 2];
-    // SAFETY: the rows are in the set; columns stay below cols; the tiles have the configured shape, and the compiler uses none.
+    // SAFETY: the rows are in the set; columns stay below cols; the tiles have the configured shape, and the compiler
+    // uses none.
     unsafe {
         let mut cursors = a.rows.cursors(j);
         asm!("tilezero tmm0", "tilezero tmm1", options(nomem, nostack));

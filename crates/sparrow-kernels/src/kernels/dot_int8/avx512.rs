@@ -17,7 +17,8 @@ vectorised! { "avx512f,avx512bw,avx512vl,avx512dq,fma":
 
 /// `R` rows by `M` activations.
 ///
-/// The instruction multiplies unsigned by signed: w + 128, which is w with its sign bit flipped, then 128 · Σ x is taken off.
+/// The instruction multiplies unsigned by signed: w + 128, which is w with its sign bit flipped, then 128 · Σ x is
+/// taken off.
 ///
 /// # Safety
 /// See [`DotInt8Fn`](super::DotInt8Fn); rows `j..j + R` and activations `t..t + M` must exist; AVX512-VNNI.

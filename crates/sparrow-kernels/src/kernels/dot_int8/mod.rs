@@ -1,7 +1,7 @@
 //! `dot_int8`: the products of some int8 rows with some activations that are quantised to int8 too.
 //!
-//! out\[t, j\] = (Σᵢ W\[row(j), i\] · q\[t, i\]) · s_w\[row(j)\] · s_x\[t\], the sum exact in `i32`, so that every tier gives
-//! the same bits. Used by [`linear`](crate::Compute::linear) and the gate and up halves of
+//! out\[t, j\] = (Σᵢ W\[row(j), i\] · q\[t, i\]) · s_w\[row(j)\] · s_x\[t\], the sum exact in `i32`, so that every tier
+//! gives the same bits. Used by [`linear`](crate::Compute::linear) and the gate and up halves of
 //! [`sparse_mlp`](crate::Compute::sparse_mlp).
 
 pub(crate) mod scalar;

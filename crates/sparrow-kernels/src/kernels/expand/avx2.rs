@@ -58,7 +58,8 @@ unsafe fn place<const SIZE: usize>(bits: u8, values: *const u8) -> __m256i {
 unsafe fn expand<const SIZE: usize>(a: &Expand) -> *const u8 {
     let mut values = a.values;
     for i in (0..a.len).step_by(8) {
-        // SAFETY: i < len; the elements whose bits are set are stored, near the end they are copied first; `to` has `len` elements.
+        // SAFETY: i < len; the elements whose bits are set are stored, near the end they are copied first; `to` has
+        // `len` elements.
         unsafe {
             let bits = a.bits::<1>(i) as u8;
             let bytes = bits.count_ones() as usize * SIZE;

@@ -1,7 +1,7 @@
 //! `expand`: rows of a [`Bitmap`](crate::Bitmap), or parts of them, as dense rows.
 //!
-//! Where no kernel multiplies a bitmap as it is, rows are expanded into scratch that stays in a cache and multiplied by the
-//! kernels of dense rows: the results are those of the dense matrix, bit for bit.
+//! Where no kernel multiplies a bitmap as it is, rows are expanded into scratch that stays in a cache and multiplied by
+//! the kernels of dense rows: the results are those of the dense matrix, bit for bit.
 
 pub(crate) mod scalar;
 

@@ -1,8 +1,9 @@
 //! The blocked product of bf16 weights with AMX tiles, in assembly: the intrinsics are not stable yet.
 //!
-//! A product of tiles is C\[16, 16\] += A\[16 rows, 32\] · B\[32, 16 columns\], B in pairs: row p holds elements 2p and 2p + 1 of
-//! all columns. Weights `[out, in]` are A as they are stored, the activations B, and C is the transposed result; weights
-//! `[in, out]` are B after interleaving pairs of rows, the activations A, and C is the result. Either way the same loop.
+//! A product of tiles is C\[16, 16\] += A\[16 rows, 32\] · B\[32, 16 columns\], B in pairs: row p holds elements 2p and
+//! 2p + 1 of all columns. Weights `[out, in]` are A as they are stored, the activations B, and C is the transposed
+//! result; weights `[in, out]` are B after interleaving pairs of rows, the activations A, and C is the result. Either
+//! way the same loop.
 
 use super::{Engine, Gemm, Layout, Outputs, Panel, StoredRows};
 use crate::dtype::{BF16, I4G32, I4G32Z, I4G128, I4G128Z};
@@ -69,8 +70,8 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
                 for r in 0..Self::ROWS {
                     let to = to.wrapping_add(r / 16 * TILE + r % 16 * 64);
                     for step in 0..steps {
-                        // SAFETY: the stored row has `len` elements from k, which the load respects; the panel has two tiles per
-                        // step.
+                        // SAFETY: the stored row has `len` elements from k, which the load respects; the panel has two
+                        // tiles per step.
                         unsafe {
                             let row = if r < panel.rows {
                                 elements::<D>(&stored, r, panel, panel.k + step * STEP, panel.len - step * STEP)

@@ -61,8 +61,8 @@ unsafe impl Engine for Int8 {
                     let to = to.wrapping_add(r / 16 * TILE + r % 16 * 64);
                     for step in 0..steps {
                         let mask = if r < panel.rows { upto64(panel.len - step * STEP) } else { 0 };
-                        // SAFETY: the stored row has `len` codes from k, which the mask respects; the panel has two tiles per
-                        // step.
+                        // SAFETY: the stored row has `len` codes from k, which the mask respects; the panel has two
+                        // tiles per step.
                         unsafe {
                             let row = if mask == 0 {
                                 _mm512_setzero_si512()

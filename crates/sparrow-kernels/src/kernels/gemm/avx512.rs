@@ -63,8 +63,8 @@ unsafe impl<const D: u8> Engine for Widened<D> {
                 for i in 0..panel.len {
                     for group in (0..ROWS).step_by(LANES) {
                         let here = panel.rows.saturating_sub(group).min(LANES);
-                        // SAFETY: the stored row has `rows` elements from here, where the load ends; the panel has ROWS values
-                        // per element.
+                        // SAFETY: the stored row has `rows` elements from here, where the load ends; the panel has ROWS
+                        // values per element.
                         unsafe {
                             let value = if here == 0 {
                                 _mm512_setzero_ps()

@@ -1,22 +1,25 @@
 //! Products of many activations with a weight: blocked, both operands packed.
 //!
-//! out\[t, j\] = Σᵢ x\[t, i\] · W\[j, i\] + bias\[j\] for more than [`FEW`](crate::rows::FEW) activations, when arithmetic and not memory decides. Used
-//! by [`linear`](crate::Compute::linear) and [`linear_in_out`](crate::Compute::linear_in_out) wherever a tier has a [`GemmFn`], but for numbers of
-//! activations at which reading weights as they are takes less time ([`RowsDotKernel`](super::dot::RowsDotKernel)).
+//! out\[t, j\] = Σᵢ x\[t, i\] · W\[j, i\] + bias\[j\] for more than [`FEW`](crate::rows::FEW) activations, when
+//! arithmetic and not memory decides. Used by [`linear`](crate::Compute::linear) and
+//! [`linear_in_out`](crate::Compute::linear_in_out) wherever a tier has a [`GemmFn`], but for numbers of activations at
+//! which reading weights as they are takes less time ([`RowsDotKernel`](super::dot::RowsDotKernel)).
 //!
-//! All tiers share the loops of [`drive`](driver::drive); an [`Engine`] packs the operands and multiplies. Activations are packed once per
-//! call, in *strips* of a few tokens, weights once per task, in *panels* of a few rows, each cut along k into blocks. For
-//! every block of k a task packs its panels (they stay in L2) and runs every strip (it stays in L1) against all of them,
-//! adding to results that stay in L2 until the last block writes them out. Bitmaps are expanded before they are packed, a panel or
-//! a block at a time (`source.rs`), so that strips see them as they see dense weights.
+//! All tiers share the loops of [`drive`](driver::drive); an [`Engine`] packs the operands and multiplies. Activations
+//! are packed once per call, in *strips* of a few tokens, weights once per task, in *panels* of a few rows, each cut
+//! along k into blocks. For every block of k a task packs its panels (they stay in L2) and runs every strip (it stays
+//! in L1) against all of them, adding to results that stay in L2 until the last block writes them out. Bitmaps are
+//! expanded before they are packed, a panel or a block at a time (`source.rs`), so that strips see them as they see
+//! dense weights.
 //!
-//! The numbers for bf16 on AMX, 512 tokens, 48 KiB of L1 and 2 MiB of L2 per core: a strip is 32 tokens × 256 × 2 B = 16 KiB; a
-//! task of 256 rows holds 128 KiB of panels, 512 KiB of sums, and the 256 KiB of packed activations of a block pass through
-//! it once. One step of 32 elements is four products of 16 cycles and loads two tiles (2 KiB) from L1 and two from L2, 32 B
-//! per cycle of the 64 that L2 can give. From beyond L2 a task reads its weights once and the activations once, 512 B + 1 KiB
-//! per element of k for 256 · 512 multiply-adds, which are 256 cycles of products: 6 B per cycle, asked for one strip and one
-//! block ahead. Measured, in cycles per product of tiles where 16 is the peak: 19 with everything in L1, 23 with panels and
-//! sums in L2. Strips of 384 or 512 elements crowd L1 and cost 5 to 10 % more; tasks of 384 rows crowd L2.
+//! The numbers for bf16 on AMX, 512 tokens, 48 KiB of L1 and 2 MiB of L2 per core: a strip is 32 tokens × 256 × 2 B =
+//! 16 KiB; a task of 256 rows holds 128 KiB of panels, 512 KiB of sums, and the 256 KiB of packed activations of a
+//! block pass through it once. One step of 32 elements is four products of 16 cycles and loads two tiles (2 KiB) from
+//! L1 and two from L2, 32 B per cycle of the 64 that L2 can give. From beyond L2 a task reads its weights once and the
+//! activations once, 512 B + 1 KiB per element of k for 256 · 512 multiply-adds, which are 256 cycles of products: 6 B
+//! per cycle, asked for one strip and one block ahead. Measured, in cycles per product of tiles where 16 is the peak:
+//! 19 with everything in L1, 23 with panels and sums in L2. Strips of 384 or 512 elements crowd L1 and cost 5 to 10 %
+//! more; tasks of 384 rows crowd L2.
 
 // Without vector tiers nothing uses this.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -179,8 +182,8 @@ pub(crate) unsafe trait Engine {
     const W_BYTES: usize;
     const X_BYTES: usize;
 
-    /// Packs `tokens.len() <= TOKENS` rows of x, `len <= BLOCK` elements from `k` on each, into a strip of `TOKENS` by `len`
-    /// rounded up to `STEP`.
+    /// Packs `tokens.len() <= TOKENS` rows of x, `len <= BLOCK` elements from `k` on each, into a strip of `TOKENS` by
+    /// `len` rounded up to `STEP`.
     ///
     /// # Safety
     /// The CPU must have the features; the strip must be writable.
@@ -203,7 +206,8 @@ pub(crate) unsafe trait Engine {
     /// The CPU must have the features.
     unsafe fn stop() {}
 
-    /// Adds the product of a panel and a strip, `len` (a multiple of `STEP`) elements, to `sums` `ROWS * TOKENS`, or sets it if `first`.
+    /// Adds the product of a panel and a strip, `len` (a multiple of `STEP`) elements, to `sums` `ROWS * TOKENS`, or
+    /// sets it if `first`.
     ///
     /// # Safety
     /// Between start and stop; packed operands and sums must be valid for these shapes.
@@ -215,7 +219,8 @@ pub(crate) unsafe trait Engine {
     /// The CPU must have the features.
     unsafe fn prefetch(p: *const u8, write: bool);
 
-    /// Writes the sums of `outputs`, those of a panel, by `tokens`, with bias, to out `[tokens, rows]`, rows `stride` apart.
+    /// Writes the sums of `outputs`, those of a panel, by `tokens`, with bias, to out `[tokens, rows]`, rows `stride`
+    /// apart.
     ///
     /// # Safety
     /// The CPU must have the features; sums, bias (null for none) and out must be valid for these shapes.

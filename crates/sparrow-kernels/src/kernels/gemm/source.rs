@@ -14,7 +14,8 @@ pub(super) enum Source<'a> {
     Expanded(Expanded<'a>),
 }
 
-/// A bitmap's, of which a panel (`[out, in]`) or a block (`[in, out]`) is expanded at a time: scratch that stays in a cache.
+/// A bitmap's, of which a panel (`[out, in]`) or a block (`[in, out]`) is expanded at a time: scratch that stays in a
+/// cache.
 pub(super) struct Expanded<'a> {
     gemm: &'a Gemm<'a>,
     weights: Bitmap<'a>,

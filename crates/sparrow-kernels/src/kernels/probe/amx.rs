@@ -3,8 +3,8 @@
 use crate::simd::amx::{load_tile_config, release_tiles};
 use std::arch::asm;
 
-/// One tile of ordinary numbers: bf16 of magnitude 1 to 2 and both signs, read as int8 by the other loop. A peak measured
-/// on zeros might not hold for anything else.
+/// One tile of ordinary numbers: bf16 of magnitude 1 to 2 and both signs, read as int8 by the other loop. A peak
+/// measured on zeros might not hold for anything else.
 static OPERAND: [u16; 512] = {
     let mut values = [0; 512];
     let mut i = 0;
@@ -42,10 +42,11 @@ macro_rules! peak_loop {
 /// `steps` steps of four products of 16×32 by 32×16 bf16; returns the operations done.
 ///
 /// # Safety
-/// The CPU must have AMX-TILE and AMX-BF16, and the process the permission to use tile state. No caller may keep anything in
-/// tiles.
+/// The CPU must have AMX-TILE and AMX-BF16, and the process the permission to use tile state. No caller may keep
+/// anything in tiles.
 pub(crate) unsafe fn peak_bf16_amx(steps: usize) -> f64 {
-    // SAFETY: the caller guarantees AMX; the tiles are configured and released inside, and the compiler never uses them.
+    // SAFETY: the caller guarantees AMX; the tiles are configured and released inside, and the compiler never uses
+    // them.
     unsafe { peak_loop!(steps, "tdpbf16ps") };
     (2 * 16 * 16 * 32 * 4 * steps) as f64
 }
@@ -53,10 +54,11 @@ pub(crate) unsafe fn peak_bf16_amx(steps: usize) -> f64 {
 /// `steps` steps of four products of 16×64 by 64×16 int8; returns the operations done.
 ///
 /// # Safety
-/// The CPU must have AMX-TILE and AMX-INT8, and the process the permission to use tile state. No caller may keep anything in
-/// tiles.
+/// The CPU must have AMX-TILE and AMX-INT8, and the process the permission to use tile state. No caller may keep
+/// anything in tiles.
 pub(crate) unsafe fn peak_int8_amx(steps: usize) -> f64 {
-    // SAFETY: the caller guarantees AMX; the tiles are configured and released inside, and the compiler never uses them.
+    // SAFETY: the caller guarantees AMX; the tiles are configured and released inside, and the compiler never uses
+    // them.
     unsafe { peak_loop!(steps, "tdpbssd") };
     (2 * 16 * 16 * 64 * 4 * steps) as f64
 }

@@ -53,8 +53,8 @@ pub(crate) unsafe fn mask_to_ids_avx512(mask: &[u64], ids: &mut [MaybeUninit<u32
         for i in 0..64 / LANES {
             let bits = (word >> (i * LANES)) as __mmask16;
             let set = _mm512_maskz_compress_epi32(bits, numbers);
-            // SAFETY: there is room for every bit of the mask; before this vector's bits there were at least `count`, so 16
-            // more fit.
+            // SAFETY: there is room for every bit of the mask; before this vector's bits there were at least `count`,
+            // so 16 more fit.
             unsafe { _mm512_storeu_si512(ids.as_mut_ptr().add(count).cast(), set) };
             count += bits.count_ones() as usize;
             numbers = _mm512_add_epi32(numbers, step);

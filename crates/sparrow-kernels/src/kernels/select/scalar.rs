@@ -48,7 +48,8 @@ pub(super) fn sums(x: &[f32]) -> (f64, f64) {
     (sum.iter().sum(), squares.iter().sum())
 }
 
-/// Writes the numbers of the set bits, ascending, to the front of `ids`, which has room for all bits, and returns how many.
+/// Writes the numbers of the set bits, ascending, to the front of `ids`, which has room for all bits, and returns how
+/// many.
 ///
 /// # Safety
 /// None: unsafe only to fit the table.

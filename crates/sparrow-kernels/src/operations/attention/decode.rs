@@ -1,6 +1,6 @@
-//! Attention of rows that are alone in their caches: bound by reading the cache, so split into as many tasks as keep any number
-//! of threads busy, by key head and by span of positions (Flash-Decoding, 2023). How a row is split depends on its own
-//! length only. A span ends with its shift, its total and its sums; these are then merged.
+//! Attention of rows that are alone in their caches: bound by reading the cache, so split into as many tasks as keep
+//! any number of threads busy, by key head and by span of positions (Flash-Decoding, 2023). How a row is split depends
+//! on its own length only. A span ends with its shift, its total and its sums; these are then merged.
 
 use super::call::Call;
 use crate::compute::Compute;

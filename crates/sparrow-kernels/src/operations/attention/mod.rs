@@ -1,8 +1,9 @@
 //! Attention of some rows over cached keys and values.
 //!
-//! A row that is alone in its cache (decoding) reads keys and values once, from memory: [`decode`] splits the work by key head
-//! and by span of positions. Rows that share a cache (prompts) are products of matrices: [`blocks`] splits them by key head and
-//! by block of rows. What is stored densely and what is packed ([`SparseKv`](crate::SparseKv)) are pieces of one sequence.
+//! A row that is alone in its cache (decoding) reads keys and values once, from memory: [`decode`] splits the work by
+//! key head and by span of positions. Rows that share a cache (prompts) are products of matrices: [`blocks`] splits
+//! them by key head and by block of rows. What is stored densely and what is packed ([`SparseKv`](crate::SparseKv)) are
+//! pieces of one sequence.
 
 mod blocks;
 mod call;
@@ -17,17 +18,19 @@ use call::{Call, check};
 impl Compute {
     /// out = softmax(q·kᵀ · scale) · v for each row and head, with an optional soft cap on the scores.
     ///
-    /// `q` and `out` are `[rows, heads, head_dim]`; `kv(row)` gives the keys and values that the row sees, so a causal mask is
-    /// a `len` per row. A row that sees nothing gives zeros. The heads that share a key head read the cache once, and so do
-    /// neighbouring rows of one sequence. Results depend neither on the number of threads nor on other sequences' rows.
+    /// `q` and `out` are `[rows, heads, head_dim]`; `kv(row)` gives the keys and values that the row sees, so a causal
+    /// mask is a `len` per row. A row that sees nothing gives zeros. The heads that share a key head read the cache
+    /// once, and so do neighbouring rows of one sequence. Results depend neither on the number of threads nor on other
+    /// sequences' rows.
     ///
-    /// Error at most (head_dim + 16) · 2⁻²³ · scale · Σ|q·k| + (len + 64) · 2⁻²³, relative to the largest |v|. More than
-    /// 8 neighbouring rows of one sequence over bf16 or int8 are multiplied in bf16 on the AMX tier: q and the weights
-    /// of the softmax are rounded to it, keys and values are not; beside the bound above, which then holds for the rounded q,
-    /// the weights' rounding adds at most 2⁻⁸ of the largest |v|.
+    /// Error at most (head_dim + 16) · 2⁻²³ · scale · Σ|q·k| + (len + 64) · 2⁻²³, relative to the largest |v|. More
+    /// than 8 neighbouring rows of one sequence over bf16 or int8 are multiplied in bf16 on the AMX tier: q and the
+    /// weights of the softmax are rounded to it, keys and values are not; beside the bound above, which then holds for
+    /// the rounded q, the weights' rounding adds at most 2⁻⁸ of the largest |v|.
     ///
-    /// A NaN among the scores that a row sees, or a score of infinity, makes the row NaN; a value that is not finite reaches
-    /// every row that sees it, and may reach rows of the same sequence and call that see only earlier positions.
+    /// A NaN among the scores that a row sees, or a score of infinity, makes the row NaN; a value that is not finite
+    /// reaches every row that sees it, and may reach rows of the same sequence and call that see only earlier
+    /// positions.
     ///
     /// # Panics
     /// If `heads` is no multiple of `kv_heads`, a length does not match these shapes, or `start..len` is not within the

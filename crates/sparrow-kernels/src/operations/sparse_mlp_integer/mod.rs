@@ -27,8 +27,8 @@ pub struct IntegerMlp<'a, T> {
     pub down: &'a [T],
     /// Applied to the gate, or to up without a gate.
     pub activation: IntegerActivation,
-    /// f: every number stands for its value · 2⁻ᶠ (Q format), so each product sum is divided by 2ᶠ, to the nearest integer,
-    /// ties to even. 0 for plain integers.
+    /// f: every number stands for its value · 2⁻ᶠ (Q format), so each product sum is divided by 2ᶠ, to the nearest
+    /// integer, ties to even. 0 for plain integers.
     pub fraction_bits: u32,
 }
 
@@ -91,23 +91,25 @@ impl std::error::Error for IntegerOverflow {}
 const COLUMNS: usize = 512;
 
 impl Compute {
-    /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\], with h\[r, i\] = a(gateᵢ·x\[r\]) · (upᵢ·x\[r\]) (without a gate: a(upᵢ·x\[r\])) where bit
-    /// i of mask row r is set, and 0 elsewhere; for `i32` or `i64`, each sum of products divided by 2^`fraction_bits`.
+    /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\], with h\[r, i\] = a(gateᵢ·x\[r\]) · (upᵢ·x\[r\]) (without a gate:
+    /// a(upᵢ·x\[r\])) where bit i of mask row r is set, and 0 elsewhere; for `i32` or `i64`, each sum of products
+    /// divided by 2^`fraction_bits`.
     ///
-    /// `x` and `out` are `[m, H]`, `out` overwritten; `ids` is the ascending union of the rows' active neurons, and only
-    /// their rows are read; `masks` is `[m, ceil(I/64)]`, and `None` makes every id count for every row.
+    /// `x` and `out` are `[m, H]`, `out` overwritten; `ids` is the ascending union of the rows' active neurons, and
+    /// only their rows are read; `masks` is `[m, ceil(I/64)]`, and `None` makes every id count for every row.
     ///
-    /// Exact: a sum of products is formed without any rounding or wrapping, whatever its length and values, then divided
-    /// by 2^`fraction_bits` once, to the nearest integer, ties to even. The result depends neither on the tier nor on the
-    /// number of threads.
+    /// Exact: a sum of products is formed without any rounding or wrapping, whatever its length and values, then
+    /// divided by 2^`fraction_bits` once, to the nearest integer, ties to even. The result depends neither on the tier
+    /// nor on the number of threads.
     ///
     /// # Errors
-    /// If a gate, up, activation, product or result, after that division, does not fit in the element type: the first one
-    /// in the order of the stages from gate to product neuron by neuron within a row, rows in order, then the results. Only
-    /// what is active in a row counts. `out` then holds no particular values.
+    /// If a gate, up, activation, product or result, after that division, does not fit in the element type: the first
+    /// one in the order of the stages from gate to product neuron by neuron within a row, rows in order, then the
+    /// results. Only what is active in a row counts. `out` then holds no particular values.
     ///
     /// # Panics
-    /// If a length does not match these shapes, an id is not below I, or `fraction_bits` is not below the element's bits.
+    /// If a length does not match these shapes, an id is not below I, or `fraction_bits` is not below the element's
+    /// bits.
     pub fn sparse_mlp_integer<T: Integer>(
         &self,
         mlp: &IntegerMlp<T>,
