@@ -2,8 +2,6 @@
 
 use crate::compute::Compute;
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::Isa;
-#[cfg(target_arch = "x86_64")]
 use crate::kernels::probe::amx;
 use crate::parallel::SharedMut;
 use std::time::Instant;
@@ -79,7 +77,7 @@ pub fn peak(compute: &Compute) -> Peak {
 
 #[cfg(target_arch = "x86_64")]
 fn amx_peaks(compute: &Compute) -> (Option<f64>, Option<f64>) {
-    if compute.isa() < Isa::Amx {
+    if compute.isa() < crate::cpu::Isa::Amx {
         return (None, None);
     }
     // SAFETY: a table of the AMX tier proves that the CPU has AMX and that this process may use it.

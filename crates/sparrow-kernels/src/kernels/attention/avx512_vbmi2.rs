@@ -3,7 +3,8 @@
 
 use super::span::{self, BLOCK, Dense, Source, Span, prefetch};
 use crate::dtype::{BF16, F16, F32, I8, code_size};
-use crate::kv::{PackedRows, PieceRows, WORD, WORD_BITS, mask_at};
+use crate::kv::PieceRows;
+use crate::kv::block::{PackedRows, WORD, WORD_BITS, mask_at};
 use crate::simd::avx512::Avx512;
 use crate::simd::avx512_bitmap::next;
 use std::arch::x86_64::*;

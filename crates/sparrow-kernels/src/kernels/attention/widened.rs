@@ -23,7 +23,7 @@ pub(super) fn sizes<X: Vector>(head_dim: usize) -> [usize; 4] {
 }
 
 /// # Safety
-/// See [`Engine::pack_queries`].
+/// See [`Engine::pack_queries`](super::tiled::Engine::pack_queries).
 #[inline(always)]
 pub(super) unsafe fn pack_queries<X: Vector, const D: u8>(queries: &[*const f32], head_dim: usize, to: *mut u8) {
     let padded = padded::<X>(head_dim);
@@ -48,7 +48,7 @@ fn element<X: Vector, const D: u8>(i: usize) -> usize {
 /// Widens rows and their padding; vector `i` of row `j` goes to `j * row + i * vector` values after `to`.
 ///
 /// # Safety
-/// See [`Engine::pack_keys`]; all of these must be writable.
+/// See [`Engine::pack_keys`](super::tiled::Engine::pack_keys); all of these must be writable.
 #[inline(always)]
 pub(super) unsafe fn widen<X: Vector, const D: u8>(
     rows: &Rows,
@@ -84,7 +84,7 @@ pub(super) unsafe fn widen<X: Vector, const D: u8>(
 /// Scores of `R` keys at a time by `V` vectors of queries.
 ///
 /// # Safety
-/// See [`Engine::scores`]; `V * LANES` is `STRIP`, and `R` divides `STEP`.
+/// See [`Engine::scores`](super::tiled::Engine::scores); `V * LANES` is `STRIP`, and `R` divides `STEP`.
 #[inline(always)]
 pub(super) unsafe fn scores<X: Vector, const R: usize, const V: usize>(
     q: *const f32,
@@ -126,7 +126,7 @@ pub(super) unsafe fn scores<X: Vector, const R: usize, const V: usize>(
 /// Sums of `R` head elements at a time by `V` vectors of queries.
 ///
 /// # Safety
-/// See [`Engine::accumulate`]; `V * LANES` is `STRIP`, and `R` divides `LANES`.
+/// See [`Engine::accumulate`](super::tiled::Engine::accumulate); `V * LANES` is `STRIP`, and `R` divides `LANES`.
 #[inline(always)]
 pub(super) unsafe fn accumulate<X: Vector, const R: usize, const V: usize>(
     weights: *const f32,
@@ -170,7 +170,7 @@ pub(super) unsafe fn accumulate<X: Vector, const R: usize, const V: usize>(
 }
 
 /// # Safety
-/// See [`Engine::finish`].
+/// See [`Engine::finish`](super::tiled::Engine::finish).
 #[inline(always)]
 pub(super) unsafe fn finish<X: Vector, const D: u8>(sums: &[Lanes], shares: &Lanes, head_dim: usize, out: &[*mut f32]) {
     for (lane, &out) in out.iter().enumerate() {
