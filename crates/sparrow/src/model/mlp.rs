@@ -1,6 +1,6 @@
 //! One MLP block: the selector says which neurons count, then they are gathered, or all are computed and the rest masked.
 
-use sparrow_kernels::SparseMlp;
+use sparrow_kernels::{SparseMlp, SparseMlpInputs};
 
 use super::neuron_cache::Inputs;
 use super::project::project;
@@ -128,7 +128,8 @@ fn gather(spec: &ModelSpec, cpu: &Cpu, w: &MlpWeights, m: usize, gate_known: boo
     // One row's mask is the union itself.
     let masks = (m > 1).then_some(masks.as_slice());
     let gate = gate_known.then_some(s.gate.as_slice());
-    cpu.compute.sparse_mlp(&mlp, &s.h, m, ids, masks, gate, &mut s.out);
+    let inputs = SparseMlpInputs { x: &s.h, rows: m, neurons: ids, masks, gate };
+    cpu.compute.sparse_mlp(&mlp, &inputs, &mut s.out);
 }
 
 /// Gate and up of every neuron, less what deciding on neurons has computed already if it is `decided`.

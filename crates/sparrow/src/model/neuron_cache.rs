@@ -1,6 +1,6 @@
 //! MLPs whose neurons are mostly not in memory: active ones from the pools of the weight cache, all of them as a stream.
 
-use sparrow_kernels::{LinearPart, Matrix, Packed, SparseMlp, Stored};
+use sparrow_kernels::{LinearPart, Matrix, Packed, SparseMlp, SparseMlpInputs, Stored};
 
 use super::Model;
 use super::spec::ModelSpec;
@@ -137,12 +137,13 @@ impl NeuronCache {
                 activation: x.spec.activation,
                 packed: Some(Packed { neurons: x.spec.intermediate_size, rows: pass.slots }),
             };
+            let inputs = SparseMlpInputs { x: x.h, rows: m, neurons: pass.neurons, masks, gate: x.gate_values };
             let compute = &x.cpu.compute;
             if std::mem::take(&mut first) {
-                compute.sparse_mlp(&mlp, x.h, m, pass.neurons, masks, x.gate_values, out);
+                compute.sparse_mlp(&mlp, &inputs, out);
             } else {
                 stream.out.resize(out.len(), 0.0);
-                compute.sparse_mlp(&mlp, x.h, m, pass.neurons, masks, x.gate_values, &mut stream.out);
+                compute.sparse_mlp(&mlp, &inputs, &mut stream.out);
                 compute.add_assign(out, &stream.out);
             }
         }

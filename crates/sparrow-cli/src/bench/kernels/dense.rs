@@ -1,8 +1,8 @@
 //! The kernels that read weights or caches of one element type.
 
 use sparrow_kernels::{
-    Activation, AttentionShape, Compute, DType, DenseKv, Isa, KvRows, KvView, LinearPart, Matrix, SparseMlp, quantize,
-    transpose,
+    Activation, AttentionShape, Compute, DType, DenseKv, Isa, KvRows, KvView, LinearPart, Matrix, SparseMlp,
+    SparseMlpInputs, quantize, transpose,
 };
 
 use super::data::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, Weights, activations, ids};
@@ -108,15 +108,9 @@ fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
             packed: None,
         };
         results.floats.resize(HIDDEN, 0.0);
-        compute.sparse_mlp(
-            &mlp,
-            &x,
-            1,
-            &sets[i / weights.matrices(3 * INTERMEDIATE) % of],
-            None,
-            None,
-            &mut results.floats,
-        );
+        let neurons = &sets[i / weights.matrices(3 * INTERMEDIATE) % of];
+        let inputs = SparseMlpInputs { x: &x, rows: 1, neurons, masks: None, gate: None };
+        compute.sparse_mlp(&mlp, &inputs, &mut results.floats);
     };
     case("sparse_mlp", weights, shape, Work::Bytes(bytes), Box::new(call))
 }
