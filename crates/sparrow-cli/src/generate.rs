@@ -83,6 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             min_p: args.min_p,
             repetition_penalty: args.repetition_penalty,
             seed: args.seed,
+            ..SampleOptions::default()
         },
         // More than fit are never generated, whatever was asked for.
         max_new_tokens: args.max_new_tokens.min(context + 1),

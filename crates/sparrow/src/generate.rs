@@ -75,8 +75,8 @@ pub fn generate(
     mut emit: impl FnMut(&str) -> Result<()>,
 ) -> Result<Generated> {
     let eos = session.model().generation.eos_token_ids.clone();
-    let mut sampler = Sampler::new(options.sample, session.model().spec.vocab_size)?;
-    prompt.iter().for_each(|&id| sampler.accept(id));
+    let mut sampler = Sampler::new(options.sample.clone(), session.model().spec.vocab_size)?;
+    sampler.accept_prompt(prompt);
     let mut text = StopText::new(&options.stop);
     let mut stream = tokenizer.stream(prompt)?;
     let mut ids = Vec::with_capacity(options.max_new_tokens.min(session.capacity()));
