@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod engine;
 mod error;
 pub mod eval;
 pub mod generate;

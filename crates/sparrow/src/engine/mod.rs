@@ -1,0 +1,3 @@
+//! What serves many requests at once.
+
+pub mod scheduler;
