@@ -30,7 +30,7 @@ impl Random {
         Random(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -40,7 +40,7 @@ impl Random {
 
     /// In 0..1.
     pub fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Mean 0, variance 1 (Box–Muller).
@@ -50,7 +50,7 @@ impl Random {
     }
 
     pub fn ids(&mut self, vocab: usize, len: usize) -> Vec<u32> {
-        (0..len).map(|_| (self.next() % vocab as u64) as u32).collect()
+        (0..len).map(|_| (self.next_u64() % vocab as u64) as u32).collect()
     }
 }
 
@@ -280,11 +280,7 @@ pub fn decode_each<B: Backend>(session: &mut Session<B>, sequence: usize, tokens
 }
 
 /// Logits after a prompt and single tokens, each in a step, and then of three sequences side by side.
-pub fn logits_of_all_kinds(
-    cpu: &Arc<Cpu>,
-    (model, selector): (Arc<Model>, Selector),
-    ids: &[u32],
-) -> Vec<Vec<f32>> {
+pub fn logits_of_all_kinds(cpu: &Arc<Cpu>, (model, selector): (Arc<Model>, Selector), ids: &[u32]) -> Vec<Vec<f32>> {
     let mut session = session(cpu, &model, selector, 3, Some(DType::F32));
     let (prompt, rest) = ids.split_at(ids.len() / 2);
     let mut out = prefill_in(&mut session, 0, prompt, &[prompt.len()]);

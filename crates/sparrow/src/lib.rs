@@ -24,7 +24,7 @@
 
 mod error;
 
-// The floors, lowest first: each imports only those above it in this list, which `tests/floors.rs` of the workspace checks.
+// The floors, lowest first: each imports only those above it in this list, which `tests/it/architecture` checks.
 
 // What an architecture is, as data.
 mod spec;

@@ -3,7 +3,7 @@
 use sparrow::KvOptions;
 use sparrow::internals::spec::ModelSpec;
 
-use super::Rows;
+use super::rows::Rows;
 use crate::reference::Pruning;
 
 /// Keys (after rotation) and values of one sequence.

@@ -5,28 +5,31 @@
 //! have to read, but no time.
 
 mod kv;
+mod masks;
+mod project;
+mod rows;
 mod select;
 mod weights;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use sparrow::internals::backend::{Ahead, Backend, Layer, Point, Projection, Row, Scorer, Setup, Step, Threshold};
+use sparrow::internals::backend::{Ahead, Backend, Point, Projection, Row, Scorer, Setup, Step, Threshold};
 use sparrow::internals::spec::{ModelSpec, Positions, QkNorm};
 use sparrow::internals::weights::{NormWeights, Weights};
 use sparrow::{DType, KvOptions, Result};
 
 use crate::reference::{activate, add, dot, norm, rotate, row_of, soft_cap, softmax};
 use kv::Cache;
-use select::{Selection, above, count, kept, union};
+use masks::kept;
+use project::{At, project};
+use rows::Rows;
+use select::Selection;
 use weights::{Matrix, Placed};
 
 /// Runs the operations of the forward pass as slowly as they can be understood.
 #[derive(Debug)]
 pub struct Reference;
-
-/// A matrix, row by row.
-pub type Rows = Vec<Vec<f64>>;
 
 /// What operations hand each other.
 #[derive(Default)]
@@ -38,9 +41,6 @@ pub struct Workspace {
     /// What attention gathered, `[m, heads · head_dim]`.
     attended: Rows,
 }
-
-/// One decoder layer.
-type At<'a> = Layer<'a, Placed>;
 
 impl Backend for Reference {
     type Workspace = Workspace;
@@ -60,16 +60,17 @@ impl Backend for Reference {
         Ok(Workspace::default())
     }
 
-    fn selection(&self, _: &Setup, scorer: &Scorer) -> Selection {
-        Selection { scorer: scorer.clone(), masks: Vec::new() }
+    fn selection(&self, setup: &Setup) -> Option<Selection> {
+        setup.scorer.map(|scorer| Selection { scorer: scorer.clone(), masks: Vec::new() })
     }
 
-    fn kv(&self, spec: &ModelSpec, _: DType, options: &KvOptions, capacity: usize) -> Cache {
-        Cache::new(spec, options, capacity)
+    fn kv(&self, spec: &ModelSpec, _: DType, options: &KvOptions, capacity: usize) -> Result<Cache> {
+        Ok(Cache::new(spec, options, capacity))
     }
 
-    fn grow_kv(&self, kv: &mut Cache, capacity: usize) {
+    fn grow_kv(&self, kv: &mut Cache, capacity: usize) -> Result<()> {
         kv.grow(capacity);
+        Ok(())
     }
 
     fn truncate_kv(&self, kv: &mut Cache, len: usize) {
@@ -178,10 +179,9 @@ impl Backend for Reference {
         selection.find(layer, step, rule, &h);
     }
 
-    fn mlp(&self, layer: &At, step: &mut Step, selection: Option<&mut Selection>, w: &mut Workspace) -> Result<()> {
+    fn mlp(&self, layer: &At, step: &mut Step, selection: Option<&Selection>, w: &mut Workspace) -> Result<()> {
         let (stored, matrices) = (&layer.weights.stored.layers[layer.index], &layer.weights.layers[layer.index]);
         let h = normed(layer.spec, stored.mlp_norm.as_ref(), &w.x); //                         [m, hidden]
-        let selection = selection.as_deref();
         if step.observer.watches() {
             let bits = selection.map(Selection::bits);
             let active = selection.zip(bits.as_deref()).map(|(selection, bits)| selection.active(bits));
@@ -240,20 +240,6 @@ impl Backend for Reference {
     fn parallel(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         (0..tasks).for_each(f);
     }
-}
-
-/// `x·Wᵀ + b` of every row of `x`, `[m, in]`, without the inputs that the layer's rules leave out of a projection.
-fn project(layer: &At, step: &mut Step, projection: Projection, matrix: &Matrix, x: &Rows) -> Rows {
-    let Some(rules) = layer.inputs else {
-        step.meter.read(matrix.bytes);
-        return x.iter().map(|x| matrix.times(x)).collect();
-    };
-    let magnitudes = |x: &Vec<f64>| x.iter().map(|v| v.abs()).collect::<Vec<f64>>();
-    let masks: Vec<_> = x.iter().map(|x| above(rules[projection as usize], &magnitudes(x))).collect();
-    let (inputs, outputs) = (matrix.inputs() as u64, matrix.outputs() as u64);
-    step.meter.active(layer.index, masks.iter().map(|mask| count(mask) * outputs), inputs * outputs);
-    step.meter.read(count(&union(&masks)) * matrix.bytes / inputs);
-    x.iter().zip(&masks).map(|(x, mask)| matrix.times(&kept(x, mask))).collect()
 }
 
 /// The norm of every row of `x`, or `x` itself where there is none.

@@ -1,11 +1,11 @@
 //! Scores of neurons, and the rules that say which of them, or which inputs, are active for a token.
 
-use sparrow::internals::backend::{
-    ActiveNeurons, MaskCycle, Projection, Scorer, SignBits, Step, Threshold, is_relu_family,
-};
+use sparrow::internals::backend::{ActiveNeurons, MaskCycle, Projection, Scorer, SignBits, Step, Threshold};
 
+use super::masks::{above, count, union};
+use super::project::{At, project};
+use super::rows::Rows;
 use super::weights::Matrix;
-use super::{At, Rows, project};
 use crate::reference::activate;
 
 /// The neurons selected in one layer for the rows of a step.
@@ -62,6 +62,7 @@ fn given(cycle: &MaskCycle, layer: &At, step: &Step) -> Vec<Vec<bool>> {
 fn scores(scorer: &Scorer, layer: &At, step: &mut Step, h: &Rows) -> Rows {
     let activation = layer.spec.activation;
     let let_through = |gates: Vec<f64>| gates.iter().map(|&g| activate(activation, g).abs()).collect();
+    let magnitudes = scorer.compares_magnitudes(activation, layer.index);
     match scorer {
         Scorer::Gate => {
             let deciding = layer.weights.layers[layer.index].deciding();
@@ -70,11 +71,10 @@ fn scores(scorer: &Scorer, layer: &At, step: &mut Step, h: &Rows) -> Rows {
         Scorer::LowRank(predictors) => {
             let p = &predictors[layer.index];
             let (a, b) = (Matrix::of(p.a.clone()), Matrix::of(p.b.clone())); // [r, hidden], [neurons, r]
-            let as_they_are = is_relu_family(activation) || p.logits;
             let of_row = |h: &Vec<f64>| {
                 let low = b.times(&a.times(h));
                 let gates = low.iter().zip(&p.bias).map(|(v, &bias)| v + f64::from(bias)).collect();
-                if as_they_are { gates } else { let_through(gates) }
+                if magnitudes { let_through(gates) } else { gates }
             };
             h.iter().map(of_row).collect()
         }
@@ -91,42 +91,4 @@ fn agreement(signs: &SignBits, h: &[f64]) -> Vec<f64> {
         products.sum::<f64>() / signs.hidden as f64
     };
     signs.bits.chunks_exact(signs.hidden.div_ceil(64)).map(of_neuron).collect()
-}
-
-/// Which of a row of scores a rule keeps: all that are above a threshold, or the highest so many and what ties with the last of them.
-pub fn above(rule: Threshold, scores: &[f64]) -> Vec<bool> {
-    let n = scores.len() as f64;
-    let than = |threshold: f64| scores.iter().map(|&s| s > threshold).collect();
-    let highest = |k: usize| {
-        let mut sorted = scores.to_vec();
-        sorted.sort_by(|a, b| b.total_cmp(a));
-        let last = sorted[..k.min(sorted.len())].last().copied().unwrap_or(f64::INFINITY);
-        scores.iter().map(|&s| s >= last).collect()
-    };
-    match rule.resolved() {
-        Threshold::Fixed(t) => than(f64::from(t)),
-        Threshold::MeanStd(k) => {
-            let mean = scores.iter().sum::<f64>() / n;
-            let std = (scores.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / n).sqrt();
-            than(mean + f64::from(k) * std)
-        }
-        Threshold::TopK(k) => highest(k),
-        Threshold::Quantile(q) => highest(((1.0 - f64::from(q)) * n).round() as usize),
-        Threshold::Sparsity(_) => unreachable!("resolves to mean + k·std"),
-    }
-}
-
-/// Those that are set in any of `masks`.
-pub fn union(masks: &[Vec<bool>]) -> Vec<bool> {
-    (0..masks[0].len()).map(|i| masks.iter().any(|mask| mask[i])).collect()
-}
-
-/// How many are set.
-pub fn count(mask: &[bool]) -> u64 {
-    mask.iter().filter(|&&set| set).count() as u64
-}
-
-/// `x` without what is not set.
-pub fn kept(x: &[f64], mask: &[bool]) -> Vec<f64> {
-    x.iter().zip(mask).map(|(&x, &set)| if set { x } else { 0.0 }).collect()
 }

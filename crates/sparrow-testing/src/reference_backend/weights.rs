@@ -7,7 +7,7 @@ use sparrow::internals::tensor::{Tensor, Weight};
 use sparrow::internals::weights::{LayerWeights, Linear, Weights};
 use sparrow_kernels::{Compute, Isa};
 
-use super::Rows;
+use super::rows::Rows;
 use crate::reference::{as_seen, dot, row_of};
 
 /// A model's weights where this backend computes with them.

@@ -7,8 +7,10 @@ use super::clock::{Clock, Component};
 pub struct Meter {
     /// Where time goes, while profiling.
     pub clock: Clock,
-    /// Totals over all sequences.
+    /// Totals over all steps that are complete.
     pub stats: Stats,
+    /// Of the current step.
+    step: Stats,
     /// Of each row of the current step: what was computed of what there was.
     rows: Vec<(u64, u64)>,
 }
@@ -16,14 +18,26 @@ pub struct Meter {
 impl Meter {
     /// Nothing counted yet; with room for steps of `rows` rows.
     pub fn new(layers: usize, rows: usize) -> Self {
-        Meter { clock: Clock::default(), stats: Stats::new(layers), rows: Vec::with_capacity(rows) }
+        let stats = Stats::new(layers);
+        Meter { clock: Clock::default(), step: stats.clone(), stats, rows: Vec::with_capacity(rows) }
     }
 
     /// A step of `rows` rows begins.
     pub fn begin(&mut self, rows: usize) {
         self.rows.clear();
         self.rows.resize(rows, (0, 0));
+        self.step.reset();
         self.clock.begin_step();
+    }
+
+    /// The step is complete: what was counted since it began counts.
+    pub fn complete(&mut self) {
+        for (total, counts) in self.stats.layers.iter_mut().zip(&self.step.layers) {
+            *total = (total.0 + counts.0, total.1 + counts.1);
+        }
+        self.stats.layer_bytes += self.step.layer_bytes;
+        self.stats.store_bytes += self.step.store_bytes;
+        self.stats.steps += 1;
     }
 
     /// What ran since the last lap was `component`.
@@ -36,19 +50,19 @@ impl Meter {
     pub fn active(&mut self, layer: usize, active: impl Iterator<Item = u64>, of: u64) {
         for (row, active) in self.rows.iter_mut().zip(active) {
             *row = (row.0 + active, row.1 + of);
-            let counts = &mut self.stats.layers[layer];
+            let counts = &mut self.step.layers[layer];
             *counts = (counts.0 + active, counts.1 + of);
         }
     }
 
     /// Counts bytes of weights read in layers.
     pub fn read(&mut self, bytes: u64) {
-        self.stats.layer_bytes += bytes;
+        self.step.layer_bytes += bytes;
     }
 
     /// Counts bytes of weights that came from where they are stored.
     pub fn stored(&mut self, bytes: u64) {
-        self.stats.store_bytes += bytes;
+        self.step.store_bytes += bytes;
     }
 
     /// Of each row of the current step: what was computed of what there was.

@@ -55,6 +55,9 @@ pub struct Ahead<'a, S> {
 }
 
 /// Runs the operations of the forward pass.
+///
+/// Activations have whatever precision a backend gives them; what it shows of them (logits, the residual stream, what observers see)
+/// is f32. Work may be queued: what fails late is told by [`mlp`](Self::mlp) or [`check`](Self::check).
 pub trait Backend: Send + Sync + Sized + 'static {
     /// The residual stream and what else operations hand each other.
     type Workspace: Send;
@@ -71,7 +74,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// If they cannot any more: threads do not survive a fork.
     fn check(&self) -> Result<()>;
 
-    /// Takes the weights to where they are computed with.
+    /// Takes the weights to where they are computed with. [`LayerStream`](crate::run::LayerStream) asks again after a layer was
+    /// changed, so what has not changed must not be taken twice.
     ///
     /// # Errors
     /// If there is no room, or the backend lacks something that the model needs; the message names it.
@@ -83,14 +87,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// If there is no room, or weights cannot be had from where they are.
     fn workspace(&self, setup: &Setup, weights: &Self::Weights) -> Result<Self::Workspace>;
 
-    /// Memory to select neurons in, by what `scorer` scores them.
-    fn selection(&self, setup: &Setup, scorer: &Scorer) -> Self::Selection;
+    /// Memory to select neurons in, if they are selected.
+    fn selection(&self, setup: &Setup) -> Option<Self::Selection>;
 
     /// An empty cache with room for `capacity` tokens, of type `dtype` and otherwise as `options` say.
-    fn kv(&self, spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> Self::Kv;
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    fn kv(&self, spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> Result<Self::Kv>;
 
     /// Gives a cache room for `capacity` tokens, if it has less.
-    fn grow_kv(&self, kv: &mut Self::Kv, capacity: usize);
+    ///
+    /// # Errors
+    /// If there is no room for it; the cache is then what it was.
+    fn grow_kv(&self, kv: &mut Self::Kv, capacity: usize) -> Result<()>;
 
     /// Keeps the first `len` tokens of a cache. Those that a sparse cache has pruned stay pruned.
     fn truncate_kv(&self, kv: &mut Self::Kv, len: usize);
@@ -146,7 +156,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         &self,
         layer: &Layer<Self::Weights>,
         step: &mut Step,
-        selection: Option<&mut Self::Selection>,
+        selection: Option<&Self::Selection>,
         w: &mut Self::Workspace,
     ) -> Result<()>;
 

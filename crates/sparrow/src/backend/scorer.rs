@@ -27,6 +27,16 @@ pub enum Scorer {
 }
 
 impl Scorer {
+    /// Whether a layer's scores are gate values, which are activated and compared by magnitude: what they let through. Others are
+    /// compared as they are. Above zero ReLU is the identity and below it a prediction still ranks neurons, and so do log-odds.
+    pub fn compares_magnitudes(&self, activation: Activation, layer: usize) -> bool {
+        match self {
+            Scorer::Gate => true,
+            Scorer::LowRank(predictors) => !is_relu_family(activation) && !predictors[layer].logits,
+            Scorer::Signs(_) | Scorer::Masks(_) => false,
+        }
+    }
+
     /// Bytes that scoring a layer reads beside the gate.
     pub fn bytes(&self, layer: usize) -> u64 {
         match self {

@@ -25,6 +25,15 @@ impl Threshold {
     /// How rules are written.
     pub const USAGE: &'static str = "fixed=T, mean-std=K, sparsity=S, top-k=N or quantile=Q";
 
+    /// How many of `n` scores a rule keeps that goes by their order: more only where scores tie with the last of them.
+    pub fn keep(self, n: usize) -> Option<usize> {
+        match self {
+            Threshold::TopK(k) => Some(k.min(n)),
+            Threshold::Quantile(q) => Some((((1.0 - f64::from(q)) * n as f64).round() as usize).min(n)),
+            Threshold::Fixed(_) | Threshold::MeanStd(_) | Threshold::Sparsity(_) => None,
+        }
+    }
+
     /// The same rule, with the factor of a sparsity computed once and for all.
     pub fn resolved(self) -> Self {
         match self {

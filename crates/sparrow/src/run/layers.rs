@@ -92,7 +92,7 @@ impl<'a, B: Backend> LayerStream<'a, B> {
             hidden: spec.hidden_size,
             steps,
             x,
-            kvs: vec![backend.kv(spec, kv_dtype, &KvOptions::default(), window)],
+            kvs: vec![backend.kv(spec, kv_dtype, &KvOptions::default(), window)?],
             workspace: backend.workspace(&setup, &weights)?,
             meter: Meter::new(spec.num_layers, PREFILL_ROWS),
             backend,

@@ -21,7 +21,7 @@ use sparrow_kernels::DType;
 
 pub use machine::Cpu;
 
-use super::{Ahead, Backend, KvOptions, Scorer, Setup, Step, Threshold};
+use super::{Ahead, Backend, KvOptions, Setup, Step, Threshold};
 use crate::error::{Error, Result};
 use crate::spec::ModelSpec;
 use crate::weights::Weights;
@@ -52,16 +52,17 @@ impl Backend for Cpu {
         Workspace::new(setup, weights)
     }
 
-    fn selection(&self, setup: &Setup, scorer: &Scorer) -> Selection {
-        Selection::new(setup, scorer.clone())
+    fn selection(&self, setup: &Setup) -> Option<Selection> {
+        setup.scorer.map(|scorer| Selection::new(setup, scorer.clone()))
     }
 
-    fn kv(&self, spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> KvCache {
-        KvCache::new(spec, dtype, options, capacity)
+    fn kv(&self, spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> Result<KvCache> {
+        Ok(KvCache::new(spec, dtype, options, capacity))
     }
 
-    fn grow_kv(&self, kv: &mut KvCache, capacity: usize) {
+    fn grow_kv(&self, kv: &mut KvCache, capacity: usize) -> Result<()> {
         kv.grow(capacity);
+        Ok(())
     }
 
     fn truncate_kv(&self, kv: &mut KvCache, len: usize) {
@@ -118,8 +119,8 @@ impl Backend for Cpu {
         mlp::select(self, layer, step, rule, w, selection);
     }
 
-    fn mlp(&self, layer: &At, step: &mut Step, selection: Option<&mut Selection>, w: &mut Workspace) -> Result<()> {
-        mlp::mlp(self, layer, step, selection.as_deref(), w)
+    fn mlp(&self, layer: &At, step: &mut Step, selection: Option<&Selection>, w: &mut Workspace) -> Result<()> {
+        mlp::mlp(self, layer, step, selection, w)
     }
 
     fn head(&self, spec: &ModelSpec, weights: &Arc<Weights>, rows: &[usize], w: &mut Workspace, logits: &mut [f32]) {

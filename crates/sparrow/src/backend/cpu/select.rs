@@ -5,9 +5,7 @@ use sparrow_kernels::{Activation, LinearPart, count_ones, union_masks};
 use super::buffers::Mlp;
 use super::machine::{At, Cpu};
 use super::threshold::{Of, mask};
-use crate::backend::{
-    ActiveNeurons, Component, MaskCycle, Predictor, Scorer, Setup, SignBits, Step, Threshold, is_relu_family,
-};
+use crate::backend::{ActiveNeurons, Component, MaskCycle, Predictor, Scorer, Setup, SignBits, Step, Threshold};
 
 /// The active neurons of the rows of one layer and step, and the working memory to find them.
 #[derive(Debug)]
@@ -96,9 +94,7 @@ impl Selection {
         self.resize(step.rows.len());
         self.zeros_only = false;
         let compute = &cpu.compute;
-        // Above zero ReLU is the identity and below it an estimate still ranks neurons; other activations are ranked by
-        // the size of what they let through.
-        let relu = is_relu_family(spec.activation);
+        let magnitudes = self.scorer.compares_magnitudes(spec.activation, layer.index);
         // What is compared with the threshold; none where masks are known without.
         let of = match (&self.scorer, &mut self.scratch) {
             (Scorer::Gate, _) => {
@@ -123,12 +119,11 @@ impl Selection {
             (Scorer::LowRank(predictors), Scratch::LowRank(low)) => {
                 let predictor = &predictors[layer.index];
                 cpu.predict(predictor, h, low, &mut self.scores);
-                let magnitude = !relu && !predictor.logits;
-                if magnitude {
+                if magnitudes {
                     compute.activate(spec.activation, &mut self.scores);
                 }
                 step.meter.lap(Component::Scores);
-                Some(if magnitude { Of::Magnitudes } else { Of::Scores })
+                Some(if magnitudes { Of::Magnitudes } else { Of::Scores })
             }
             (Scorer::Signs(signs), Scratch::Signs(packed)) => {
                 cpu.count_signs(&signs[layer.index], h, packed, &mut self.scores);

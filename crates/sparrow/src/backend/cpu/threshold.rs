@@ -20,19 +20,17 @@ pub fn mask(compute: &Compute, rule: Threshold, of: Of, scores: &mut [f32], spar
         scores.iter_mut().for_each(|s| *s = s.abs());
     }
     let n = scores.len();
-    let keep = match rule {
-        Threshold::Fixed(t) => return compute.mask_above(scores, t, magnitude, mask),
-        Threshold::MeanStd(_) | Threshold::Sparsity(_) => {
-            let Threshold::MeanStd(k) = rule.resolved() else { unreachable!("sparsity resolves to mean + k·std") };
-            let (mean, std) = compute.mean_std(scores);
-            return compute.mask_above(scores, mean + k * std, false, mask);
-        }
-        Threshold::TopK(k) => k.min(n),
-        Threshold::Quantile(q) => (((1.0 - f64::from(q)) * n as f64).round() as usize).min(n),
-    };
-    match keep {
-        0 => mask.fill(0),
+    match (rule.keep(n), rule.resolved()) {
+        (Some(0), _) => mask.fill(0),
         // The k-th largest itself is kept: the comparison is strict, so go one step below it.
-        _ => compute.mask_above(scores, compute.kth_largest(scores, keep, spare).next_down(), false, mask),
+        (Some(keep), _) => {
+            compute.mask_above(scores, compute.kth_largest(scores, keep, spare).next_down(), false, mask);
+        }
+        (None, Threshold::Fixed(t)) => compute.mask_above(scores, t, magnitude, mask),
+        (None, Threshold::MeanStd(k)) => {
+            let (mean, std) = compute.mean_std(scores);
+            compute.mask_above(scores, mean + k * std, false, mask);
+        }
+        (None, rule) => unreachable!("{rule} goes by order, or resolves to mean + k·std"),
     }
 }

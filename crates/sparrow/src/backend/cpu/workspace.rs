@@ -25,8 +25,12 @@ impl Workspace {
     ///
     /// # Errors
     /// If pools of neurons are wanted and memory cannot be had, or a file cannot be opened.
+    ///
+    /// # Panics
+    /// If neurons are selected and the weights are not neuron-major: [`Load`](crate::Load) sees to it.
     pub fn new(setup: &Setup, weights: &Weights) -> Result<Self> {
         let Setup { spec, placement, scorer, rows } = *setup;
+        assert!(scorer.is_none() || weights.is_neuron_major(), "sparse selection needs neuron-major weights: use Load");
         let pools = match placement {
             Placement::Cache(cache) => {
                 let gate_known = matches!(scorer, Some(Scorer::Gate));

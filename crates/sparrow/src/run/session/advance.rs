@@ -173,13 +173,18 @@ impl<B: Backend> Session<B> {
         let len = self.len(sequence) + tokens.len();
         self.renew(sequence, len)?;
         self.expect(sequence, len)?;
-        for (i, piece) in tokens.chunks(PREFILL_ROWS).enumerate() {
+        let mut pieces = tokens.chunks(PREFILL_ROWS).enumerate();
+        let appended = pieces.try_for_each(|(i, piece)| {
             self.rows.clear();
             self.push(sequence, piece);
             self.run(observer)?;
-            after_step(self, i * PREFILL_ROWS)?;
+            after_step(self, i * PREFILL_ROWS)
+        });
+        if appended.is_err() {
+            // The rest of the prompt does not come any more.
+            self.expect(sequence, 0)?;
         }
-        Ok(())
+        appended
     }
 
     /// Computes the cached tokens of `sequence` again where they are [outdated](Self::is_outdated) once it has `len`: a prompt of
@@ -188,13 +193,23 @@ impl<B: Backend> Session<B> {
         if !self.is_outdated(sequence, len) {
             return Ok(());
         }
+        let state = self.sequence(sequence)?;
+        let (capacity, rotated_for, stats) = (state.capacity, state.rotated_for, state.stats);
+        let empty = self.new_kv(capacity)?;
+        // What is cached now stays until all is computed anew.
+        let cached = std::mem::replace(&mut self.kvs[sequence], empty);
         let tokens = self.restart(sequence, len)?;
-        for piece in tokens.chunks(PREFILL_ROWS) {
+        let computed = tokens.chunks(PREFILL_ROWS).try_for_each(|piece| {
             self.rows.clear();
             self.push(sequence, piece);
-            self.run(&mut ())?;
+            self.run(&mut ())
+        });
+        if computed.is_err() {
+            self.kvs[sequence] = cached;
+            let state = self.sequence_mut(sequence)?;
+            (state.tokens, state.rotated_for, state.expected, state.stats) = (tokens, rotated_for, 0, stats);
         }
-        Ok(())
+        computed
     }
 
     /// Tokens that `sequence` has, or is known to come to, after so many more.
@@ -218,7 +233,13 @@ impl<B: Backend> Session<B> {
         let pass = Pass { backend: &**backend, spec: &model.spec, weights, selector };
         let mut state = State { kvs, workspace, selection: selection.as_mut() };
         let mut step = Step { rows: &self.rows, before: self.before, observer, meter };
-        forward(&pass, &mut state, &mut step, &self.cancel)?;
+        if let Err(error) = forward(&pass, &mut state, &mut step, &self.cancel) {
+            // Caches hold rows of the step that belong to no sequence, which a sparse one would prune with the others.
+            for run in self.rows.chunk_by(|a, b| a.sequence == b.sequence) {
+                backend.truncate_kv(&mut kvs[run[0].sequence], run[0].position);
+            }
+            return Err(error);
+        }
         for run in self.rows.chunk_by(|a, b| a.sequence == b.sequence) {
             let state = sequences[run[0].sequence].as_mut().expect("its rows were checked");
             state.stats.steps += 1;
@@ -229,7 +250,7 @@ impl<B: Backend> Session<B> {
             let state = self.sequences[row.sequence].as_mut().expect("its rows were checked");
             state.stats.add(counts);
         }
-        self.meter.stats.steps += 1;
+        self.meter.complete();
         self.before += self.rows.len();
         Ok(())
     }

@@ -68,17 +68,13 @@ impl<B: Backend> Session<B> {
         if let Some(sparsity) = kv.sparsity.filter(|s| !fits(s)) {
             return Err(Error::option("kv-sparsity", format!("fractions must be from 0 to 1, found {sparsity}")));
         }
-        assert!(
-            model.weights.is_neuron_major() || !selector.selects_neurons(),
-            "sparse selection needs neuron-major weights: use Load"
-        );
         let scorer = selector.neurons().map(|neurons| &neurons.scorer);
         let setup = Setup { spec, placement: model.placement, scorer, rows: sequences.max(1) };
         let weights = backend.place(spec, &model.weights)?;
         let rows = sequences.max(PREFILL_ROWS.min(capacity));
         let mut session = Session {
             workspace: backend.workspace(&setup, &weights)?,
-            selection: scorer.map(|scorer| backend.selection(&setup, scorer)),
+            selection: backend.selection(&setup),
             meter: Meter::new(spec.num_layers, rows),
             logits: Vec::with_capacity(sequences * spec.vocab_size),
             rows: Vec::with_capacity(rows),

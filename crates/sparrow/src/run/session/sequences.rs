@@ -12,8 +12,7 @@ impl<B: Backend> Session<B> {
     /// If the capacity is above the model's context length, or 0.
     pub fn add_sequence(&mut self, capacity: usize) -> Result<usize> {
         self.check_capacity(capacity)?;
-        let kv_dtype = self.kv.dtype.unwrap_or(self.model.default_kv_dtype());
-        let kv = self.backend.kv(&self.model.spec, kv_dtype, &self.kv, capacity);
+        let kv = self.new_kv(capacity)?;
         let sequence = Sequence { tokens: Vec::with_capacity(capacity), capacity, ..Sequence::default() };
         let number = self.sequences.iter().position(Option::is_none).unwrap_or(self.sequences.len());
         if number == self.sequences.len() {
@@ -33,22 +32,28 @@ impl<B: Backend> Session<B> {
         let stats = self.sequence(sequence)?.stats;
         self.sequences[sequence] = None;
         // A cache without room takes no memory.
-        self.kvs[sequence] = self.backend.kv(&self.model.spec, self.model.default_kv_dtype(), &KvOptions::default(), 0);
+        let (spec, dtype) = (&self.model.spec, self.model.default_kv_dtype());
+        self.kvs[sequence] = self.backend.kv(spec, dtype, &KvOptions::default(), 0)?;
         Ok(stats)
     }
 
     /// Gives a sequence room for `capacity` tokens, if it has less.
     ///
     /// # Errors
-    /// If there is no such sequence, or the capacity is above the model's context length.
+    /// If there is no such sequence, or the capacity is above the model's context length, or memory runs out.
     pub fn grow(&mut self, sequence: usize, capacity: usize) -> Result<()> {
         self.check_capacity(capacity)?;
-        let state = self.sequence_mut(sequence)?;
-        if capacity > state.capacity {
-            state.capacity = capacity;
-            self.backend.grow_kv(&mut self.kvs[sequence], capacity);
+        if capacity > self.sequence(sequence)?.capacity {
+            self.backend.grow_kv(&mut self.kvs[sequence], capacity)?;
+            self.sequence_mut(sequence)?.capacity = capacity;
         }
         Ok(())
+    }
+
+    /// An empty cache, as this session keeps them.
+    pub(super) fn new_kv(&self, capacity: usize) -> Result<B::Kv> {
+        let dtype = self.kv.dtype.unwrap_or(self.model.default_kv_dtype());
+        self.backend.kv(&self.model.spec, dtype, &self.kv, capacity)
     }
 
     fn check_capacity(&self, capacity: usize) -> Result<()> {

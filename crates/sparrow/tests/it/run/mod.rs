@@ -1,5 +1,6 @@
 //! Sessions and engines at work.
 
+mod arrivals;
 mod cancelled;
 mod counts;
 mod engine;

@@ -46,11 +46,10 @@ impl Recorded {
     /// Appends so many random tokens to each of the sequences, in one step.
     fn append(&mut self, pieces: &[(usize, usize)]) {
         let vocab = self.session.model().spec.vocab_size;
-        let tokens: Vec<_> = pieces.iter().map(|&(s, count)| (s, self.random.ids(vocab, count))).collect();
-        let segment = |(sequence, tokens): &'_ (usize, Vec<u32>)| (*sequence, tokens.clone());
-        let owned: Vec<(usize, Vec<u32>)> = tokens.iter().map(segment).collect();
+        let tokens: Vec<(usize, Vec<u32>)> =
+            pieces.iter().map(|&(sequence, count)| (sequence, self.random.ids(vocab, count))).collect();
         let segments: Vec<Segment> =
-            owned.iter().map(|(s, tokens)| Segment { sequence: *s, tokens, logits: Logits::Last }).collect();
+            tokens.iter().map(|(s, tokens)| Segment { sequence: *s, tokens, logits: Logits::Last }).collect();
         self.session.step(&segments).unwrap();
         for (sequence, tokens) in tokens {
             self.deeds[sequence].as_mut().unwrap().push(Deed::Append(tokens));
@@ -84,7 +83,7 @@ impl Recorded {
                 continue;
             };
             let mut alone = empty(&model, kv, 1, CONTEXT);
-            let mut tokens = Vec::new();
+            let mut tokens: Vec<u32> = Vec::new();
             for deed in deeds {
                 match deed {
                     Deed::Append(more) => {
@@ -135,7 +134,7 @@ fn sequences_come_go_and_grow_while_others_run() {
         // Room is never taken away.
         all.session.grow(1, 10).unwrap();
         assert_eq!((all.session.capacity(1), all.session.len(1)), (150, 150));
-        (0..3).for_each(|number| drop(all.session.remove_sequence(number).unwrap()));
+        (0..3).for_each(|number| assert!(all.session.remove_sequence(number).unwrap().tokens > 0));
         assert_eq!((all.session.sequences(), all.session.is_empty()), (0, true));
         all.deeds = vec![None; 3];
         assert_eq!(all.add(CONTEXT), 0);

@@ -148,7 +148,8 @@ fn logits_are_those_that_are_wanted() {
     let nothing = session.step(&[segment(0, &ids[..3], Logits::None)]).unwrap();
     assert!(nothing.is_empty());
     assert!(session.step(&[]).unwrap().is_empty());
-    let some = [segment(1, &ids[..4], Logits::All), segment(2, &ids[..5], Logits::Last), segment(0, &ids[3..6], Logits::None)];
+    let some =
+        [segment(1, &ids[..4], Logits::All), segment(2, &ids[..5], Logits::Last), segment(0, &ids[3..6], Logits::None)];
     let logits: Vec<Vec<f32>> = session.step(&some).unwrap().chunks_exact(vocab).map(<[f32]>::to_vec).collect();
     assert_eq!(logits.len(), 5);
     let expected: Vec<Vec<f32>> = all[..4].iter().chain([&all[4]]).cloned().collect();

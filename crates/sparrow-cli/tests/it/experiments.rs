@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The command in `dir`, away from the user's cache and the network.
-fn experiments(dir: &TempDir, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sparrow"));
-    command.arg("experiments").args(args).current_dir(dir.path());
-    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent").env_remove("HF_ENDPOINT");
-    command
-}
+use crate::command::{sparrow, stderr, stdout};
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+/// The command in `dir`.
+fn experiments(dir: &TempDir, args: &[&str]) -> Command {
+    let mut command = sparrow(&["experiments"]);
+    command.args(args).current_dir(dir.path());
+    command
 }
 
 /// Runs to success and gives stdout and stderr.
@@ -25,7 +22,7 @@ fn stderr(output: &Output) -> String {
 fn succeed(dir: &TempDir, args: &[&str]) -> (String, String) {
     let output = experiments(dir, args).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}\n{}", output.status, stderr(&output));
-    (String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    (stdout(&output), stderr(&output))
 }
 
 /// Runs to an error whose message says all of `says`, without a panic.

