@@ -10,13 +10,14 @@ use std::sync::{Arc, OnceLock};
 use sparrow::engine::{EngineOptions, Event, Finish, Request};
 use sparrow::internals::backend::{ActiveNeurons, Observer};
 use sparrow::internals::checkpoint::config::GenerationConfig;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::{
     Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling, names,
 };
 use sparrow::internals::tensor::{Tensor, Weight};
 use sparrow::internals::weights::{Source, Weights};
 use sparrow::{
-    Backend, Cpu, DType, KvOptions, Load, Loaded, Model, ModelSpec, Placement, Result, Selector, SelectorSpec, Session,
+    Backend, Cpu, DType, KvOptions, Load, Loaded, Model, Placement, Result, Selector, SelectorSpec, Session,
     SessionOptions, Tokenizer, WeightsFormat,
 };
 use sparrow_kernels::{Activation, Compute, Isa, encode};

@@ -10,9 +10,10 @@ use sparrow::internals::checkpoint::{
     shard_name,
 };
 use sparrow::internals::record::SidecarFile;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::tensor::{BitmapTensor, Weight};
 use sparrow::internals::weights::NEURON_MAJOR;
-use sparrow::{Cpu, Error, ModelSpec, Result, WeightsFormat};
+use sparrow::{Cpu, Error, Result, WeightsFormat};
 use sparrow_kernels::{BitmapParts, DType};
 
 /// Bytes of the original that one file is made from, and that are in memory at a time.

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use sparrow::internals::backend::Predictor;
 use sparrow::internals::checkpoint::config::{GenerationConfig, parse_config};
 use sparrow::internals::select::predictor_tensors;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::tensor::{Tensor, Weight};
 use sparrow::internals::weights::{NEURON_MAJOR, Source, Weights};
-use sparrow::{Cpu, Error, Model, ModelSpec, Placement, Result, WeightsFormat};
+use sparrow::{Cpu, Error, Model, Placement, Result, WeightsFormat};
 use sparrow_kernels::{DType, decode, encode};
 
 /// One published shape; the figures are those of the model's `config.json`.

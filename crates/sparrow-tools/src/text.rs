@@ -5,7 +5,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use sparrow::internals::checkpoint::hex;
 use sparrow::internals::record::CalibrationText;
-use sparrow::{Error, ModelSpec, Result, Tokenizer};
+use sparrow::internals::spec::ModelSpec;
+use sparrow::{Error, Result, Tokenizer};
 
 /// Share of the text's tokens, at the end, that nothing was chosen on: the written quality is measured there.
 const HELD_OUT: f64 = 0.1;

@@ -65,6 +65,11 @@ pub mod engine;
 // The one way to open a model.
 mod load;
 
+/// What a [`Session`] is asked for and says: segments of a step, whose logits are wanted, cancelling, figures of a sequence.
+pub mod session {
+    pub use crate::run::{Cancel, Logits, Segment, SequenceStats};
+}
+
 #[doc(hidden)]
 pub mod internals;
 
@@ -73,9 +78,8 @@ pub use error::{Error, Result};
 pub use load::{Load, LoadStage, Loaded};
 pub use model::Model;
 pub use residency::Placement;
-pub use run::{Cancel, Logits, Segment, Session, SessionOptions};
+pub use run::{Session, SessionOptions};
 pub use select::{Selector, SelectorSpec};
 pub use sparrow_kernels::DType;
-pub use spec::ModelSpec;
 pub use text::Tokenizer;
 pub use weights::WeightsFormat;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sparrow::internals::backend::Predictor;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::{BlockNorms, Positions, QkNorm, Rope, names};
 use sparrow::internals::text::sample::{SampleOptions, Sampler};
-use sparrow::{DType, KvOptions, Model, ModelSpec, Placement, Selector};
+use sparrow::{DType, KvOptions, Model, Placement, Selector};
 use sparrow_testing::*;
 use sparrow_tools::calibrate::closed_form;
 

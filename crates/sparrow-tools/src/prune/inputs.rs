@@ -1,7 +1,8 @@
 //! What pruning needs to know of the inputs of a layer's matrices, summed up over the calibration text.
 
 use sparrow::internals::backend::{ActiveNeurons, Observer, Point};
-use sparrow::{Cpu, Error, ModelSpec, Result};
+use sparrow::internals::spec::ModelSpec;
+use sparrow::{Cpu, Error, Result};
 use sparrow_linalg::{View, ViewMut, add_product, inverse_cholesky_factor};
 
 use super::options::Method;

@@ -2,8 +2,9 @@
 
 use glob::Pattern;
 use sparrow::internals::checkpoint::Checkpoint;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::names::TensorNames;
-use sparrow::{Error, ModelSpec, Result};
+use sparrow::{Error, Result};
 use sparrow_kernels::{DType, Matrix, decode};
 
 use super::options::{PruneOptions, Target};

@@ -6,6 +6,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use sparrow_kernels::{DType, Matrix, encode};
 use sparrow_linalg::inverse_cholesky_factor;
 
+use sparrow::Cpu;
+
 use super::options::Pattern;
 use super::score::{Group, count, smallest};
 use super::{score, sparsegpt};

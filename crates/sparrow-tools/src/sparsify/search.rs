@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sparrow::internals::backend::is_relu_family;
 use sparrow::internals::record::Trial;
 use sparrow::internals::select::{Calibrates, Goal, Kind, Method, SELECTORS, Scores};
-use sparrow::{Error, Model, ModelSpec, Result};
+use sparrow::internals::spec::ModelSpec;
+use sparrow::{Error, Model, Result};
 
 use super::calibration::Calibration;
 use super::options::{Progress, SparsifyOptions, Stage};

@@ -1,4 +1,4 @@
-//! A Hugging Face directory on disk: `config.json` → [`ModelSpec`](crate::ModelSpec), safetensors → checked, mapped tensors.
+//! A Hugging Face directory on disk: `config.json` → [`ModelSpec`](crate::spec::ModelSpec), safetensors → checked, mapped tensors.
 //!
 //! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
 

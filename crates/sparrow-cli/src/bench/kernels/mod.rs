@@ -200,6 +200,7 @@ fn check(case: &Case, isa: Isa, got: &Results, want: &Results, places: Option<&[
 
 #[cfg(test)]
 mod tests {
+    use super::case::Work;
     use super::*;
 
     fn case() -> Case<'static> {

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sparrow::Result;
 use sparrow::internals::checkpoint::config::{parse_config, read_config};
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::{Biases, BlockNorms, Fused, Positions, QkNorm, Rope, RopeScaling};
-use sparrow::{ModelSpec, Result};
 use sparrow_kernels::Activation;
 use sparrow_testing::shared_data;
 

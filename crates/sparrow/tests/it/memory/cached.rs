@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sparrow::internals::backend::Threshold;
-use sparrow::{Cpu, DType, Error, Load, Model, ModelSpec, Placement, Selector, SelectorSpec, Session};
+use sparrow::internals::spec::ModelSpec;
+use sparrow::{Cpu, DType, Error, Load, Model, Placement, Selector, SelectorSpec, Session};
 use sparrow_kernels::Activation;
 use sparrow_testing::*;
 use sparrow_tools::shapes::random_predictors;

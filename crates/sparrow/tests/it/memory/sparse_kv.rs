@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::RopeScaling;
-use sparrow::{DType, Error, KvOptions, KvSparsity, Model, ModelSpec, Selector, Session, SessionOptions};
+use sparrow::{DType, Error, KvOptions, KvSparsity, Model, Selector, Session, SessionOptions};
 use sparrow_testing::reference::{Pruning, logits_pruned};
 use sparrow_testing::*;
 use sparrow_tools::eval::evaluate;

@@ -9,13 +9,13 @@ use safetensors::SafeTensors;
 use sparrow::internals::backend::{ActiveNeurons, Observer, Point, Predictor, Scorer, Threshold};
 use sparrow::internals::run::{After, LayerStream, Run};
 use sparrow::internals::select::Neurons;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::{
     Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling, names,
 };
 use sparrow::internals::weights::Source;
-use sparrow::{
-    Backend, DType, KvOptions, KvSparsity, Logits, Model, ModelSpec, Segment, Selector, Session, SessionOptions,
-};
+use sparrow::session::{Logits, Segment};
+use sparrow::{Backend, DType, KvOptions, KvSparsity, Model, Selector, Session, SessionOptions};
 use sparrow_kernels::{Activation, BitmapParts};
 use sparrow_testing::reference::{ALL, Pruning};
 use sparrow_testing::reference_backend::Reference;

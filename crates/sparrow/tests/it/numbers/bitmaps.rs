@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::tensor::Tensor;
 use sparrow::internals::weights::{Format, Source, Weights};
-use sparrow::{Cpu, DType, Load, Model, ModelSpec, Result, Selector, WeightsFormat};
+use sparrow::{Cpu, DType, Load, Model, Result, Selector, WeightsFormat};
 use sparrow_kernels::{decode, encode};
 use sparrow_testing::*;
 use sparrow_tools::shapes;

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use sparrow::internals::backend::Threshold;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::{
     Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling, names,
 };
-use sparrow::{Cpu, DType, Model, ModelSpec, Selector, SelectorSpec};
+use sparrow::{Cpu, DType, Model, Selector, SelectorSpec};
 use sparrow_kernels::Activation;
 use sparrow_testing::reference::{self, ALL};
 use sparrow_testing::*;

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use sparrow::internals::backend::{ActiveNeurons, Observer, Point};
 use sparrow::internals::run::PREFILL_ROWS;
+use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::RopeScaling;
-use sparrow::{
-    Cancel, DType, Error, KvOptions, Load, Logits, Model, ModelSpec, Placement, Segment, Selector, SelectorSpec,
-    Session, SessionOptions,
-};
+use sparrow::session::{Cancel, Logits, Segment};
+use sparrow::{DType, Error, KvOptions, Load, Model, Placement, Selector, SelectorSpec, Session, SessionOptions};
 use sparrow_testing::*;
 use sparrow_tools::synth::synthesize;
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use sparrow::internals::backend::{ActiveNeurons, Observer};
-use sparrow::{Cancel, DType, Error, Logits, Model, Segment, Selector, Session};
+use sparrow::session::{Cancel, Logits, Segment};
+use sparrow::{DType, Error, Model, Selector, Session};
 use sparrow_testing::*;
 
 use super::caches;

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use sparrow::internals::spec::RopeScaling;
-use sparrow::{DType, Logits, Model, Segment, Selector, Session};
+use sparrow::session::{Logits, Segment};
+use sparrow::{DType, Model, Selector, Session};
 use sparrow_testing::*;
 
 use super::SAME;

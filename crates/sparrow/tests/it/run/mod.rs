@@ -11,7 +11,8 @@ mod steps;
 
 use std::sync::Arc;
 
-use sparrow::{DType, KvOptions, KvSparsity, Model, ModelSpec};
+use sparrow::internals::spec::ModelSpec;
+use sparrow::{DType, KvOptions, KvSparsity, Model};
 use sparrow_testing::*;
 
 /// Between two ways through the same f32 kernels.

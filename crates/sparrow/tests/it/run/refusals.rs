@@ -1,6 +1,7 @@
 //! Calls that make no sense are errors: they say what is wrong, change nothing, and the session goes on.
 
-use sparrow::{Error, KvOptions, Logits, Result, Segment, Selector, Session, SessionOptions};
+use sparrow::session::{Logits, Segment};
+use sparrow::{Error, KvOptions, Result, Selector, Session, SessionOptions};
 use sparrow_testing::*;
 
 use super::{caches, model};

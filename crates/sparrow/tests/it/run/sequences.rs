@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use sparrow::{KvOptions, Logits, Model, Segment, Selector, Session, SessionOptions};
+use sparrow::session::{Logits, Segment};
+use sparrow::{KvOptions, Model, Selector, Session, SessionOptions};
 use sparrow_testing::*;
 
 use super::{caches, model};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use sparrow::{Cpu, DType, KvOptions, Logits, Model, Segment, Selector, Session};
+use sparrow::session::{Logits, Segment};
+use sparrow::{Cpu, DType, KvOptions, Model, Selector, Session};
 use sparrow_testing::*;
 
 use super::{SAME, caches, model};
