@@ -51,7 +51,7 @@ fn main() {
                         up_bias: None,
                         down_bias: None,
                         activation: Activation::Silu,
-                        packed: None,
+                        pooled: None,
                     };
                     let row_masks = (m > 1).then_some(masks.as_slice());
                     let gathered = seconds(|| {

@@ -79,7 +79,7 @@ pub use kernels::attention::AttentionShape;
 pub use kv::{DenseKv, KvMut, KvRows, KvView, SparseKv, SparseKvShape};
 pub use operations::{
     BandwidthProbe, BitmapSizes, Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage, LinearPart,
-    Packed, PackedBitmap, Peak, SparseMlp, SparseMlpInputs, count_ones, count_stored, fill_bitmap, mask_words, pack,
+    PackedBitmap, Peak, Pooled, SparseMlp, SparseMlpInputs, count_ones, count_stored, fill_bitmap, mask_words, pack,
     peak, quantize, read_bandwidth, transpose, union_masks, unpack,
 };
 pub use parallel::Pool;

@@ -29,7 +29,7 @@ pub use pack::{BitmapSizes, PackedBitmap, count_stored, fill_bitmap, pack};
 pub use probe::{BandwidthProbe, Peak, peak, read_bandwidth};
 pub use quantize::quantize;
 pub use select::{count_ones, mask_words, union_masks};
-pub use sparse_mlp::{Packed, SparseMlp, SparseMlpInputs};
+pub use sparse_mlp::{Pooled, SparseMlp, SparseMlpInputs};
 pub use sparse_mlp_integer::{Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage};
 pub use transpose::transpose;
 pub use unpack::unpack;

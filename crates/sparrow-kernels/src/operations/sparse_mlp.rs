@@ -13,7 +13,7 @@ use crate::parallel::SharedMut;
 use crate::rows::{Int8Activations, RowSet};
 
 /// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H. The matrices hold
-/// the rows of all neurons, or, where `packed`, of some in any order.
+/// the rows of all neurons, or, where `pooled`, of some in any order.
 #[derive(Clone, Copy, Debug)]
 pub struct SparseMlp<'a> {
     /// `[I, H]`, not read where gate values are given; `None` for an ungated MLP, h = a(up · x).
@@ -31,12 +31,12 @@ pub struct SparseMlp<'a> {
     /// Applied to the gate, or to up without a gate.
     pub activation: Activation,
     /// Where the rows of the neurons are, if not each at its own number.
-    pub packed: Option<Packed<'a>>,
+    pub pooled: Option<Pooled<'a>>,
 }
 
 /// Which rows of the matrices belong to the neurons of one call: a pool of rows that holds only some neurons.
 #[derive(Clone, Copy, Debug)]
-pub struct Packed<'a> {
+pub struct Pooled<'a> {
     /// I: what neuron numbers are below, and the length of biases and masks.
     pub neurons: usize,
     /// The row of gate, up and down for each of the active neurons.
@@ -77,7 +77,7 @@ impl<'a> SparseMlpInputs<'a> {
 impl SparseMlp<'_> {
     /// I.
     fn neurons(&self) -> usize {
-        self.packed.map_or(self.up.rows(), |packed| packed.neurons)
+        self.pooled.map_or(self.up.rows(), |pooled| pooled.neurons)
     }
 }
 
@@ -93,7 +93,7 @@ impl Compute {
     /// (without a gate: a(upᵢ·x\[r\] + cᵢ)) where neuron i is active in row r, and 0 elsewhere. Reads only the rows of
     /// the `neurons` of `inputs`. The idea is that of Deja Vu (arXiv 2310.17157).
     ///
-    /// `out` is `[rows, H]`, overwritten. Where rows are `packed` makes no difference to the result.
+    /// `out` is `[rows, H]`, overwritten. Where rows are `pooled` makes no difference to the result.
     ///
     /// Int8 gate and up see x quantised to int8, as in [`linear`](Self::linear); h stays `f32`.
     ///
@@ -102,7 +102,7 @@ impl Compute {
     /// values throughout.
     ///
     /// # Panics
-    /// If a length does not match these shapes, a neuron is not below I, a packed row is not one of the matrices', or
+    /// If a length does not match these shapes, a neuron is not below I, a pooled row is not one of the matrices', or
     /// gate values are given for an ungated MLP.
     pub fn sparse_mlp(&self, mlp: &SparseMlp, inputs: &SparseMlpInputs, out: &mut [f32]) {
         check(mlp, inputs, out);
@@ -166,7 +166,7 @@ impl Call<'_> {
     /// Adds the neurons of one chunk of ids to `sum` `[m, H]`.
     fn add_chunk(&self, chunk: Range<usize>, values: &mut [f32], sum: &mut [f32]) {
         let ids = &self.inputs.neurons[chunk.clone()];
-        let rows = self.mlp.packed.map_or(ids, |packed| &packed.rows[chunk]);
+        let rows = self.mlp.pooled.map_or(ids, |pooled| &pooled.rows[chunk]);
         let (m, mlp, n) = (self.inputs.rows, self.mlp, ids.len());
         let (gate, up) = values.split_at_mut(m * CHUNK);
         let (gate, up) = (&mut gate[..m * n], &mut up[..m * n]);
@@ -259,8 +259,8 @@ fn check(mlp: &SparseMlp, inputs: &SparseMlpInputs, out: &[f32]) {
         length("inputs.gate", values.len(), rows * neurons);
     }
     check_ids("sparse_mlp", "neurons", active, neurons);
-    if let Some(packed) = mlp.packed {
-        length("packed.rows", packed.rows.len(), active.len());
-        check_ids("sparse_mlp", "packed.rows", packed.rows, stored);
+    if let Some(pooled) = mlp.pooled {
+        length("pooled.rows", pooled.rows.len(), active.len());
+        check_ids("sparse_mlp", "pooled.rows", pooled.rows, stored);
     }
 }

@@ -236,7 +236,7 @@ fn active_neurons_are_those_of_dense_weights() {
                         up_bias: None,
                         down_bias: None,
                         activation: Activation::Relu,
-                        packed: None,
+                        pooled: None,
                     };
                     let mut out = vec![f32::NAN; m * hidden];
                     compute.sparse_mlp(
@@ -244,15 +244,15 @@ fn active_neurons_are_those_of_dense_weights() {
                         &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: Some(&masks), gate: None },
                         &mut out,
                     );
-                    // The same neurons as packed rows: here all rows are at hand, in their places.
-                    let packed = Some(Packed { neurons, rows: &ids });
+                    // The same neurons as pooled rows: here all rows are at hand, in their places.
+                    let pooled = Some(Pooled { neurons, rows: &ids });
                     let mut again = vec![f32::NAN; m * hidden];
                     compute.sparse_mlp(
-                        &SparseMlp { packed, ..mlp },
+                        &SparseMlp { pooled, ..mlp },
                         &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: Some(&masks), gate: None },
                         &mut again,
                     );
-                    assert_eq!(out, again, "packed rows");
+                    assert_eq!(out, again, "pooled rows");
                     out
                 };
                 let want = mlp_of([1; 3]);

@@ -211,7 +211,7 @@ fn bitmap(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
         up_bias: None,
         down_bias: None,
         activation: Activation::Silu,
-        packed: None,
+        pooled: None,
     };
     compute.sparse_mlp(&mlp, &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks: None, gate: None }, &mut out);
     unpack(compute, weights, &mut Guarded::new(guard, &dense));
@@ -286,7 +286,7 @@ fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hid
                 up_bias: Some(&biases[1]),
                 down_bias: Some(&biases[2]),
                 activation: Activation::Silu,
-                packed: None,
+                pooled: None,
             };
             compute.sparse_mlp(
                 &mlp,
@@ -302,10 +302,11 @@ fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hid
             // A pool whose records begin with gate, up or down, so that each is once at either end.
             let stride = row_bytes(dtype, hidden) + 5;
             let bytes = Guarded::new(guard, &vec![0x3c; (neurons - 1) * stride + row_bytes(dtype, hidden)]);
-            let pooled = Matrix::strided(dtype, neurons, hidden, stride, &bytes).into();
+            let rows_of_pool = Matrix::strided(dtype, neurons, hidden, stride, &bytes).into();
             let rows = Guarded::new(guard, &ids.iter().rev().copied().collect::<Vec<u32>>());
-            let packed = Some(Packed { neurons, rows: &rows });
-            let mlp = SparseMlp { gate: gated.then_some(pooled), up: pooled, down: pooled, packed, ..mlp };
+            let pooled = Some(Pooled { neurons, rows: &rows });
+            let gate = gated.then_some(rows_of_pool);
+            let mlp = SparseMlp { gate, up: rows_of_pool, down: rows_of_pool, pooled, ..mlp };
             compute.sparse_mlp(
                 &mlp,
                 &SparseMlpInputs {
@@ -432,7 +433,7 @@ fn weights_at_the_end_of_a_mapped_file_are_not_read_past_it() {
                         up_bias: None,
                         down_bias: None,
                         activation: Activation::Relu,
-                        packed: None,
+                        pooled: None,
                     };
                     compute.sparse_mlp(
                         &mlp,

@@ -32,7 +32,7 @@ impl Mlp {
             up_bias: bias(1),
             down_bias: bias(2),
             activation: self.activation,
-            packed: None,
+            pooled: None,
         }
     }
 
@@ -69,13 +69,13 @@ impl Mlp {
 }
 
 /// The rows of some neurons of an [`Mlp`], in records of gate, up and down whose order is not that of the neurons.
-struct Pooled {
+struct PoolOfNeurons {
     bytes: Vec<u8>,
     stride: usize,
     rows: Vec<u32>,
 }
 
-impl Pooled {
+impl PoolOfNeurons {
     fn new(mlp: &Mlp, ids: &[u32]) -> Self {
         let row = mlp.up.matrix().row_bytes();
         let (count, stride) = (ids.len(), (3 * row).next_multiple_of(64));
@@ -88,7 +88,7 @@ impl Pooled {
                 bytes[at as usize * stride + p * row..][..row].copy_from_slice(part.matrix().row(id as usize));
             }
         }
-        Pooled { bytes, stride, rows }
+        PoolOfNeurons { bytes, stride, rows }
     }
 
     fn borrow<'a>(&'a self, mlp: &'a Mlp, gate_read: bool) -> SparseMlp<'a> {
@@ -100,8 +100,8 @@ impl Pooled {
         let whole = mlp.borrow();
         // A gate that is not read may be of any shape.
         let gate = whole.gate.map(|gate| if gate_read { part(0) } else { gate });
-        let packed = Some(Packed { neurons: stored.rows(), rows: &self.rows });
-        SparseMlp { gate, up: part(1), down: part(2), packed, ..whole }
+        let pooled = Some(Pooled { neurons: stored.rows(), rows: &self.rows });
+        SparseMlp { gate, up: part(1), down: part(2), pooled, ..whole }
     }
 }
 
@@ -139,7 +139,7 @@ fn check_sparse_mlp(compute: &Compute, mlp: &Mlp, m: usize, every: usize, random
                 &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks, gate: gate_values },
                 &mut out,
             );
-            let pool = Pooled::new(mlp, &ids);
+            let pool = PoolOfNeurons::new(mlp, &ids);
             let mut from_pool = vec![f32::NAN; m * hidden];
             let gate_read = gate_values.is_none();
             compute.sparse_mlp(
@@ -147,7 +147,7 @@ fn check_sparse_mlp(compute: &Compute, mlp: &Mlp, m: usize, every: usize, random
                 &SparseMlpInputs { x: &x, rows: m, neurons: &ids, masks, gate: gate_values },
                 &mut from_pool,
             );
-            assert_eq!(bits(&from_pool), bits(&out), "packed {} m={m} {}", mlp.up.dtype, describe(compute));
+            assert_eq!(bits(&from_pool), bits(&out), "pooled {} m={m} {}", mlp.up.dtype, describe(compute));
             for t in 0..m {
                 let bits = masks.map_or(&union[..], |v| &v[t * words..(t + 1) * words]);
                 let want = mlp.reference(&x[t * hidden..(t + 1) * hidden], &|i| bits[i / 64] >> (i % 64) & 1 == 1);
@@ -218,11 +218,11 @@ fn results_do_not_depend_on_threads() {
 }
 
 #[test]
-#[should_panic(expected = "sparse_mlp: packed.rows holds Some(4), of 4 rows")]
-fn a_packed_row_out_of_range_is_refused() {
+#[should_panic(expected = "sparse_mlp: pooled.rows holds Some(4), of 4 rows")]
+fn a_pooled_row_out_of_range_is_refused() {
     let mlp = Mlp::random(DType::F32, 4, 3, true, Activation::Silu, &mut Random(11));
-    let packed = Some(Packed { neurons: 9, rows: &[1, 4] });
-    let mlp = SparseMlp { packed, ..mlp.borrow() };
+    let pooled = Some(Pooled { neurons: 9, rows: &[1, 4] });
+    let mlp = SparseMlp { pooled, ..mlp.borrow() };
     Compute::new(Some(1)).sparse_mlp(
         &mlp,
         &SparseMlpInputs { x: &[0.0; 3], rows: 1, neurons: &[2, 8], masks: None, gate: None },

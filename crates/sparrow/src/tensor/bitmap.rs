@@ -62,7 +62,8 @@ impl BitmapTensor {
     /// The view that kernels take.
     #[allow(unsafe_code)]
     pub fn bitmap(&self) -> Bitmap<'_> {
-        // SAFETY: the parts were checked when they were read, or made by packing, and nothing changes them.
+        // SAFETY: the parts were checked when they were read, or made by packing. Nothing in this process changes them; of a map
+        // that another process changes nothing can be promised, which is why weights can be read into memory instead.
         unsafe { Bitmap::new_unchecked(self.parts()) }
     }
 

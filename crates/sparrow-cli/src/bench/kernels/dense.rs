@@ -105,7 +105,7 @@ fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
             up_bias: None,
             down_bias: None,
             activation: Activation::Silu,
-            packed: None,
+            pooled: None,
         };
         results.floats.resize(HIDDEN, 0.0);
         let neurons = &sets[i / weights.matrices(3 * INTERMEDIATE) % of];

@@ -144,7 +144,7 @@ fn gather(x: &Inputs, step: &mut Step, selection: &Selection, gate: &[f32], out:
         up_bias: w.up.bias.as_deref(),
         down_bias: w.down.bias.as_deref(),
         activation: x.layer.spec.activation,
-        packed: None,
+        pooled: None,
     };
     // One row's mask is the union itself.
     let masks = (m > 1).then_some(selection.masks.as_slice());

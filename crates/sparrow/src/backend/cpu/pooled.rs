@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sparrow_kernels::{Matrix, Packed, SparseMlp, SparseMlpInputs, Stored};
+use sparrow_kernels::{Matrix, Pooled, SparseMlp, SparseMlpInputs, Stored};
 
 use super::buffers::Mlp;
 use super::inputs::ActiveInputs;
@@ -134,7 +134,7 @@ impl NeuronPools {
                 up_bias: w.up.bias.as_deref(),
                 down_bias: w.down.bias.as_deref().filter(|_| first),
                 activation: spec.activation,
-                packed: Some(Packed { neurons: spec.intermediate_size, rows: pass.slots }),
+                pooled: Some(Pooled { neurons: spec.intermediate_size, rows: pass.slots }),
             };
             let compute = &x.cpu.compute;
             let inputs = SparseMlpInputs { x: x.h, rows: m, neurons: pass.neurons, masks, gate };

@@ -54,7 +54,7 @@ impl<B: Backend> Session<B> {
     }
 
     /// Says that a sequence will come to `len` tokens before logits are wanted: a prompt that is computed piece by piece is rotated
-    /// for its whole length.
+    /// for its whole length. Cutting the sequence, or a prompt that fails, takes it back.
     ///
     /// # Errors
     /// If there is no such sequence.

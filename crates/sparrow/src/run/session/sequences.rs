@@ -153,6 +153,12 @@ impl<B: Backend> Session<B> {
                 return Err(Error::option("order", message));
             }
         }
+        // Room and figures belong to a number, whatever sequence it has.
+        let mut own = Vec::with_capacity(order.len());
+        for number in 0..order.len() {
+            let state = self.sequence(number)?;
+            own.push((state.capacity, state.stats));
+        }
         let mut order = order.to_vec();
         let mut done = vec![false; order.len()];
         // Those that nobody wants as they are receive copies, until every other is wanted just once.
@@ -175,6 +181,10 @@ impl<B: Backend> Session<B> {
                 order[at] = at;
                 at = from;
             }
+        }
+        for (number, (capacity, stats)) in own.into_iter().enumerate() {
+            self.grow(number, capacity)?;
+            self.sequence_mut(number)?.stats = stats;
         }
         Ok(())
     }

@@ -115,7 +115,7 @@ fn together(selector: &'static str, arrivals: &[Arrival], slots: usize, step_tok
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_request_gets_what_it_gets_alone(

@@ -304,3 +304,21 @@ proptest! {
         all.check();
     }
 }
+
+/// Room and figures belong to a number, whatever sequence it has.
+#[test]
+fn reordering_keeps_room_and_figures() {
+    let mut session = empty(&model(CONTEXT), caches()[0], 0, CONTEXT);
+    for (number, capacity) in [40, 60, 50].into_iter().enumerate() {
+        assert_eq!(session.add_sequence(capacity).unwrap(), number);
+        session.prefill(number, &[1, 2, 3, 4][..number + 1]).unwrap();
+    }
+    let figures = |session: &Session| [0, 1, 2].map(|number| *session.sequence_stats(number).unwrap());
+    let before = figures(&session);
+    for order in [[1, 0, 2], [2, 0, 1], [1, 1, 0]] {
+        session.reorder(&order).unwrap();
+        assert_eq!(figures(&session), before);
+        let room = [0, 1, 2].map(|number| session.capacity(number));
+        assert!(room.iter().zip([40, 60, 50]).all(|(room, given)| *room >= given), "{room:?}");
+    }
+}
