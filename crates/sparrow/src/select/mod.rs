@@ -114,10 +114,15 @@ impl SelectorSpec {
         self.parameters.as_deref()?.parse().ok()
     }
 
+    /// The selectors with what may follow their names, in a sentence.
+    pub fn names() -> String {
+        let names: Vec<&str> = shown().map(|kind| kind.usage()).collect();
+        listed(&names)
+    }
+
     /// How selectors are named on a command line.
     pub fn usage() -> String {
-        let names: Vec<&str> = shown().map(|kind| kind.usage()).collect();
-        format!("{}; RULE is {}, BLOCKS is {}", listed(&names), Threshold::USAGE, SkippedBlocks::USAGE)
+        format!("{}; RULE is {}, BLOCKS is {}", Self::names(), Threshold::USAGE, SkippedBlocks::USAGE)
     }
 
     /// A line about each selector.
@@ -168,8 +173,7 @@ impl FromStr for SelectorSpec {
             None => (text, None),
         };
         let Some(kind) = SELECTORS.iter().copied().find(|kind| kind.name() == name) else {
-            let names: Vec<&str> = shown().map(|kind| kind.usage()).collect();
-            return Err(format!("unknown selector {name:?}: use {}", listed(&names)));
+            return Err(format!("unknown selector {name:?}: use {}", Self::names()));
         };
         Ok(SelectorSpec { kind, parameters: kind.parse(parameters)? })
     }
