@@ -7,6 +7,7 @@ use super::event::{Event, Finish, Usage};
 use super::request::Request;
 use super::scheduler::RequestId;
 use crate::error::{Error, Result};
+use crate::run::check_ids;
 use crate::text::sample::{Sampled, Sampler};
 use crate::text::{StopText, TextStream, Tokenizer};
 
@@ -55,11 +56,7 @@ impl Running {
             // One position must be left for the first new token.
             return Err(Error::ContextLength { needed: prompt.len() + 1, context });
         }
-        if let Some(token) = prompt.iter().find(|&&t| t as usize >= vocab) {
-            let message =
-                format!("id {token} is outside the model's vocabulary of {vocab}: is the tokenizer another model's?");
-            return Err(Error::option("tokens", message));
-        }
+        check_ids(&prompt, vocab)?;
         if tokenizer.is_none() && !stop.is_empty() {
             return Err(Error::option("stop", "needs a tokenizer"));
         }

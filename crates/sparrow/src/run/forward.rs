@@ -69,7 +69,7 @@ pub fn block<B: Backend>(pass: &Pass<B>, index: usize, s: &mut State<B>, step: &
         if let (Some(n), Some(selection)) = (here, s.selection.as_deref_mut()) {
             b.select(layer, step, n.rules.get(index).copied(), s.workspace, selection);
         }
-        b.mlp(layer, step, s.selection.as_deref(), s.workspace)?; //   x  [m, hidden]
+        b.mlp(layer, step, s.selection.as_deref(), s.workspace)?; //      x  [m, hidden]
     }
     if let Selector::Blocks(_) = selector {
         let bytes = b.block_bytes(weights, index);

@@ -10,5 +10,5 @@ mod step;
 pub use cancel::Cancel;
 pub use layers::{After, LayerStream, Run};
 pub use sequence::SequenceStats;
-pub use session::{LOGIT_ROWS, PREFILL_ROWS, Session, SessionOptions};
+pub use session::{LOGIT_ROWS, PREFILL_ROWS, Session, SessionOptions, check_ids};
 pub use step::{Logits, Segment};

@@ -276,12 +276,7 @@ impl<B: Backend> Session<B> {
         if tokens.is_empty() {
             return Err(Error::option("tokens", format!("sequence {sequence} is to be advanced by none")));
         }
-        let vocab = self.model.spec.vocab_size;
-        if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            let message =
-                format!("id {token} is outside the model's vocabulary of {vocab}: is the tokenizer another model's?");
-            return Err(Error::option("tokens", message));
-        }
+        check_ids(tokens, self.model.spec.vocab_size)?;
         let needed = state.tokens.len() + tokens.len();
         if needed > state.capacity {
             return Err(Error::ContextLength { needed, context: state.capacity });
@@ -292,4 +287,19 @@ impl<B: Backend> Session<B> {
 
 fn named_twice(number: usize) -> Error {
     Error::option("sequence", format!("sequence {number} is named twice in one step"))
+}
+
+/// Refuses ids outside a vocabulary of `vocab` tokens.
+///
+/// # Errors
+/// Names the first.
+pub fn check_ids(tokens: &[u32], vocab: usize) -> Result<()> {
+    match tokens.iter().find(|&&id| id as usize >= vocab) {
+        None => Ok(()),
+        Some(id) => {
+            let message =
+                format!("id {id} is outside the model's vocabulary of {vocab}: is the tokenizer another model's?");
+            Err(Error::option("tokens", message))
+        }
+    }
 }

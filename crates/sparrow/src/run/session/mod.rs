@@ -3,6 +3,8 @@
 mod advance;
 mod sequences;
 
+pub use advance::check_ids;
+
 use std::sync::Arc;
 
 use super::cancel::Cancel;
