@@ -7,7 +7,7 @@ use sparrow_kernels::DType;
 
 use crate::KvOptions;
 use crate::backend::Cpu;
-use crate::checkpoint::hub;
+use crate::checkpoint::{ModelFiles, hub};
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -131,10 +131,9 @@ impl Load {
         let cpu = cpu.unwrap_or_else(|| Arc::new(Cpu::new(threads)));
         let (mut model, tokenizer) = match source {
             Source::Named(source) => {
-                let dir = resolve(&source)?;
-                let has_tokenizer = dir.join("tokenizer.json").is_file();
-                let model = Model::load(&dir, weights)?;
-                (model, has_tokenizer.then(|| Tokenizer::load(&dir)).transpose()?.map(Arc::new))
+                let files = ModelFiles::open(&resolve(&source)?)?;
+                let tokenizer = files.has("tokenizer.json").then(|| Tokenizer::read(&files));
+                (Model::read(&files, weights)?, tokenizer.transpose()?.map(Arc::new))
             }
             Source::Made(model) => (*model, None),
         };

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use sparrow_kernels::DType;
 
 use crate::backend::{Cpu, Predictor};
-use crate::checkpoint::config::{GenerationConfig, read_config, read_generation_config};
-use crate::checkpoint::{Checkpoint, require_dir};
+use crate::checkpoint::config::{GenerationConfig, parse_config, read_generation_config};
+use crate::checkpoint::{ModelFiles, require_dir};
 use crate::error::{Error, Result};
 use crate::record::{Sidecar, read_sidecar};
 use crate::residency::Placement;
@@ -40,9 +40,19 @@ impl Model {
     /// to be cached and are not neuron-major.
     pub fn load(dir: &Path, placement: Placement) -> Result<Self> {
         require_dir(dir)?;
-        let spec = read_config(&dir.join("config.json"))?;
-        let generation = read_generation_config(dir)?;
-        let mut checkpoint = Checkpoint::open(dir)?;
+        Self::read(&ModelFiles::open(dir)?, placement)
+    }
+
+    /// The model of these files, as [`load`](Self::load).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read(files: &ModelFiles, placement: Placement) -> Result<Self> {
+        let dir = files.path();
+        let config = files.json("config.json")?.unwrap_or_default();
+        let spec = parse_config(&files.path_of("config.json"), &config)?;
+        let generation = read_generation_config(files)?;
+        let mut checkpoint = files.checkpoint()?;
         let mut weights = Weights::load(&spec, &mut checkpoint)?;
         let mut sidecar = read_sidecar(dir, &spec, &mut checkpoint)?;
         checkpoint.refuse_unused(&spec.names)?;

@@ -1,7 +1,8 @@
-//! Text ↔ ids, from a directory's `tokenizer.json`.
+//! Text ↔ ids, from `tokenizer.json`.
 
 use std::path::Path;
 
+use crate::checkpoint::ModelFiles;
 use crate::error::{Error, Result};
 
 /// A `tokenizer.json`, with what generation needs of it.
@@ -16,16 +17,23 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads the `tokenizer.json` of a model directory.
+    /// Loads the tokenizer of the model directory `dir`.
     ///
     /// # Errors
-    /// If it is missing or malformed.
+    /// If `tokenizer.json` is missing or malformed.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        if !path.is_file() {
+        Self::read(&ModelFiles::open(dir)?)
+    }
+
+    /// The tokenizer that the files of a model describe.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read(files: &ModelFiles) -> Result<Self> {
+        let path = files.path_of("tokenizer.json");
+        let Some(bytes) = files.read("tokenizer.json")? else {
             return Err(Error::Tokenizer(format!("{} is missing: the model directory needs it", path.display())));
-        }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        };
         // The library panics on some malformed files.
         let inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
         let reason = match inner {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sparrow_kernels::Activation;
 
 use super::fields::{Fields, read_json};
+use super::files::ModelFiles;
 use crate::error::{Error, Result};
 use crate::spec::{Biases, ModelSpec, Norm, NormKind};
 pub use quantization::describe_bitmaps;
@@ -257,16 +258,15 @@ fn activation(config: &Fields, field: &str, default: &str) -> Result<Activation>
     })
 }
 
-/// Reads the ids that end generation from the `generation_config.json` (if it is there) and `config.json` of `dir`.
+/// Reads the ids that end generation from `generation_config.json` (if it is there) and `config.json`.
 ///
 /// # Errors
 /// If a file that is there cannot be read or parsed.
-pub fn read_generation_config(dir: &Path) -> Result<GenerationConfig> {
+pub fn read_generation_config(files: &ModelFiles) -> Result<GenerationConfig> {
     let mut eos_token_ids = Vec::new();
     for name in ["generation_config.json", "config.json"] {
-        let path = dir.join(name);
-        if name == "config.json" || path.exists() {
-            eos_token_ids.extend(Fields::new(&path, &read_json(&path)?)?.ids("eos_token_id")?);
+        if let Some(json) = files.json(name)? {
+            eos_token_ids.extend(Fields::new(&files.path_of(name), &json)?.ids("eos_token_id")?);
         }
     }
     eos_token_ids.sort_unstable();
