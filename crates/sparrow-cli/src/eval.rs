@@ -10,13 +10,15 @@ use sparrow::internals::record::{Evaluation, PredictorQuality};
 use sparrow::{KvOptions, Load, Model, Placement, Selector, SelectorSpec, Session, SessionOptions};
 use sparrow_tools::eval::evaluate;
 use sparrow_tools::observe::Recall;
+use sparrow_tools::traffic::weight_bytes_per_token;
 
 use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, open, resolve, sparse_default};
-use crate::output::{Format, json, percent, progress, table};
+use crate::output::{Format, LayersArg, by_layer, bytes, json, percent, progress, table};
 
 /// Quality of a selector, of quantised weights or of a quantised or sparse cache, against the dense model as it is stored; or of a
 /// pruned model against the one it was made from.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Measurement")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -26,8 +28,9 @@ pub struct Args {
     storage: StorageArgs,
     #[command(flatten)]
     kv: KvArg,
-    /// Compare with this model, dense and as it is stored: a directory or hub id with the same tokenizer [default: with the model
-    /// itself]
+    /// Compare with this model, dense and as it is stored [default: with the model itself]
+    ///
+    /// A directory or hub id with the same tokenizer.
     #[arg(long, value_name = "DIR|ID")]
     reference: Option<String>,
     /// UTF-8 text to predict [default: the demo model's sample.txt]
@@ -40,8 +43,10 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
+    #[command(flatten)]
+    layers: LayersArg,
 }
 
 #[derive(Serialize)]
@@ -58,6 +63,11 @@ struct Report {
     /// Of a window's cache.
     kv_bytes: usize,
     dense_kv_bytes: usize,
+    /// Weights that a decoded token reads.
+    weight_bytes_per_token: f64,
+    /// And the cache, at the end of a window.
+    bytes_per_token: f64,
+    dense_bytes_per_token: f64,
     #[serde(flatten)]
     evaluation: Evaluation,
     selection: Option<Vec<PredictorQuality>>,
@@ -90,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let truth = truth.filter(|_| loaded.selector.selects_neurons());
     let stored = match &reference {
         Some(reference) => {
-            let reference = Load::new(reference).selector(SelectorSpec::dense()).cpu(cpu.clone()).open(|_, _, _| ())?;
+            let reference = open(Load::new(reference).selector(SelectorSpec::dense()).cpu(cpu.clone()))?;
             reference.tokenizer()?.check_same_vocabulary(tokenizer)?;
             reference.model
         }
@@ -109,6 +119,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         evaluate(&mut dense, &mut sparse, &ids, window, &mut recall, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
 
+    let active = &evaluation.active_fraction_per_layer;
+    let weight_bytes = weight_bytes_per_token(model, &loaded.selector, active);
+    let whole = vec![1.0; dense.model().spec.num_layers];
+    let dense_weight_bytes = weight_bytes_per_token(dense.model(), &Selector::Dense, &whole);
     let report = Report {
         model: dir.display().to_string(),
         reference: reference.map(|dir| dir.display().to_string()),
@@ -120,24 +134,37 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         kv_sparsity: kv.sparsity.map(|sparsity| sparsity.to_string()),
         kv_bytes: sparse.kv_bytes(),
         dense_kv_bytes: dense.kv_bytes(),
+        weight_bytes_per_token: weight_bytes,
+        bytes_per_token: weight_bytes + sparse.kv_bytes() as f64,
+        dense_bytes_per_token: dense_weight_bytes + dense.kv_bytes() as f64,
         evaluation,
         selection: recall.map(|r| r.per_layer()),
     };
     match args.format {
         Format::Json => json(&report),
-        Format::Table => print(&report),
+        Format::Table => print(&report, args.layers.layers),
     }
 }
 
-fn print(report: &Report) -> anyhow::Result<()> {
+fn print(report: &Report, layers: bool) -> anyhow::Result<()> {
     let e = &report.evaluation;
+    if layers {
+        print_layers(report)?;
+    }
     outln!("{} on {}, {} tokens predicted in windows of {}", report.model, report.text, e.tokens, report.window);
     let change = e.perplexity / e.dense_perplexity - 1.0;
-    let row = |name: &str, values: [String; 5]| std::iter::once(name.to_owned()).chain(values).collect();
+    let row = |name: &str, values: [String; 6]| std::iter::once(name.to_owned()).chain(values).collect();
     let reference = report.reference.as_ref().map_or(String::new(), |dir| format!("{dir}, "));
     let dense = row(
         &format!("{reference}dense, as stored"),
-        [format!("{:.4}", e.dense_perplexity), "0".into(), "0".into(), percent(1.0), percent(1.0)],
+        [
+            format!("{:.4}", e.dense_perplexity),
+            "0".into(),
+            "0".into(),
+            percent(1.0),
+            percent(1.0),
+            bytes(report.dense_bytes_per_token as u64),
+        ],
     );
     let pruned = report.kv_sparsity.as_ref().map_or(String::new(), |sparsity| format!(" {sparsity}"));
     let compared = format!("{}, weights {}, cache {}{pruned}", report.selector, report.dtype, report.kv_dtype);
@@ -149,9 +176,20 @@ fn print(report: &Report) -> anyhow::Result<()> {
             format!("{:.2e}", e.kl_p99),
             format!("{:.2} %", e.top1_agreement * 100.0),
             percent(e.active_fraction),
+            bytes(report.bytes_per_token as u64),
         ],
     );
-    table(&["selector", "perplexity", "KL mean", "KL p99", "same top token", "active"], [dense, sparse])?;
+    if let Some(bars) = by_layer(&e.active_fraction_per_layer) {
+        outln!("active by layer {bars}");
+    }
+    table(
+        &["selector", "perplexity", "KL mean", "KL p99", "same top token", "active", "read per token"],
+        [dense, sparse],
+    )
+}
+
+fn print_layers(report: &Report) -> anyhow::Result<()> {
+    let e = &report.evaluation;
     let layers = e.active_fraction_per_layer.iter().enumerate().map(|(i, &active)| {
         let mut row = vec![format!("layer {i}"), percent(active)];
         if let Some(q) = report.selection.as_ref().map(|s| s[i]) {

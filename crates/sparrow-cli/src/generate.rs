@@ -1,7 +1,7 @@
 //! `sparrow generate`.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,11 +10,11 @@ use sparrow::internals::text::sample::SampleOptions;
 use sparrow::{Error, Loaded};
 
 use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, open};
-use crate::output::{bytes, percent};
+use crate::output::{bytes, percent, progress};
 
 /// Continue a prompt.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("input").required(true).multiple(true)))]
+#[command(next_help_heading = "Text", group(clap::ArgGroup::new("input").required(true).multiple(true)))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -42,6 +42,7 @@ pub struct Args {
 
 /// How tokens are chosen.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Sampling")]
 struct SampleArgs {
     /// Divide logits by this before sampling; 0 is greedy
     #[arg(long, default_value_t = 0.0)]
@@ -59,13 +60,13 @@ struct SampleArgs {
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     repetition_penalty: f32,
     /// Take this from the logits of tokens that were generated already, once; 0 is off
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true, hide_short_help = true)]
     presence_penalty: f32,
     /// Take this from the logits of tokens that were generated already, as often as they were; 0 is off
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true, hide_short_help = true)]
     frequency_penalty: f32,
     /// Add BIAS to the logit of a token id; -inf forbids it (repeatable)
-    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
+    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias, hide_short_help = true)]
     logit_bias: Vec<(u32, f32)>,
     /// Same seed, same text
     #[arg(long, default_value_t = 0)]
@@ -121,9 +122,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         });
         texts.add(submitted?);
     }
+    let bar = progress("generating", (prompts.len() * args.max_new_tokens) as u64, false);
+    // Where the text is on the terminal, it shows how far it is.
+    let shows_text = std::io::stdout().is_terminal();
     for event in engine.events() {
+        bar.inc(1);
+        if shows_text && !bar.is_finished() {
+            bar.finish_and_clear();
+        }
         texts.take(event?).context("standard output")?;
     }
+    bar.finish_and_clear();
     for (i, (finish, usage)) in texts.finished().enumerate() {
         let which = if prompts.len() > 1 { format!("{}: ", i + 1) } else { String::new() };
         report(&which, finish, usage, &args, &loaded);
@@ -131,9 +140,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let stats = engine.session().stats();
     if stats.store_bytes > 0 {
         let read = stats.store_bytes as f64 / stats.steps as f64;
-        eprintln!("weights {}: {} of neurons read per step", args.model.weights, bytes(read as u64));
+        note!("weights {}: {} of neurons read per step", args.model.weights, bytes(read as u64));
     }
-    eprintln!(
+    note!(
         "selector {}, weights in {}: {} active; {} threads, {}",
         loaded.selector_spec,
         loaded.model.weights.dtype(),
@@ -145,7 +154,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn report(which: &str, finish: &Finish, usage: &Usage, args: &Args, loaded: &Loaded) {
-    eprintln!(
+    note!(
         "{which}prompt {} tokens in {:.3} s ({:.1} tok/s), generated {} tokens ({:.1} tok/s after the first); {}",
         usage.prompt_tokens,
         usage.time_to_first_token.unwrap_or_default().as_secs_f64(),

@@ -12,7 +12,7 @@ use sparrow::{Model, Placement};
 use sparrow_tools::prune::PruningRecord;
 
 use crate::model::{demo_dir, resolve};
-use crate::output::{self, Format, percent};
+use crate::output::{self, Format, LayersArg, by_layer, percent};
 use crate::prune;
 
 /// Show what a model is.
@@ -21,8 +21,10 @@ pub struct Args {
     /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
     model: Option<String>,
     /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
+    #[command(flatten)]
+    layers: LayersArg,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -65,6 +67,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
         Positions::Learned { .. } => "learned".into(),
     };
+    print_tensors(&groups)?;
+    if args.layers.layers {
+        print_layers(&model, pruning.as_ref())?;
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", dir.display())?;
     for (name, value) in [
@@ -114,6 +120,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let e = &s.quality.evaluation;
             writeln!(out, "{:>14}  selector {}, neuron-major MLP", "sparsity", s.method.record().describe())?;
             writeln!(out, "{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens)?;
+            if let Some(bars) = by_layer(&e.active_fraction_per_layer) {
+                writeln!(out, "{:>14}  {bars}", "active")?;
+            }
             writeln!(
                 out,
                 "{:>14}  perplexity {:.4}, dense {:.4}; KL divergence {:.2e}; {} active ({})",
@@ -126,11 +135,32 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             )?;
         }
     }
+    Ok(())
+}
+
+fn print_tensors(groups: &[Group]) -> anyhow::Result<()> {
     let rows = groups.iter().map(|g| {
         let shape: Vec<String> = g.shape.iter().map(usize::to_string).collect();
         vec![g.name.clone(), g.count.to_string(), g.dtype.clone(), shape.join(" × "), output::bytes(g.bytes)]
     });
     output::table(&["tensor", "count", "dtype", "shape", "bytes"], rows)
+}
+
+/// A row for each layer: its size, how far it sees, and what pruning and sparsifying did to it.
+fn print_layers(model: &Model, pruning: Option<&PruningRecord>) -> anyhow::Result<()> {
+    let quality = model.sidecar.as_ref().map(|s| &s.file.quality);
+    let header = ["", "bytes", "sees"].into_iter();
+    let header = header.chain(pruning.map(|_| "pruned to")).chain(quality.map(|_| "active"));
+    let rows = model.weights.layers.iter().enumerate().map(|(i, layer)| {
+        let size = output::bytes(layer.attention_bytes() + layer.mlp.bytes());
+        let row = [format!("layer {i}"), size, seen(model.spec.windows[i])].into_iter();
+        // A record is a file of its own, which may know fewer layers.
+        let zeros = pruning.map(|p| p.layers.get(i).map_or_else(String::new, |layer| percent(layer.target)));
+        let active =
+            quality.map(|q| q.evaluation.active_fraction_per_layer.get(i).copied().map_or_else(String::new, percent));
+        row.chain(zeros).chain(active).collect()
+    });
+    output::table(&header.collect::<Vec<_>>(), rows)
 }
 
 fn rotary(rope: &Rope) -> String {
@@ -157,10 +187,14 @@ fn windows(windows: &[Option<usize>]) -> String {
     windows.iter().for_each(|&window| *layers.entry(window).or_insert(0) += 1);
     let each = layers.iter().map(|(window, &count)| {
         let see = if count == 1 { "layer sees" } else { "layers see" };
-        let seen = window.map_or("all tokens".into(), |window| format!("the last {window}"));
-        format!("{count} {see} {seen}")
+        format!("{count} {see} {}", seen(*window))
     });
     each.collect::<Vec<_>>().join(", ")
+}
+
+/// How far back a layer sees.
+fn seen(window: Option<usize>) -> String {
+    window.map_or("all tokens".into(), |window| format!("the last {window}"))
 }
 
 /// What is stored as bitmaps.

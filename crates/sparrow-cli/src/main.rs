@@ -13,6 +13,7 @@ mod generate;
 mod html;
 mod inspect;
 mod machine;
+mod manual;
 mod model;
 mod pack;
 mod plot;
@@ -21,16 +22,21 @@ mod prune;
 mod report;
 mod sparsify;
 mod synth;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Sparse language-model inference on ordinary CPUs: fast, with the cost in quality measured.
 #[derive(Parser)]
 #[command(name = "sparrow", version, propagate_version = true)]
 struct Cli {
+    /// Print only results and errors: no notes, timings or progress
+    #[arg(long, short, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,13 +65,18 @@ enum Command {
     Doctor(doctor::Args),
     /// Write a random-weight checkpoint of a known shape, for comparing engines
     Synth(synth::Args),
-    /// One row of `bench`, in a process of its own
-    #[command(hide = true)]
-    BenchWorker,
+    /// Print a completion script: sparrow completions bash > ~/.local/share/bash-completion/completions/sparrow
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page: sparrow man > ~/.local/share/man/man1/sparrow.1
+    Man,
 }
 
 fn main() -> ExitCode {
-    let result = run(Cli::parse().command);
+    // Not a command of the user's: a row of `bench`, in a process of its own.
+    let result = match std::env::args_os().nth(1) {
+        Some(name) if name == bench::worker::NAME => bench::worker::run(),
+        _ => run(Cli::parse()),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // `sparrow … | head` is no error.
@@ -77,7 +88,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(Cli { quiet, command }: Cli) -> anyhow::Result<()> {
+    if quiet {
+        output::be_quiet();
+    }
     if let Some(cap) = std::env::var_os("SPARROW_ISA") {
         cap.to_string_lossy().parse::<sparrow_kernels::Isa>().map_err(|e| anyhow::anyhow!("SPARROW_ISA: {e}"))?;
     }
@@ -93,7 +107,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Synth(args) => synth::run(args),
-        Command::BenchWorker => bench::worker::run(),
+        Command::Completions(args) => manual::print(&manual::completions(args.shell, Cli::command())),
+        Command::Man => manual::print(&manual::page(Cli::command())?),
     }
 }
 

@@ -13,13 +13,16 @@ use crate::output::Bars;
 
 /// Which model, and on how many threads.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
     #[arg(long, short, value_name = "DIR|ID")]
     pub model: Option<String>,
-    /// Where the weights are: ram, mmap, or cache:FRACTION[,exact|window=N|lru][,mmap]: only that fraction of each layer's MLP
-    /// neurons in memory, the rest read from the file when wanted, past the page cache (through it with mmap)
-    #[arg(long, default_value_t)]
+    /// Where the weights are: ram, mmap, or cache:FRACTION[,exact|window=N|lru][,mmap]
+    ///
+    /// cache keeps only that fraction of each layer's MLP neurons in memory; the rest is read from the file when wanted, past the
+    /// page cache (through it with mmap).
+    #[arg(long, default_value_t, value_name = "PLACE", help_heading = "Storage")]
     pub weights: Placement,
     #[command(flatten)]
     pub cpu: CpuArgs,
@@ -27,6 +30,7 @@ pub struct ModelArgs {
 
 /// On how many threads.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Machine")]
 pub struct CpuArgs {
     /// Threads [default: as many as the system lets this process use]
     #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -62,12 +66,14 @@ pub fn resolve(model: &str) -> sparrow::Result<PathBuf> {
 
 /// `--dtype` and `--weights-format`.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Storage")]
 pub struct StorageArgs {
     /// Quantise the weights when loading: int8, int4, int4-zero, int4-g128 or int4-g128-zero [default: as they are stored]
     #[arg(long)]
     pub dtype: Option<DType>,
-    /// Keep matrices as a bitmap and their non-zero elements: [PATTERN=]auto|dense|bitmap[,…], the last match decides
-    /// (bitmap,*.down_proj.*=dense); auto packs what is pruned enough to be faster
+    /// Keep matrices as a bitmap and their non-zero elements: [PATTERN=]auto|dense|bitmap[,…]
+    ///
+    /// The last match decides (bitmap,*.down_proj.*=dense); auto packs what is pruned enough to be faster.
     #[arg(long, default_value_t, value_name = "FORMAT")]
     pub weights_format: WeightsFormat,
 }
@@ -87,19 +93,21 @@ pub fn fraction(text: &str) -> Result<f64, String> {
 
 /// How keys and values are cached.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Cache")]
 pub struct KvArg {
     /// Element type of cached keys and values: f32, f16, bf16 or int8 [default: that of the weights, bf16 for quantised ones]
     #[arg(long, value_parser = kv_dtype)]
     pub kv_dtype: Option<DType>,
-    /// Drop the smallest keys and values of tokens older than the tail, per head and block of 64 tokens: k=FRACTION,v=FRACTION, or
-    /// one fraction for both, as in k=0.3,v=0.5 [default: all stay dense]
+    /// Drop this fraction of older keys and values: k=FRACTION,v=FRACTION, or one for both [default: all stay dense]
+    ///
+    /// The smallest go, per head and block of 64 tokens, of tokens older than the tail.
     #[arg(long, value_name = "FRACTIONS")]
     pub kv_sparsity: Option<KvSparsity>,
     /// With --kv-sparsity: last tokens that stay dense
-    #[arg(long, value_name = "N", default_value_t = KvOptions::default().dense_tail, requires = "kv_sparsity")]
+    #[arg(long, value_name = "N", default_value_t = KvOptions::default().dense_tail, requires = "kv_sparsity", hide_short_help = true)]
     pub kv_dense_tail: usize,
     /// With --kv-sparsity: first tokens that stay dense
-    #[arg(long, value_name = "N", default_value_t = KvOptions::default().sinks, requires = "kv_sparsity")]
+    #[arg(long, value_name = "N", default_value_t = KvOptions::default().sinks, requires = "kv_sparsity", hide_short_help = true)]
     pub kv_sinks: usize,
 }
 
@@ -129,10 +137,12 @@ impl StorageArgs {
 /// Opens a model, with bars for what takes long.
 pub fn open(load: Load) -> anyhow::Result<Loaded> {
     let name = |stage| match stage {
+        LoadStage::Reading => "reading weights",
+        LoadStage::Transposing => "transposing weights",
         LoadStage::Quantizing => "quantising weights",
         LoadStage::Compressing => "compressing zeros",
     };
-    let mut bars = Bars::new(name, |stage| stage == LoadStage::Quantizing);
+    let mut bars = Bars::new(name, |stage| stage != LoadStage::Compressing);
     let loaded = load.open(|stage, done, total| bars.show(stage, done, total))?;
     bars.clear();
     Ok(loaded)
@@ -140,6 +150,7 @@ pub fn open(load: Load) -> anyhow::Result<Loaded> {
 
 /// `--selector`.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sparsity")]
 pub struct SelectorArg {
     #[arg(
         long,

@@ -1,4 +1,9 @@
-//! How commands print: tables for people, JSON for programs, progress on stderr.
+//! How commands print: tables for people, JSON for programs, notes and progress on stderr.
+
+mod layers;
+mod progress;
+mod quiet;
+mod units;
 
 use std::fs::File;
 use std::io::Write;
@@ -6,8 +11,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+pub use layers::{LayersArg, by_layer};
+pub use progress::{Bars, progress};
+pub use quiet::{be_quiet, is_quiet};
 use serde::Serialize;
+pub use units::{bytes, percent};
 
 /// `println!` that returns an error where stdout cannot be written (a closed pipe) instead of panicking.
 macro_rules! outln {
@@ -15,6 +23,15 @@ macro_rules! outln {
         use std::io::Write;
         writeln!(std::io::stdout(), $($args)*)?
     }};
+}
+
+/// `eprintln!` of what is neither a result nor an error: nothing with `--quiet`.
+macro_rules! note {
+    ($($args:tt)*) => {
+        if !$crate::output::is_quiet() {
+            eprintln!($($args)*);
+        }
+    };
 }
 
 /// Form of the figures on stdout.
@@ -60,62 +77,4 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     };
     write().with_context(|| temporary.display().to_string())?;
     std::fs::rename(temporary, path).with_context(|| path.display().to_string())
-}
-
-/// A progress bar on stderr; silent where stderr is no terminal.
-pub fn progress(what: impl Into<String>, total: u64, bytes: bool) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    let count = if bytes { "{bytes}/{total_bytes}" } else { "{human_pos}/{human_len}" };
-    let template = format!("{{msg:<24}} {{wide_bar}} {count} {{elapsed}}, {{eta}} left");
-    bar.set_style(ProgressStyle::with_template(&template).expect("the template is constant"));
-    bar.set_message(what.into());
-    bar
-}
-
-/// Progress bars of work in stages, one at a time.
-pub struct Bars<S> {
-    name: fn(S) -> &'static str,
-    /// Stages that count bytes.
-    bytes: fn(S) -> bool,
-    current: Option<(S, ProgressBar)>,
-}
-
-impl<S: Copy + PartialEq> Bars<S> {
-    /// None yet.
-    pub fn new(name: fn(S) -> &'static str, bytes: fn(S) -> bool) -> Self {
-        Bars { name, bytes, current: None }
-    }
-
-    /// So much is done of a stage.
-    pub fn show(&mut self, stage: S, done: u64, total: u64) {
-        if self.current.as_ref().is_none_or(|(s, _)| *s != stage) {
-            self.clear();
-            self.current = Some((stage, progress((self.name)(stage), total, (self.bytes)(stage))));
-        }
-        if let Some((_, bar)) = &self.current {
-            bar.set_position(done);
-        }
-    }
-
-    /// Takes the last bar away.
-    pub fn clear(&mut self) {
-        if let Some((_, bar)) = self.current.take() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// `1.5 GB`: decimal units.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let unit = (n.max(1).ilog10() / 3).min(4) as usize;
-    match unit {
-        0 => format!("{n} B"),
-        _ => format!("{:.2} {}", n as f64 / 1000f64.powi(unit as i32), UNITS[unit]),
-    }
-}
-
-/// `12.3 %`.
-pub fn percent(fraction: f64) -> String {
-    format!("{:.1} %", fraction * 100.0)
 }

@@ -13,19 +13,20 @@ use crate::output::{self, Format, percent, progress};
 /// Tensors are those of compressed-tensors' sparse-bitmask format, described in config.json, and load without unpacking. What is not pruned enough to be
 /// faster so stays as it is, unless --weights-format bitmap asks for it.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Model")]
 pub struct Args {
     /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
     #[arg(long, short, value_name = "DIR|ID")]
     model: Option<String>,
     /// Directory to write; must not exist
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
     output: PathBuf,
     #[command(flatten)]
     storage: StorageArgs,
     #[command(flatten)]
     cpu: CpuArgs,
     /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
 }
 
@@ -52,7 +53,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         vec![t.name.clone(), t.dtype.clone(), format!("{rows} × {cols}"), percent(1.0 - t.density), bytes]
     };
     output::table(&["tensor", "dtype", "shape", "zeros", "bytes"], packed.iter().map(row))?;
-    eprintln!(
+    note!(
         "wrote {}: {} matrices packed, {} instead of {}",
         args.output.display(),
         packed.len(),

@@ -13,7 +13,7 @@ pub struct Args {
     #[command(flatten)]
     workload: WorkloadArgs,
     /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
 }
 

@@ -6,20 +6,23 @@ use std::path::{Path, PathBuf};
 use sparrow_tools::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Stage, Target, prune};
 
 use crate::model::CpuArgs;
-use crate::output::{Bars, Format, json, percent, table};
+use crate::output::{Bars, Format, LayersArg, json, percent, table};
 
 /// Set the weights of a model that matter least to zero, and write it as a directory like the one it came from. An interrupted run
 /// goes on when called again.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Sparsity")]
 pub struct Args {
     /// Hugging Face model directory, or hub id org/name[@revision]
-    #[arg(long, short, value_name = "DIR|ID")]
+    #[arg(long, short, value_name = "DIR|ID", help_heading = "Model")]
     model: String,
     /// Directory to write; must not exist
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
     output: PathBuf,
-    /// magnitude (|w|, over a matrix), wanda (|w| times the norm of its input, in an output's row) or sparsegpt (what the row's other
-    /// weights, which are changed, make up for best)
+    /// How weights are chosen: magnitude, wanda or sparsegpt
+    ///
+    /// magnitude: |w|, over a matrix; wanda: |w| times the norm of its input, in an output's row; sparsegpt: what the row's other
+    /// weights, which are changed, make up for best.
     #[arg(long)]
     method: Method,
     #[command(flatten)]
@@ -34,24 +37,27 @@ pub struct Args {
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     text: PathBuf,
     /// Tokens per calibration window
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 256, help_heading = "Calibration", value_parser = clap::value_parser!(u32).range(2..))]
     window: u32,
     /// Use this many tokens of the text
-    #[arg(long, alias = "tokens", default_value_t = 65_536, value_name = "N")]
+    #[arg(long, alias = "tokens", default_value_t = 65_536, value_name = "N", help_heading = "Calibration")]
     max_tokens: usize,
     #[command(flatten)]
     cpu: CpuArgs,
     /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
+    #[command(flatten)]
+    layers: LayersArg,
 }
 
 /// How much of each matrix goes.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
+#[command(next_help_heading = "Sparsity")]
 struct TargetArgs {
     /// Zero this fraction, 0.2 to 0.8
     #[arg(long, value_name = "FRACTION")]
@@ -79,13 +85,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     bars.clear();
     match args.format {
         Format::Json => json(&record),
-        Format::Table => print(&args.output, &record),
+        Format::Table => print(&args.output, &record, args.layers.layers),
     }
 }
 
-fn print(output: &Path, record: &PruningRecord) -> anyhow::Result<()> {
+fn print(output: &Path, record: &PruningRecord, layers: bool) -> anyhow::Result<()> {
+    if layers {
+        print_layers(record)?;
+    }
     outln!("{}: {}", output.display(), describe(record));
     outln!("{}", cost(record));
+    Ok(())
+}
+
+fn print_layers(record: &PruningRecord) -> anyhow::Result<()> {
     // A tensor's role is what remains of its name without the layer's number; in the order of the roles' names.
     let role = |name: &str| {
         let after = name.split('.').skip_while(|part| part.parse::<usize>().is_err()).skip(1);

@@ -10,18 +10,20 @@ use sparrow::internals::select::Threshold;
 use sparrow_tools::sparsify::{Goal, Sparsified, SparsifyOptions, Stage, calibrated, sparsify};
 
 use crate::model::{CpuArgs, resolve};
-use crate::output::{Bars, Format, json, percent, table};
+use crate::output::{Bars, Format, LayersArg, by_layer, json, percent, table};
 use crate::report;
 
 /// Calibrate a model on a text and write a directory that runs sparse.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Calibration")]
 pub struct Args {
     /// Hugging Face model directory, or hub id org/name[@revision]
+    #[arg(help_heading = "Model")]
     model: String,
     /// Directory to write; must not exist
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
     output: PathBuf,
-    #[arg(long, short, help = selector_help())]
+    #[arg(long, short, help = selector_help(), long_help = selector_long_help(), help_heading = "Sparsity")]
     selector: SelectorSpec,
     /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
     #[arg(long, value_name = "FILE")]
@@ -29,17 +31,18 @@ pub struct Args {
     #[command(flatten)]
     goal: GoalArgs,
     /// lowrank: rank of the predictors, as a count or a fraction of the intermediate size
-    #[arg(long, default_value = "0.04", value_name = "N|FRACTION")]
+    #[arg(long, default_value = "0.04", value_name = "N|FRACTION", help_heading = "Sparsity")]
     rank: Rank,
     /// lowrank: predict from the attention's input, one block ahead, so that a slow store can be read in time
-    #[arg(long)]
+    #[arg(long, help_heading = "Sparsity")]
     look_ahead: bool,
-    /// lowrank: train the predictors for this many passes over the text, and keep that if it helps; an interrupted run goes on
-    /// when called again
+    /// lowrank: train the predictors for this many passes over the text, and keep that if it helps
+    ///
+    /// An interrupted run goes on when called again.
     #[arg(long, default_value_t = 0, value_name = "N")]
     epochs: usize,
     /// Also measure a range of active fractions and write a page with plots
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     report: Option<PathBuf>,
     /// Tokens per calibration window
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
@@ -50,19 +53,23 @@ pub struct Args {
     #[command(flatten)]
     cpu: CpuArgs,
     /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
+    #[command(flatten)]
+    layers: LayersArg,
 }
 
 /// What thresholds are calibrated for.
 #[derive(clap::Args)]
 #[group(multiple = false)]
+#[command(next_help_heading = "Sparsity")]
 struct GoalArgs {
     /// lowrank, sign: find this fraction of the truly active neurons [default on ReLU models: 0.99]
     #[arg(long, value_name = "FRACTION")]
     recall: Option<f64>,
-    /// Keep this fraction: of the neurons, or of the layers' weights for input and skip [default: 0.6; skip 0.9; gate on ReLU
-    /// models all that is not zero]
+    /// Keep this fraction of the neurons, or of the layers' weights for input and skip
+    ///
+    /// [default: 0.6; skip 0.9; gate on ReLU models all that is not zero]
     #[arg(long, value_name = "FRACTION")]
     target_active: Option<f64>,
     /// Keep as little as lets perplexity rise by at most this much, as in +1% (searched on a tenth of the text)
@@ -119,10 +126,15 @@ impl Rank {
     }
 }
 
-/// What `--selector` may be, and what each does.
+/// What `--selector` may be.
 fn selector_help() -> String {
-    let lines: Vec<String> = calibrated().map(|kind| format!("{} ({})", kind.usage(), kind.help())).collect();
-    format!("What to calibrate: {}; RULE, instead of calibrated thresholds, is {}", lines.join("; "), Threshold::USAGE)
+    format!("What to calibrate: {}", calibrated().map(|kind| kind.usage()).collect::<Vec<_>>().join(", "))
+}
+
+/// And what each does.
+fn selector_long_help() -> String {
+    let lines: String = calibrated().map(|kind| format!("  {}: {}\n", kind.usage(), kind.help())).collect();
+    format!("{}\n\n{lines}RULE, instead of calibrated thresholds, is {}", selector_help(), Threshold::USAGE)
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -141,26 +153,29 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.report {
         report::check(path)?;
     }
-    let mut bars = Bars::new(name, |stage| stage == Stage::Writing);
+    let mut bars = Bars::new(name, |stage| matches!(stage, Stage::Transposing | Stage::Writing));
     let report = |stage, done, total| bars.show(stage, done, total);
     let made = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
     bars.clear();
     if args.epochs > 0 && made.file.method.record().predictors().is_some_and(|(_, trained)| !trained) {
-        eprintln!("training told active neurons apart no better than the closed form, which is what was written");
+        note!("training told active neurons apart no better than the closed form, which is what was written");
     }
     if let Some(path) = &args.report {
         report::write(path, &args.model, &made)?;
-        eprintln!("wrote {}", path.display());
+        note!("wrote {}", path.display());
     }
     match args.format {
         Format::Json => json(&made.file),
-        Format::Table => print(&args.output, &made),
+        Format::Table => print(&args.output, &made, args.layers.layers),
     }
 }
 
-fn print(output: &std::path::Path, made: &Sparsified) -> anyhow::Result<()> {
+fn print(output: &std::path::Path, made: &Sparsified, layers: bool) -> anyhow::Result<()> {
     let file = &made.file;
     let (e, c) = (&file.quality.evaluation, &file.calibration);
+    if layers {
+        print_layers(made)?;
+    }
     outln!(
         "{}: {}, calibrated on {} tokens of {}",
         output.display(),
@@ -171,6 +186,9 @@ fn print(output: &std::path::Path, made: &Sparsified) -> anyhow::Result<()> {
     if !file.search.is_empty() {
         print_trials(&file.search)?;
     }
+    if let Some(bars) = by_layer(&e.active_fraction_per_layer) {
+        outln!("active by layer {bars}");
+    }
     outln!(
         "on the {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.2e}; {} active",
         file.quality.text,
@@ -180,7 +198,12 @@ fn print(output: &std::path::Path, made: &Sparsified) -> anyhow::Result<()> {
         e.kl_mean,
         percent(e.active_fraction),
     );
-    let layers = e.active_fraction_per_layer.iter().enumerate().map(|(i, &active)| {
+    Ok(())
+}
+
+fn print_layers(made: &Sparsified) -> anyhow::Result<()> {
+    let file = &made.file;
+    let layers = file.quality.evaluation.active_fraction_per_layer.iter().enumerate().map(|(i, &active)| {
         let mut row = vec![format!("layer {i}"), percent(active)];
         if let Some(q) = file.quality.selection.get(i) {
             row.extend([q.true_active_fraction, q.recall, q.precision, file.quality.overlap[i]].map(percent));
@@ -207,6 +230,7 @@ fn print_trials(trials: &[Trial]) -> anyhow::Result<()> {
 fn name(stage: Stage) -> &'static str {
     match stage {
         Stage::Observing => "observing activations",
+        Stage::Transposing => "transposing weights",
         Stage::Predicting => "computing predictors",
         Stage::Training => "training predictors",
         Stage::Thresholding => "calibrating thresholds",

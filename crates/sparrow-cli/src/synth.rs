@@ -8,12 +8,13 @@ use crate::output::progress;
 
 /// Write a random-weight Hugging Face checkpoint of a known shape.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Model")]
 pub struct Args {
     /// Shape to write
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow_tools::shapes::names()))]
     shape: String,
     /// Directory to write; must not exist
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
     output: PathBuf,
     /// Element type: f32, f16 or bf16
     #[arg(long, default_value = "bf16")]
@@ -34,6 +35,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     sparrow_tools::synth::synthesize(&args.shape, args.dtype, args.neuron_major, args.zeros, &args.output, report)?;
     bar.finish_and_clear();
-    eprintln!("wrote {}: random {} weights in the shape of {}", args.output.display(), args.dtype, args.shape);
+    note!("wrote {}: random {} weights in the shape of {}", args.output.display(), args.dtype, args.shape);
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! | [`prune::prune`] | set weights to zero: magnitude, Wanda, SparseGPT |
 //! | [`pack::pack`] | write pruned matrices as bitmaps |
 //! | [`eval::evaluate`] | perplexity, KL divergence and agreement against a reference |
+//! | [`traffic::weight_bytes_per_token`] | what decoding a token reads |
 //! | [`shapes`], [`synth::synthesize`] | models of known shapes with random weights |
 #![deny(unsafe_code)]
 
@@ -18,3 +19,4 @@ pub mod shapes;
 pub mod sparsify;
 pub mod synth;
 mod text;
+pub mod traffic;

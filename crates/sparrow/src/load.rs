@@ -20,6 +20,10 @@ use crate::weights::WeightsFormat;
 /// What takes time while a model is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadStage {
+    /// Reading weights into memory, counted in bytes.
+    Reading,
+    /// Giving neurons or inputs rows of their own, counted in bytes.
+    Transposing,
     /// Quantising weights, counted in bytes.
     Quantizing,
     /// Compressing matrices with many zeros to bitmaps, or expanding them, counted in matrices.
@@ -133,13 +137,15 @@ impl Load {
             Source::Named(source) => {
                 let files = ModelFiles::open(&resolve(&source)?)?;
                 let tokenizer = files.has("tokenizer.json").then(|| Tokenizer::read(&files));
-                (Model::read(&files, weights)?, tokenizer.transpose()?.map(Arc::new))
+                let read = |done, total| progress(LoadStage::Reading, done, total);
+                (Model::read(&files, weights, read)?, tokenizer.transpose()?.map(Arc::new))
             }
             Source::Made(model) => (*model, None),
         };
         let selector_spec = selector.unwrap_or_else(|| model.default_selector());
         // In this order: neurons in rows first, so that these are what is quantised, and zeros last, so that they are what is left out.
-        let selector = model.prepare(&selector_spec, &cpu)?;
+        let selector =
+            model.prepare(&selector_spec, &cpu, |done, total| progress(LoadStage::Transposing, done, total))?;
         if let Some(dtype) = dtype.filter(|&dtype| dtype.is_quantized() || dtype != model.weights.dtype()) {
             model.quantize(dtype, &cpu, |done, total| progress(LoadStage::Quantizing, done, total))?;
         }

@@ -74,7 +74,7 @@ fn decoding_allocates_nothing() {
     let cached = Model { placement: "cache:0.5".parse().unwrap(), ..random_model(&odd_spec(), DType::F32, 0) };
     let models = [("demo", demo), ("random", small), ("two ropes", two_ropes), ("cached in memory", cached)];
     for (name, mut model) in models {
-        model.weights_mut().make_neuron_major(&cpu().compute).unwrap();
+        model.weights_mut().make_neuron_major(&cpu().compute, |_, _| ()).unwrap();
         let moments = moments(&identity(model.spec.hidden_size));
         let gates = model.weights.layers.iter().map(|l| l.mlp.deciding());
         let predictors: Vec<_> = gates.map(|gate| closed_form(gate, &moments, 16).unwrap()).collect();

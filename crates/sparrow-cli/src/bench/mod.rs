@@ -24,6 +24,7 @@ const QUALITY_TOKENS: usize = 8192;
 
 /// Measure speed and memory, dense beside sparse.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Measurement")]
 pub struct Args {
     /// Measure single kernels instead of a model, all or those named: kernels, element types, tiers (linear bf16 avx512)
     #[arg(long, num_args = 0.., value_name = "NAME", conflicts_with_all = [
@@ -36,7 +37,7 @@ pub struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
 }
 

@@ -17,6 +17,9 @@ use super::job::Job;
 use super::subject::Subject;
 use crate::machine;
 
+/// What the program is called with to be a worker.
+pub const NAME: &str = "bench-worker";
+
 /// What a worker can be asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -48,7 +51,7 @@ impl Worker {
     pub fn start_within(job: &Job, limit: Option<Duration>) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
         let mut child = std::process::Command::new(program)
-            .arg("bench-worker")
+            .arg(NAME)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -10,38 +10,42 @@ use crate::model::{CpuArgs, KvArg, demo_dir, fraction, resolve, sparse_default};
 
 /// What to run.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Workload")]
 pub struct WorkloadArgs {
     /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
-    #[arg(long, short, value_name = "DIR|ID", conflicts_with = "shape")]
+    #[arg(long, short, value_name = "DIR|ID", conflicts_with = "shape", help_heading = "Model")]
     model: Option<String>,
     /// Random weights in memory, in the shape of a known model: speed only
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sparrow_tools::shapes::names()))]
+    #[arg(long, help_heading = "Model", value_parser = clap::builder::PossibleValuesParser::new(sparrow_tools::shapes::names()))]
     pub shape: Option<String>,
-    /// One row per element type of the weights: int8, int4, int4-zero, int4-g128 or int4-g128-zero to quantise a model, also f32,
-    /// f16 or bf16 with --shape [default: as they are stored; bf16 with --shape]
-    #[arg(long, value_delimiter = ',')]
+    /// One row per element type of the weights [default: as they are stored; bf16 with --shape]
+    ///
+    /// int8, int4, int4-zero, int4-g128 or int4-g128-zero to quantise a model, also f32, f16 or bf16 with --shape.
+    #[arg(long, value_delimiter = ',', help_heading = "Storage")]
     dtype: Vec<DType>,
     #[arg(
         long,
         short,
+        help_heading = "Sparsity",
         help = format!("One row per selector: {} [default: dense, and what the model can do sparse]", SelectorSpec::usage())
     )]
     selector: Vec<SelectorSpec>,
-    /// One row per place of the weights (repeatable): ram, mmap or cache:FRACTION[,exact|window=N|lru][,mmap], as in generate;
-    /// with --shape weights are in memory, and the cache copies them [default: mmap]
-    #[arg(long, value_name = "PLACE")]
+    /// One row per place of the weights (repeatable): ram, mmap or cache:FRACTION[,exact|window=N|lru][,mmap] [default: mmap]
+    ///
+    /// As in generate; with --shape weights are in memory, and the cache copies them.
+    #[arg(long, value_name = "PLACE", help_heading = "Storage")]
     weights: Vec<Placement>,
     /// One row per format of the matrices (repeatable): [PATTERN=]auto|dense|bitmap[,…], as in generate [default: auto]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", help_heading = "Storage")]
     weights_format: Vec<WeightsFormat>,
     /// With --shape: make this fraction of the weights of layers and head 0, anywhere, as if they were pruned
-    #[arg(long, default_value_t = 0.0, value_name = "FRACTION", requires = "shape", value_parser = fraction)]
+    #[arg(long, default_value_t = 0.0, value_name = "FRACTION", requires = "shape", help_heading = "Sparsity", value_parser = fraction)]
     zeros: f64,
     /// Add a row whose active neurons are chosen at random: this fraction of them
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", help_heading = "Sparsity")]
     active: Option<f32>,
     /// With --active: fraction of a step's active neurons that stay active in the next
-    #[arg(long, default_value_t = 0.8, value_name = "FRACTION", requires = "active")]
+    #[arg(long, default_value_t = 0.8, value_name = "FRACTION", requires = "active", help_heading = "Sparsity")]
     overlap: f32,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]

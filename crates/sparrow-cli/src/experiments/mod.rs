@@ -74,10 +74,6 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
         bail!("{} exists: pass --force to replace it, or -o FILE", args.output.display());
     }
     crate::output::write_whole(&args.output, &sheet::text(&experiments)?)?;
-    eprintln!(
-        "wrote {}: {} rows; run them with `sparrow experiments run {0}`",
-        args.output.display(),
-        experiments.len()
-    );
+    note!("wrote {}: {} rows; run them with `sparrow experiments run {0}`", args.output.display(), experiments.len());
     Ok(())
 }

@@ -39,8 +39,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let done = results.finished();
     match done.len() {
-        0 => eprintln!("{}: {} rows to run", results.dir().display(), experiments.len()),
-        n => eprintln!("{}: {n} of {} rows are done, going on", results.dir().display(), experiments.len()),
+        0 => note!("{}: {} rows to run", results.dir().display(), experiments.len()),
+        n => note!("{}: {n} of {} rows are done, going on", results.dir().display(), experiments.len()),
     }
     let bar = progress("running", experiments.len() as u64, false);
     bar.set_position(done.len() as u64);
@@ -58,9 +58,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     output::table(&header.iter().map(String::as_str).collect::<Vec<_>>(), rows)?;
     match comparison.failed() {
         0 => {}
-        n => eprintln!("{n} of {} rows failed: see the column error of results.csv", experiments.len()),
+        n => note!("{n} of {} rows failed: see the column error of results.csv", experiments.len()),
     }
-    eprintln!("wrote results.csv and report.html to {}", results.dir().display());
+    note!("wrote results.csv and report.html to {}", results.dir().display());
     Ok(())
 }
 

@@ -16,6 +16,11 @@ fn eval_measures_quality() {
     let text = text();
     let args = ["eval", "--max-tokens", "300", "--selector", "gate:top-k=8", "--text", text.to_str().unwrap()];
     assert!(succeed(&args).contains("perplexity"));
+    let args = ["eval", "--max-tokens", "300", "--selector", "gate"];
+    let [short, long] = [&[][..], &["--layers"]].map(|option| succeed(&[&args[..], option].concat()));
+    assert!(short.contains("active by layer") && !short.contains("layer 0"), "{short}");
+    // The summary is last.
+    assert!(long.contains("layer 0") && long.ends_with(&short[short.find("active by layer").unwrap()..]), "{long}");
     fail(1, &["eval", "--text", "/nonexistent.txt"], &["/nonexistent.txt"]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("empty.txt"), "").unwrap();

@@ -22,6 +22,24 @@ fn every_command_has_help() {
 }
 
 #[test]
+fn notes_are_written_where_they_can_be_silenced() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut open, mut seen) = (vec![source.clone()], 0);
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        seen += 1;
+        // Where errors are printed, where `note!` is defined, and where a worker's errors are passed on.
+        let allowed = ["main.rs", "output.rs", "bench/worker.rs"].map(|name| source.join(name));
+        let silent = allowed.contains(&path) || !std::fs::read_to_string(&path).unwrap().contains("eprintln!");
+        assert!(silent, "{}: use note!, which --quiet silences", path.display());
+    }
+    assert!(seen > 30, "{seen} files");
+}
+
+#[test]
 fn a_missing_file_is_named_with_its_cause_once() {
     let message = fail(1, &["eval", "--text", "/nonexistent/text"], &["/nonexistent/text: "]);
     let cause = std::fs::read("/nonexistent/text").unwrap_err().to_string();

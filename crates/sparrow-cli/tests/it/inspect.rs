@@ -18,6 +18,13 @@ fn inspect_describes_the_model() {
     ] {
         assert!(table.contains(part), "{table}");
     }
+    assert!(table.find("tensor").unwrap() < table.find("architecture").unwrap(), "the summary is last: {table}");
+    assert!(!table.contains("layer 0"), "{table}");
+    let layers = succeed(&["inspect", gemma, "--layers"]);
+    assert!(
+        layers.contains("layer 3") && layers.find("layer 3").unwrap() < layers.find("architecture").unwrap(),
+        "{layers}"
+    );
     let value = json(&["inspect", "--format", "json"]);
     has_keys(
         &value,

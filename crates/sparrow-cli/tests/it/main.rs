@@ -13,3 +13,5 @@ mod pack;
 mod prune;
 mod sparsify;
 mod synth;
+#[cfg(target_os = "linux")]
+mod terminal;

@@ -71,9 +71,10 @@ pub fn sparsify(
     let model = Arc::new(model);
     let observed = Observed::new(&task, &model, seen, &mut progress)?;
     let mut model = Arc::into_inner(model).expect("observation is done with the model");
+    let transposing = |done, total| progress(Stage::Transposing, done, total);
     match options.selector.kind().calibrates() {
-        Calibrates::Inputs => model.weights_mut().make_input_major(&cpu.compute)?,
-        Calibrates::Neurons(_) => model.weights_mut().make_neuron_major(&cpu.compute)?,
+        Calibrates::Inputs => model.weights_mut().make_input_major(&cpu.compute, transposing)?,
+        Calibrates::Neurons(_) => model.weights_mut().make_neuron_major(&cpu.compute, transposing)?,
         Calibrates::Blocks | Calibrates::Nothing => {}
     }
     let model = Arc::new(model);

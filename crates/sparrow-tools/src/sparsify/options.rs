@@ -45,6 +45,8 @@ impl SparsifyOptions {
 pub enum Stage {
     /// Reading the text through the model.
     Observing,
+    /// Giving neurons or inputs rows of their own, in bytes.
+    Transposing,
     /// Computing predictors, by layer.
     Predicting,
     /// Training predictors, by layer and epoch.

@@ -9,3 +9,4 @@ mod packing;
 mod pruning;
 mod sidecars;
 mod sparsify;
+mod traffic;

@@ -40,14 +40,14 @@ impl Model {
     /// to be cached and are not neuron-major.
     pub fn load(dir: &Path, placement: Placement) -> Result<Self> {
         require_dir(dir)?;
-        Self::read(&ModelFiles::open(dir)?, placement)
+        Self::read(&ModelFiles::open(dir)?, placement, |_, _| ())
     }
 
-    /// The model of these files, as [`load`](Self::load).
+    /// The model of these files, as [`load`](Self::load). `progress(done, total)` counts bytes that are read into memory.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn read(files: &ModelFiles, placement: Placement) -> Result<Self> {
+    pub fn read(files: &ModelFiles, placement: Placement, progress: impl FnMut(u64, u64)) -> Result<Self> {
         let dir = files.path();
         let config = files.json("config.json")?.unwrap_or_default();
         let spec = parse_config(&files.path_of("config.json"), &config)?;
@@ -68,7 +68,7 @@ impl Model {
             return Err(Error::option("weights", message));
         }
         if placement != Placement::Mapped {
-            weights.read_into_memory(placement == Placement::Memory)?;
+            weights.read_into_memory(placement == Placement::Memory, progress)?;
             sidecar.iter_mut().flat_map(|s| &mut s.predictors).try_for_each(Predictor::read_into_memory)?;
         }
         if let Placement::Cache(_) = placement {
@@ -88,11 +88,16 @@ impl Model {
 
     /// Makes the selector that `spec` names ready for this model. Selectors of neurons need neuron-major weights, `input` needs
     /// all projections input-major; where the checkpoint is not, they are copied into memory that way (`sparrow sparsify`
-    /// writes down projections neuron-major).
+    /// writes down projections neuron-major), of which `progress(done, total)` counts the bytes.
     ///
     /// # Errors
     /// If the selector needs calibration that this directory does not carry, or an option is out of range.
-    pub(crate) fn prepare(&mut self, selector: &SelectorSpec, cpu: &Cpu) -> Result<Selector> {
+    pub(crate) fn prepare(
+        &mut self,
+        selector: &SelectorSpec,
+        cpu: &Cpu,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Selector> {
         let model = Loaded {
             spec: &self.spec,
             weights: &self.weights,
@@ -103,11 +108,10 @@ impl Model {
         };
         let selector = selector.kind().ready(selector, &model)?;
         let placement = self.placement;
-        if selector.selects_neurons() && !self.weights.is_neuron_major() {
-            self.weights_mut().make_neuron_major(&cpu.compute)?;
-        }
         if selector.selects_inputs() {
-            self.weights_mut().make_input_major(&cpu.compute)?;
+            self.weights_mut().make_input_major(&cpu.compute, progress)?;
+        } else if selector.selects_neurons() && !self.weights.is_neuron_major() {
+            self.weights_mut().make_neuron_major(&cpu.compute, progress)?;
         }
         if let Placement::Cache(_) = placement {
             if selector.computes_gate() {

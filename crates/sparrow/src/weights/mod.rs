@@ -83,29 +83,35 @@ impl Weights {
     }
 
     /// Turns every down projection neuron-major in memory, if it is not yet; the mapped originals are released.
+    /// `progress(done, total)` counts their bytes.
     ///
     /// # Errors
     /// If memory runs out, or one is already quantised: its rows cannot be taken apart any more.
-    pub fn make_neuron_major(&mut self, compute: &Compute) -> Result<()> {
-        self.layers.iter_mut().try_for_each(|layer| layer.mlp.down.make_input_major(compute))
+    pub fn make_neuron_major(&mut self, compute: &Compute, progress: impl FnMut(u64, u64)) -> Result<()> {
+        let down = self.layers.iter_mut().map(|layer| &mut layer.mlp.down);
+        make_input_major(down.collect(), compute, progress)
     }
 
     /// Turns every projection of the layers input-major in memory, as [`make_neuron_major`](Self::make_neuron_major).
     ///
     /// # Errors
     /// As [`make_neuron_major`](Self::make_neuron_major).
-    pub fn make_input_major(&mut self, compute: &Compute) -> Result<()> {
-        self.layers.iter_mut().flat_map(LayerWeights::projections_mut).try_for_each(|w| w.make_input_major(compute))
+    pub fn make_input_major(&mut self, compute: &Compute, progress: impl FnMut(u64, u64)) -> Result<()> {
+        let all = self.layers.iter_mut().flat_map(LayerWeights::projections_mut);
+        make_input_major(all.collect(), compute, progress)
     }
 
-    /// Reads the mapped matrices into memory, those of MLPs only with `mlps`.
+    /// Reads the mapped matrices into memory, those of MLPs only with `mlps`. `progress(done, total)` counts bytes.
     ///
     /// # Errors
     /// If a file cannot be read or has become shorter, or memory runs out.
-    pub fn read_into_memory(&mut self, mlps: bool) -> Result<()> {
+    pub fn read_into_memory(&mut self, mlps: bool, mut progress: impl FnMut(u64, u64)) -> Result<()> {
         let tied = self.is_tied();
-        let read = |weight: &mut Weight| {
+        let (total, mut done) = (self.bytes() - if mlps { 0 } else { self.mlp_bytes() }, 0);
+        let mut read = |weight: &mut Weight| {
             *weight = weight.to_memory()?;
+            done += weight.byte_len();
+            progress(done, total);
             Ok(())
         };
         for layer in &mut self.layers {
@@ -116,12 +122,13 @@ impl Weights {
                 read(&mut mlp.down.weight)?;
             }
         }
-        self.positions.iter_mut().try_for_each(read)?;
+        self.positions.iter_mut().try_for_each(&mut read)?;
         read(&mut self.embedding)?;
-        if tied {
-            self.head = self.embedding.clone();
+        match tied {
+            true => self.head = self.embedding.clone(),
+            false => read(&mut self.head)?,
         }
-        read(&mut self.head)
+        Ok(())
     }
 
     /// Reads the matrices that [deciding](MlpWeights::deciding) on neurons needs for every token into memory:
@@ -251,4 +258,15 @@ impl Weights {
         let embedding = if self.is_tied() { 0 } else { self.embedding.byte_len() };
         self.bytes_outside_mlp() + self.mlp_bytes() + embedding
     }
+}
+
+/// Turns matrices input-major in memory; `progress(done, total)` counts their bytes.
+fn make_input_major(matrices: Vec<&mut Linear>, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+    let (total, mut done) = (matrices.iter().map(|linear| linear.weight.byte_len()).sum(), 0);
+    for linear in matrices {
+        linear.make_input_major(compute)?;
+        done += linear.weight.byte_len();
+        progress(done, total);
+    }
+    Ok(())
 }

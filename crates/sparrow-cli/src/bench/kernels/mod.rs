@@ -62,7 +62,7 @@ pub fn run(words: Vec<String>, threads: Option<usize>, format: Format) -> anyhow
     for tier in tiers().iter().filter(|tier| filter.wants(tier.isa.name(), &isas)) {
         match tier.available {
             true => computes.push(Compute::with_isa(tier.isa, threads)?),
-            false => eprintln!("without {}: {}", tier.isa, tier.reason),
+            false => note!("without {}: {}", tier.isa, tier.reason),
         }
     }
     ensure!(!computes.is_empty(), "none of the tiers asked for is available");

@@ -13,7 +13,7 @@ use crate::weights::MlpWeights;
 
 /// Active fraction of the union of a few rows from which computing all neurons is as fast as gathering them: 0.85 to 1, for
 /// every number of rows and element type (example `union` of the kernels, recorded in `benchmarks/records/2026-11-21-AMD-EPYC/sparsity/union.txt`).
-const DENSE_FROM: f64 = 0.9;
+pub const DENSE_FROM: f64 = 0.9;
 
 /// What is computed of an MLP, decided once it is known which neurons are active.
 enum Plan<'a> {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use sparrow_kernels::DType;
 
 pub use machine::Cpu;
+pub use mlp::DENSE_FROM;
 
 use super::{Ahead, Backend, KvOptions, Setup, Step, Threshold};
 use crate::error::{Error, Result};

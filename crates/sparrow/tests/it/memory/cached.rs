@@ -23,7 +23,7 @@ fn cache(spec: &str) -> Placement {
 fn placed(spec: &ModelSpec, dtype: DType, placement: Placement) -> Arc<Model> {
     let stored = if dtype.is_quantized() { DType::F32 } else { dtype };
     let mut model = random_model(spec, stored, 3);
-    model.weights_mut().make_neuron_major(&cpu().compute).unwrap();
+    model.weights_mut().make_neuron_major(&cpu().compute, |_, _| ()).unwrap();
     let made = loading(model, SelectorSpec::dense()).dtype(dtype).open(|_, _, _| ()).unwrap().model;
     let mut model = Arc::into_inner(made).unwrap();
     model.placement = placement;

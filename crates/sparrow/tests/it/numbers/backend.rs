@@ -168,8 +168,8 @@ fn the_one_forward_pass_is_the_walk_of_the_tests() {
             let stored = |format: &str| {
                 let mut model = random_model(&spec, if dtype.is_quantized() { DType::F32 } else { dtype }, seed);
                 match layout {
-                    "neuron-major" => model.weights_mut().make_neuron_major(&cpu().compute).unwrap(),
-                    "input-major" => model.weights_mut().make_input_major(&cpu().compute).unwrap(),
+                    "neuron-major" => model.weights_mut().make_neuron_major(&cpu().compute, |_, _| ()).unwrap(),
+                    "input-major" => model.weights_mut().make_input_major(&cpu().compute, |_, _| ()).unwrap(),
                     _ => {}
                 }
                 let load = loading(model, parse("dense")).dtype(quantized).format(format.parse().unwrap());

@@ -284,7 +284,7 @@ fn dense_logits() {
             let expected = reference::logits(&model, &tokens, &CALLS, ALL);
             for neuron_major in [false, true] {
                 if neuron_major {
-                    model.weights_mut().make_neuron_major(&cpu().compute).unwrap();
+                    model.weights_mut().make_neuron_major(&cpu().compute, |_, _| ()).unwrap();
                 }
                 let shared = Arc::new(model);
                 for cpu in tiers() {
@@ -335,7 +335,7 @@ fn quantized_logits() {
             for neuron_major in [false, true] {
                 let mut model = random_model(&spec, DType::F32, 200 + seed as u64);
                 if neuron_major {
-                    model.weights_mut().make_neuron_major(&cpu().compute).unwrap();
+                    model.weights_mut().make_neuron_major(&cpu().compute, |_, _| ()).unwrap();
                 }
                 let load = loading(model, SelectorSpec::dense()).dtype(dtype);
                 let shared = load.open(|_, _, _| ()).unwrap().model;
@@ -371,7 +371,7 @@ fn lossy_selector(mut model: Model, which: usize) -> (&'static str, Arc<Model>, 
     let predictor =
         |l: usize| closed_form(model.weights.layers[l].mlp.deciding(), &moments(&identity(hidden)), rank).unwrap();
     let predictors = (0..layers).map(predictor).collect();
-    model.weights_mut().make_neuron_major(&cpu().compute).unwrap();
+    model.weights_mut().make_neuron_major(&cpu().compute, |_, _| ()).unwrap();
     let selector = Selector::low_rank(predictors, false, vec![Threshold::MeanStd(0.3); layers]);
     (name, Arc::new(model), selector)
 }
