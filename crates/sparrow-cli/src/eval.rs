@@ -18,7 +18,6 @@ use crate::output::{Format, LayersArg, by_layer, bytes, json, percent, progress,
 /// Quality of a selector, of quantised weights or of a quantised or sparse cache, against the dense model as it is stored; or of a
 /// pruned model against the one it was made from.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Measurement")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -31,16 +30,16 @@ pub struct Args {
     /// Compare with this model, dense and as it is stored [default: with the model itself]
     ///
     /// A directory or hub id with the same tokenizer.
-    #[arg(long, value_name = "DIR|ID")]
+    #[arg(long, value_name = "DIR|ID", help_heading = "Measurement")]
     reference: Option<String>,
     /// UTF-8 text to predict [default: the demo model's sample.txt]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Measurement")]
     text: Option<PathBuf>,
     /// Tokens per window; each is scored on its own, without its first token
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..), help_heading = "Measurement")]
     window: u32,
     /// Stop after this many tokens of the text
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Measurement")]
     max_tokens: Option<usize>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]

@@ -14,7 +14,7 @@ use crate::output::{bytes, percent, progress};
 
 /// Continue a prompt.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Text", group(clap::ArgGroup::new("input").required(true).multiple(true)))]
+#[command(group(clap::ArgGroup::new("input").required(true).multiple(true)))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -25,16 +25,16 @@ pub struct Args {
     #[command(flatten)]
     kv: KvArg,
     /// Text to continue (repeatable: several run together, their texts are printed in order)
-    #[arg(long, short, group = "input")]
+    #[arg(long, short, group = "input", help_heading = "Text")]
     prompt: Vec<String>,
     /// File with the text to continue; - is standard input
-    #[arg(long, short = 'f', group = "input", value_name = "FILE", conflicts_with = "prompt")]
+    #[arg(long, short = 'f', group = "input", value_name = "FILE", conflicts_with = "prompt", help_heading = "Text")]
     prompt_file: Option<PathBuf>,
     /// Tokens to generate at most
-    #[arg(long, short = 'n', default_value_t = 128)]
+    #[arg(long, short = 'n', default_value_t = 128, help_heading = "Text")]
     max_new_tokens: usize,
     /// Stop when the output contains this text (repeatable)
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = "Text")]
     stop: Vec<String>,
     #[command(flatten)]
     sample: SampleArgs,

@@ -11,7 +11,6 @@ use crate::output::{Bars, Format, LayersArg, json, percent, table};
 /// Set the weights of a model that matter least to zero, and write it as a directory like the one it came from. An interrupted run
 /// goes on when called again.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Sparsity")]
 pub struct Args {
     /// Hugging Face model directory, or hub id org/name[@revision]
     #[arg(long, short, value_name = "DIR|ID", help_heading = "Model")]
@@ -23,18 +22,18 @@ pub struct Args {
     ///
     /// magnitude: |w|, over a matrix; wanda: |w| times the norm of its input, in an output's row; sparsegpt: what the row's other
     /// weights, which are changed, make up for best.
-    #[arg(long)]
+    #[arg(long, help_heading = "Sparsity")]
     method: Method,
     #[command(flatten)]
     target: TargetArgs,
     /// uniform, or owl: layers with more outliers keep more, at most 8 points from the target, which is the mean
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, help_heading = "Sparsity")]
     allocation: Allocation,
     /// Prune only tensors whose names fit a pattern of *, ? and [...]; may be repeated [default: every matrix of the decoder layers]
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", help_heading = "Sparsity")]
     include: Vec<String>,
     /// Leave tensors whose names fit a pattern as they are; may be repeated
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", help_heading = "Sparsity")]
     exclude: Vec<String>,
     /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]

@@ -15,7 +15,6 @@ use crate::report;
 
 /// Calibrate a model on a text and write a directory that runs sparse.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Calibration")]
 pub struct Args {
     /// Hugging Face model directory, or hub id org/name[@revision]
     #[arg(help_heading = "Model")]
@@ -26,7 +25,7 @@ pub struct Args {
     #[arg(long, short, help = selector_help(), long_help = selector_long_help(), help_heading = "Sparsity")]
     selector: SelectorSpec,
     /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     text: PathBuf,
     #[command(flatten)]
     goal: GoalArgs,
@@ -39,16 +38,16 @@ pub struct Args {
     /// lowrank: train the predictors for this many passes over the text, and keep that if it helps
     ///
     /// An interrupted run goes on when called again.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Calibration")]
     epochs: usize,
     /// Also measure a range of active fractions and write a page with plots
     #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     report: Option<PathBuf>,
     /// Tokens per calibration window
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..), help_heading = "Calibration")]
     window: u32,
     /// Use this many tokens of the text
-    #[arg(long, default_value_t = 65_536, value_name = "N")]
+    #[arg(long, default_value_t = 65_536, value_name = "N", help_heading = "Calibration")]
     max_tokens: usize,
     #[command(flatten)]
     cpu: CpuArgs,

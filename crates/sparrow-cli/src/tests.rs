@@ -40,6 +40,25 @@ fn options_of_long_commands_are_under_headings() {
 }
 
 #[test]
+fn headings_are_those_of_the_options() {
+    for (words, option, heading) in [
+        ("eval", "text", "Measurement"),
+        ("eval", "model", "Model"),
+        ("generate", "prompt", "Text"),
+        ("generate", "top_k", "Sampling"),
+        ("bench", "runs", "Measurement"),
+        ("sparsify", "window", "Calibration"),
+        ("prune", "exclude", "Sparsity"),
+        ("prune", "window", "Calibration"),
+    ] {
+        let commands = commands();
+        let (_, command) = commands.iter().find(|(all, _)| *all == format!("sparrow {words}")).unwrap();
+        let arg = command.get_arguments().find(|arg| arg.get_id() == option).unwrap();
+        assert_eq!(arg.get_help_heading(), Some(heading), "{words} --{option}");
+    }
+}
+
+#[test]
 fn short_help_is_short() {
     for (words, mut command) in commands() {
         let name = words.replace(' ', "-");

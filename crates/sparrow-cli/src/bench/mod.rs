@@ -24,17 +24,16 @@ const QUALITY_TOKENS: usize = 8192;
 
 /// Measure speed and memory, dense beside sparse.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Measurement")]
 pub struct Args {
     /// Measure single kernels instead of a model, all or those named: kernels, element types, tiers (linear bf16 avx512)
     #[arg(long, num_args = 0.., value_name = "NAME", conflicts_with_all = [
         "model", "shape", "dtype", "selector", "active", "overlap", "prompt_tokens", "gen_tokens", "batch", "text", "runs", "weights", "weights_format", "zeros",
-    ])]
+    ], help_heading = "Measurement")]
     kernels: Option<Vec<String>>,
     #[command(flatten)]
     workload: WorkloadArgs,
     /// Runs of each row [default: 10; 3 with --shape]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Measurement")]
     runs: Option<u32>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]

@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn bars_show_differences() {
-        assert_eq!(by_layer(&[0.1, 0.45, 0.8]).unwrap(), "▁▅█  10.0 % to 80.0 %");
+        assert_eq!(by_layer(&[0.1, 0.5, 0.8]).unwrap(), "▁▅█  10.0 % to 80.0 %");
         assert_eq!(by_layer(&[0.5, 0.5, 0.500_01]), None);
         assert_eq!(by_layer(&[]), None);
     }

@@ -40,8 +40,9 @@ fn prune_makes_a_directory_that_every_command_loads() {
     }
     let again = out("again");
     let args = ["prune", "-m", &out("wanda"), "-o", &again, "--method", "wanda", "--text", text, "--window", "64"];
-    let printed =
-        succeed(&[&args[..], &["--sparsity", "0.7", "--allocation", "owl", "--exclude", "*k_proj*"]].concat());
+    let printed = succeed(
+        &[&args[..], &["--sparsity", "0.7", "--allocation", "owl", "--exclude", "*k_proj*", "--layers"]].concat(),
+    );
     assert!(printed.contains("wanda to 70 %, owl") && printed.contains("self_attn.q_proj"), "{printed}");
     assert!(!printed.contains("k_proj"), "{printed}");
     // What is pruned can be sparsified, but not the other way round.
