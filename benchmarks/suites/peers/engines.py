@@ -135,6 +135,6 @@ class Sparrow:
 
     def logits(self, ids):
         """Of the checkpoint's file, with products in f32."""
-        command = [self.settings.binaries / "examples/logits", self.settings.models / "checkpoint", *ids]
+        command = [self.settings.binaries / "examples/logits", self.settings.models / "checkpoint", "stored", *ids]
         out = subprocess.check_output(list(map(str, command)), env=os.environ | {"SPARROW_ISA": "avx512"})
         return numpy.frombuffer(out, dtype="<f4")

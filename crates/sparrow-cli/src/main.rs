@@ -6,6 +6,7 @@
 mod output;
 
 mod bench;
+mod convert;
 mod doctor;
 mod eval;
 mod experiments;
@@ -59,6 +60,8 @@ enum Command {
     Pack(pack::Args),
     /// Set weights to zero: magnitude, Wanda or SparseGPT, calibrated on a text
     Prune(prune::Args),
+    /// Write a GGUF file as a Hugging Face directory
+    Convert(convert::Args),
     /// Show what a model is: architecture, shapes, sizes, sparsity
     Inspect(inspect::Args),
     /// Show what this machine can do and what will be used
@@ -104,6 +107,7 @@ fn run(Cli { quiet, command }: Cli) -> anyhow::Result<()> {
         Command::Sparsify(args) => sparsify::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Prune(args) => prune::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Synth(args) => synth::run(args),

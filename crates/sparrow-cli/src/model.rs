@@ -9,14 +9,14 @@ use sparrow::{
     Cpu, DType, KvOptions, KvSparsity, Load, LoadStage, Loaded, Model, Placement, SelectorSpec, WeightsFormat,
 };
 
-use crate::output::Bars;
+use crate::output::{Bars, bytes};
 
 /// Which model, and on how many threads.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
-    #[arg(long, short, value_name = "DIR|ID")]
+    /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision] [default: the bundled demo model]
+    #[arg(long, short, value_name = "DIR|FILE|ID")]
     pub model: Option<String>,
     /// Where the weights are: ram, mmap, or cache:FRACTION[,exact|window=N|lru][,mmap]
     ///
@@ -68,7 +68,8 @@ pub fn resolve(model: &str) -> sparrow::Result<PathBuf> {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Storage")]
 pub struct StorageArgs {
-    /// Quantise the weights when loading: int8, int4, int4-zero, int4-g128 or int4-g128-zero [default: as they are stored]
+    /// Quantise the weights when loading: int8, int4, int4-zero, int4-g128 or int4-g128-zero [default: as they are stored; GGUF files are
+    /// decoded to bf16, or to f32 or f16 if you say so]
     #[arg(long)]
     pub dtype: Option<DType>,
     /// Keep matrices as a bitmap and their non-zero elements: [PATTERN=]auto|dense|bitmap[,…]
@@ -145,6 +146,10 @@ pub fn open(load: Load) -> anyhow::Result<Loaded> {
     let mut bars = Bars::new(name, |stage| stage != LoadStage::Compressing);
     let loaded = load.open(|stage, done, total| bars.show(stage, done, total))?;
     bars.clear();
+    if let Some(decoded) = &loaded.model.decoded {
+        let (from, to) = (decoded.from.join(", "), decoded.to);
+        note!("note: weights in {from} are decoded to {to}, which takes {} of memory", bytes(decoded.bytes));
+    }
     Ok(loaded)
 }
 

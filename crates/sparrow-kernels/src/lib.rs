@@ -21,6 +21,7 @@
 //! | [`Compute::attention`] | softmax(q·kᵀ · scale) · v |
 //! | [`Compute::softmax`], [`Compute::argmax`] | logits |
 //! | [`decode`], [`encode`], [`quantize`], [`transpose`] | stored elements ([`DType`], [`Matrix`]) |
+//! | [`BlockFormat`] | blocks of GGUF files |
 //! | [`assemble_int8`], [`assemble_int4`] | rows of quantised types, from their parts |
 //! | [`pack`], [`count_stored`], [`fill_bitmap`], [`unpack`] | weights with many zeros ([`Bitmap`], [`Stored`]) |
 //! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
@@ -72,7 +73,8 @@ mod table;
 pub use compute::Compute;
 pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
 pub use dtype::{
-    Bitmap, BitmapError, BitmapParts, DType, Matrix, Stored, UnknownDType, assemble_int4, assemble_int8, decode, encode,
+    Bitmap, BitmapError, BitmapParts, BlockFormat, DType, Matrix, Stored, UnknownDType, assemble_int4, assemble_int8,
+    decode, encode,
 };
 pub use kernels::activation::Activation;
 pub use kernels::attention::AttentionShape;

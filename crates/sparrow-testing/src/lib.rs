@@ -1,5 +1,6 @@
 //! What the integration tests share: seeded random models, sessions over them, and comparisons.
 
+pub mod gguf;
 pub mod reference;
 pub mod reference_backend;
 pub mod tiny;
@@ -97,6 +98,7 @@ pub fn random_model(spec: &ModelSpec, dtype: DType, seed: u64) -> Model {
         sidecar: None,
         dir: None,
         placement: Placement::default(),
+        decoded: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`sparsify::sparsify`] | calibrate a selector on a text, and write a directory that runs sparse |
 //! | [`prune::prune`] | set weights to zero: magnitude, Wanda, SparseGPT |
+//! | [`convert::convert`] | write a GGUF file as a Hugging Face directory |
 //! | [`pack::pack`] | write pruned matrices as bitmaps |
 //! | [`eval::evaluate`] | perplexity, KL divergence and agreement against a reference |
 //! | [`traffic::weight_bytes_per_token`] | what decoding a token reads |
@@ -11,6 +12,7 @@
 #![deny(unsafe_code)]
 
 pub mod calibrate;
+pub mod convert;
 pub mod eval;
 pub mod observe;
 pub mod pack;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
-use sparrow::internals::checkpoint::config::{describe_bitmaps, read_config};
+use sparrow::internals::checkpoint::config::{describe_bitmaps, parse_config};
 use sparrow::internals::checkpoint::{
-    Checkpoint, Directory, TensorInfo, bitmap_pending, bitmap_prefix, fingerprint, pretty, read_json, require_dir,
+    Checkpoint, Directory, ModelFiles, TensorInfo, bitmap_pending, bitmap_prefix, fingerprint, pretty, read_json,
     shard_name,
 };
 use sparrow::internals::record::SidecarFile;
@@ -58,13 +58,15 @@ pub fn pack(
     cpu: &Cpu,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<PackedTensor>> {
-    require_dir(dir)?;
+    let files = ModelFiles::open(dir)?;
+    files.require_model()?;
     if let Some(dtype) = options.dtype.filter(|&dtype| !dtype.is_quantized() || !BitmapParts::supports(dtype)) {
         let message = format!("bitmaps are quantised to int8, int4 or int4-g128, not to {dtype}");
         return Err(Error::option("dtype", message));
     }
-    let spec = read_config(&dir.join("config.json"))?;
-    let checkpoint = Checkpoint::open(dir)?;
+    let config = files.json("config.json")?.unwrap_or_default();
+    let spec = parse_config(&files.path_of("config.json"), &config)?;
+    let checkpoint = files.checkpoint()?;
     if checkpoint.tensors().any(|info| info.name.ends_with(".bitmask")) {
         return Err(Error::option("model", format!("{} is packed already", dir.display())));
     }
@@ -107,8 +109,7 @@ pub fn pack(
     if shards.len() > 1 {
         directory.index(written, weight_map)?;
     }
-    directory.copy_companions(dir, SidecarFile::NAME)?;
-    let config = read_json(&dir.join("config.json"))?;
+    directory.copy_companions(&files, SidecarFile::NAME)?;
     if let Some(config) = described(config, &spec, &checkpoint, options, &packed) {
         directory.text("config.json", &pretty(&config))?;
     }
@@ -141,7 +142,7 @@ fn pack_one(
     cpu: &Cpu,
 ) -> Result<Option<BitmapTensor>> {
     let is_weight = bitmap_prefix(&info.name).is_some();
-    let Some(tensor) = checkpoint.tensor(info).filter(|_| is_weight && spec.is_of_layer_or_head(&info.name)) else {
+    let Some(tensor) = checkpoint.tensor(info)?.filter(|_| is_weight && spec.is_of_layer_or_head(&info.name)) else {
         return Ok(None);
     };
     let stored = Weight::from(tensor);

@@ -108,6 +108,7 @@ pub fn random_model(
         generation: GenerationConfig::default(),
         sidecar: None,
         dir: None,
+        decoded: None,
         placement: Placement::default(),
     })
 }

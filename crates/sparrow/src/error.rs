@@ -33,6 +33,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A GGUF file is malformed, or describes what is not supported.
+    #[error("{}: {message}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// A tensor is missing, or is not what the configuration calls for.
     #[error("{}: tensor {tensor}: expected {expected}, found {found}", path.display())]
     Tensor {
@@ -101,6 +109,11 @@ impl Error {
     #[doc(hidden)]
     pub fn safetensors(path: &Path, message: impl Into<String>) -> Error {
         Error::Safetensors { path: path.to_owned(), message: message.into() }
+    }
+
+    #[doc(hidden)]
+    pub fn gguf(path: &Path, message: impl Into<String>) -> Error {
+        Error::Gguf { path: path.to_owned(), message: message.into() }
     }
 
     #[doc(hidden)]

@@ -20,7 +20,7 @@ use crate::weights::WeightsFormat;
 /// What takes time while a model is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadStage {
-    /// Reading weights into memory, counted in bytes.
+    /// Reading weights into memory, and decoding those of a GGUF file, counted in bytes.
     Reading,
     /// Giving neurons or inputs rows of their own, counted in bytes.
     Transposing,
@@ -44,7 +44,7 @@ pub struct Load {
 
 #[derive(Debug)]
 enum Source {
-    /// A directory, or a hub id.
+    /// A directory, a file, or a hub id.
     Named(PathBuf),
     /// A model that was made, not read.
     Made(Box<Model>),
@@ -65,7 +65,7 @@ pub struct Loaded {
 }
 
 impl Load {
-    /// The model in a Hugging Face directory, or of a hub id `org/name[@revision]`, as it is stored and as it was sparsified.
+    /// The model in a Hugging Face directory, in a GGUF file, or of a hub id `org/name[@revision]`, as it is stored and as it was sparsified.
     pub fn new(source: impl Into<PathBuf>) -> Self {
         Self::of(Source::Named(source.into()))
     }
@@ -95,7 +95,8 @@ impl Load {
         self
     }
 
-    /// Quantises weights to this type, unless they are stored so; a float type must be that of the weights.
+    /// Quantises weights to this type, unless they are stored so. A float type must be that of the weights; a GGUF file is decoded
+    /// to it.
     pub fn dtype(mut self, dtype: impl Into<Option<DType>>) -> Self {
         self.dtype = dtype.into();
         self
@@ -135,7 +136,8 @@ impl Load {
         let cpu = cpu.unwrap_or_else(|| Arc::new(Cpu::new(threads)));
         let (mut model, tokenizer) = match source {
             Source::Named(source) => {
-                let files = ModelFiles::open(&resolve(&source)?)?;
+                let float = dtype.filter(|dtype| !dtype.is_quantized());
+                let files = ModelFiles::open(&resolve(&source)?)?.decoded_to(float);
                 let tokenizer = files.has("tokenizer.json").then(|| Tokenizer::read(&files));
                 let read = |done, total| progress(LoadStage::Reading, done, total);
                 (Model::read(&files, weights, read)?, tokenizer.transpose()?.map(Arc::new))

@@ -1,6 +1,7 @@
 //! Element types of stored tensors, and views of weights in them.
 
 pub(crate) mod bitmap;
+mod block;
 mod convert;
 pub(crate) mod layout;
 mod matrix;
@@ -9,6 +10,7 @@ mod stored;
 mod types;
 
 pub use bitmap::{Bitmap, BitmapError, BitmapParts};
+pub use block::BlockFormat;
 pub(crate) use convert::element;
 pub use convert::{decode, encode};
 pub use matrix::Matrix;

@@ -34,7 +34,8 @@ pub(super) fn prune(
     for input in Input::ALL {
         let statistics = inputs.take(input, layer)?;
         for matrix in matrices.iter().filter(|m| m.input == input) {
-            let weights = matrix.weights(source);
+            let stored = matrix.weights(source)?;
+            let weights = stored.matrix();
             let bytes = match &statistics {
                 None => score::prune(cpu, weights, None, group),
                 Some(Statistics::Norms(norms)) => score::prune(cpu, weights, Some(norms), group),

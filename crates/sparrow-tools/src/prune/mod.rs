@@ -20,7 +20,7 @@ mod write;
 use std::path::Path;
 use std::sync::Arc;
 
-use sparrow::internals::checkpoint::{Checkpoint, Directory, fingerprint, pretty};
+use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerprint, pretty};
 use sparrow::internals::record::SidecarFile;
 use sparrow::{Cpu, Error, Model, Placement, Result, Tokenizer};
 
@@ -51,7 +51,8 @@ pub fn prune(
     mut progress: impl FnMut(Stage, u64, u64),
 ) -> Result<PruningRecord> {
     options.check()?;
-    let mut model = Model::load(dir, Placement::default())?;
+    let files = ModelFiles::open(dir)?;
+    let mut model = Model::read(&files, Placement::default(), |_, _| ())?;
     if model.sidecar.is_some() || model.weights.is_neuron_major() {
         let message = format!(
             "{} is laid out for sparse execution: prune the original, then run `sparrow sparsify` on the result",
@@ -59,9 +60,9 @@ pub fn prune(
         );
         return Err(Error::option("model", message));
     }
-    let source = Checkpoint::open(dir)?;
+    let source = files.checkpoint()?;
     let chosen = tensors::choose(&model.spec, &source, options)?;
-    let text = Text::read(text, &Tokenizer::load(dir)?, options.max_tokens, options.window, &model.spec, 1)?;
+    let text = Text::read(text, &Tokenizer::read(&files)?, options.max_tokens, options.window, &model.spec, 1)?;
     let source_fingerprint = fingerprint(&source);
     let directory = Directory::resume(out, ".pruning")?;
     let mut journal = Journal::open(&directory, &source_fingerprint, &text.sha256, options)?;
@@ -75,8 +76,8 @@ pub fn prune(
     let shards = Shards { directory: &directory, source: &source, names: &names, layers: model.spec.num_layers };
     let evaluation = pass.prune(&mut model, &shards, &targets, &mut progress)?;
     shards.write_rest()?;
-    let (sparsity, layers) = measure(&Checkpoint::open(directory.path())?, &chosen, &targets);
-    directory.copy_companions(dir, SidecarFile::NAME)?;
+    let (sparsity, layers) = measure(&Checkpoint::open(directory.path())?, &chosen, &targets)?;
+    directory.copy_companions(&files, SidecarFile::NAME)?;
     let record = PruningRecord {
         format_version: PruningRecord::VERSION,
         method: options.method,

@@ -51,11 +51,15 @@ impl Pass<'_> {
             let norms = Input::ALL.map(|input| inputs.take(input, l));
             let norms = norms.into_iter().collect::<Result<Vec<_>>>()?;
             let scored = matrices.iter().filter_map(|matrix| match &norms[matrix.input as usize] {
-                Some(Statistics::Norms(norms)) => Some((matrix.weights(self.source), norms.as_slice())),
+                Some(Statistics::Norms(norms)) => {
+                    Some(matrix.weights(self.source).map(|stored| (stored, norms.as_slice())))
+                }
                 _ => None,
             });
+            let scored = scored.collect::<Result<Vec<_>>>()?;
+            let scored: Vec<_> = scored.iter().map(|(stored, norms)| (stored.matrix(), *norms)).collect();
             let weights: usize = matrices.iter().map(|m| m.rows * m.cols).sum();
-            ratios.push((outlier_ratio(self.cpu, &scored.collect::<Vec<_>>()), weights as f64));
+            ratios.push((outlier_ratio(self.cpu, &scored), weights as f64));
         }
         Ok(owl(&ratios, target))
     }

@@ -4,8 +4,9 @@ use glob::Pattern;
 use sparrow::internals::checkpoint::Checkpoint;
 use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::names::TensorNames;
+use sparrow::internals::tensor::Tensor;
 use sparrow::{Error, Result};
-use sparrow_kernels::{DType, Matrix, decode};
+use sparrow_kernels::{DType, decode};
 
 use super::options::{PruneOptions, Target};
 
@@ -48,17 +49,20 @@ pub(super) struct Prunable {
 
 impl Prunable {
     /// Its weights in the checkpoint that it was found in.
-    pub fn weights<'a>(&self, checkpoint: &'a Checkpoint) -> Matrix<'a> {
-        let bytes = checkpoint.bytes(&self.name).expect("it was found there");
-        Matrix::new(self.dtype, self.rows, self.cols, bytes)
+    ///
+    /// # Errors
+    /// If they must be decoded and the memory cannot be had.
+    pub fn weights(&self, checkpoint: &Checkpoint) -> Result<Tensor> {
+        let info = checkpoint.info(&self.name).expect("it was found there");
+        Ok(checkpoint.tensor(&info)?.expect("it was found to be a matrix"))
     }
 
     /// # Errors
-    /// If a weight is not finite: it has no magnitude to compare.
+    /// As [`weights`](Self::weights), or if a weight is not finite: it has no magnitude to compare.
     pub fn require_finite(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let (weights, mut row) = (self.weights(checkpoint), vec![0.0; self.cols]);
+        let (weights, mut row) = (self.weights(checkpoint)?, vec![0.0; self.cols]);
         for r in 0..self.rows {
-            decode(self.dtype, weights.row(r), &mut row);
+            decode(self.dtype, weights.matrix().row(r), &mut row);
             if let Some(c) = row.iter().position(|w| !w.is_finite()) {
                 return Err(Error::Tensor {
                     path: checkpoint.dir().to_owned(),

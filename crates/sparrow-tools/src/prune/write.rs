@@ -54,7 +54,7 @@ impl Shards<'_> {
     /// Writes what belongs to no layer, and the index, once the layers are there.
     pub fn write_rest(&self) -> Result<()> {
         self.write(self.layers, &BTreeMap::new())?;
-        let total = self.source.tensors().map(|info| info.bytes).sum();
+        let total = self.source.tensors().map(|info| self.source.pending(&info).len).sum();
         let files = self.source.tensors().map(|info| {
             let file = self.file(self.of(&info.name));
             (info.name, Value::from(file))
@@ -64,24 +64,34 @@ impl Shards<'_> {
 }
 
 /// Zeros ÷ weights over all of `chosen`, and what became of each layer, as the files have it.
-pub(super) fn measure(written: &Checkpoint, chosen: &[Vec<Prunable>], targets: &[f64]) -> (f64, Vec<LayerRecord>) {
+///
+/// # Errors
+/// If a tensor cannot be read.
+pub(super) fn measure(
+    written: &Checkpoint,
+    chosen: &[Vec<Prunable>],
+    targets: &[f64],
+) -> Result<(f64, Vec<LayerRecord>)> {
     let (mut zeros, mut weights) = (0, 0);
     let mut tensor = |matrix: &Prunable| {
-        let (mut row, view) = (vec![0.0; matrix.cols], matrix.weights(written));
+        let (mut row, stored) = (vec![0.0; matrix.cols], matrix.weights(written)?);
         let mut here = 0;
         for r in 0..matrix.rows {
-            decode(matrix.dtype, view.row(r), &mut row);
+            decode(matrix.dtype, stored.matrix().row(r), &mut row);
             here += row.iter().filter(|w| **w == 0.0).count();
         }
         written.release(|name| name == matrix.name);
         let of = matrix.rows * matrix.cols;
         (zeros, weights) = (zeros + here, weights + of);
-        (matrix.name.clone(), here as f64 / of as f64)
+        Ok((matrix.name.clone(), here as f64 / of as f64))
     };
     let layers = chosen
         .iter()
         .zip(targets)
-        .map(|(matrices, &target)| LayerRecord { target, tensors: matrices.iter().map(&mut tensor).collect() });
-    let layers = layers.collect();
-    (zeros as f64 / weights as f64, layers)
+        .map(|(matrices, &target)| {
+            let tensors = matrices.iter().map(&mut tensor).collect::<Result<_>>()?;
+            Ok(LayerRecord { target, tensors })
+        })
+        .collect::<Result<_>>()?;
+    Ok((zeros as f64 / weights as f64, layers))
 }

@@ -13,7 +13,7 @@ mod write;
 use std::path::Path;
 use std::sync::Arc;
 
-use sparrow::internals::checkpoint::{Checkpoint, Directory, fingerprint, pretty};
+use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerprint, pretty};
 use sparrow::internals::record::{Quality, SidecarFile};
 use sparrow::internals::select::Calibrates;
 pub use sparrow::internals::select::Goal;
@@ -51,7 +51,8 @@ pub fn sparsify(
     mut progress: impl FnMut(Stage, u64, u64),
 ) -> Result<Sparsified> {
     let directory = Directory::create(out)?;
-    let model = Model::load(dir, Placement::default())?;
+    let files = ModelFiles::open(dir)?;
+    let model = Model::read(&files, Placement::default(), |_, _| ())?;
     if model.sidecar.is_some() {
         return Err(Error::option(
             "model",
@@ -62,11 +63,11 @@ pub fn sparsify(
     // A search for a wanted quality reads as much as is held out, before it.
     let searching = options.curve || options.goal.is_some_and(search::is_searched);
     let parts = if searching { 2 } else { 1 };
-    let text = Text::read(text, &Tokenizer::load(dir)?, options.max_tokens, options.window, &model.spec, parts)?;
+    let text = Text::read(text, &Tokenizer::read(&files)?, options.max_tokens, options.window, &model.spec, parts)?;
     let window = text.window;
     let (seen, searched, held_out) = (text.seen(), text.searched(), text.held_out());
 
-    let key = format!("{} {} {options:?}", fingerprint(&Checkpoint::open(dir)?), text.sha256);
+    let key = format!("{} {} {options:?}", fingerprint(&files.checkpoint()?), text.sha256);
     let task = Task { cpu, window, options, training: State::new(out, &key) };
     let model = Arc::new(model);
     let observed = Observed::new(&task, &model, seen, &mut progress)?;
@@ -85,8 +86,8 @@ pub fn sparsify(
             progress(Stage::Evaluating, done as u64, held_out.len() as u64);
         })?;
 
-    directory.copy_companions(dir, SidecarFile::NAME)?;
-    write::write_weights(&directory, dir, &model.spec.names, cpu, &mut progress)?;
+    directory.copy_companions(&files, SidecarFile::NAME)?;
+    write::write_weights(&directory, &files.checkpoint()?, &model.spec.names, cpu, &mut progress)?;
     if let Some(predictors) = calibration.predictors() {
         write::write_predictors(&directory, predictors)?;
     }

@@ -1,7 +1,6 @@
 //! The tensors of a sparsified directory.
 
 use std::borrow::Cow;
-use std::path::Path;
 
 use sparrow::internals::backend::Predictor;
 use sparrow::internals::checkpoint::{Checkpoint, Directory, Pending, file_dtype};
@@ -10,30 +9,29 @@ use sparrow::internals::select::predictor_tensors;
 use sparrow::internals::spec::names::TensorNames;
 use sparrow::internals::weights::NEURON_MAJOR;
 use sparrow::{Cpu, Result};
-use sparrow_kernels::{DType, encode, transpose};
+use sparrow_kernels::{DType, Matrix, encode, transpose};
 
 use super::options::Stage;
 
 /// Every tensor of the model as it is, except the down projections, which become neuron-major.
 pub(super) fn write_weights(
     directory: &Directory,
-    from: &Path,
+    checkpoint: &Checkpoint,
     names: &TensorNames,
     cpu: &Cpu,
     progress: &mut impl FnMut(Stage, u64, u64),
 ) -> Result<()> {
     const SHARD_BYTES: usize = 4 << 30;
-    let checkpoint = Checkpoint::open(from)?;
     let mut tensors = Vec::new();
     for info in checkpoint.tensors() {
-        let bytes = checkpoint.bytes(&info.name).expect("listed tensors exist");
-        let len = bytes.len();
         tensors.push(match (names.down_of(&info.name), info.matrix()) {
             (Some(down), Some((dtype, [rows, cols]))) => {
-                let view = sparrow_kernels::Matrix::new(dtype, rows, cols, bytes);
+                let len = rows * dtype.row_bytes(cols);
+                let from = info.name.clone();
                 let transposed = move || {
+                    let bytes = checkpoint.bytes(&from).expect("listed tensors exist");
                     let mut out = vec![0; len];
-                    transpose(&cpu.compute, view, &mut out);
+                    transpose(&cpu.compute, Matrix::new(dtype, rows, cols, &bytes), &mut out);
                     Cow::Owned(out)
                 };
                 let name = format!("{down}.{NEURON_MAJOR}");

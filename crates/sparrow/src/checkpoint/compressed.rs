@@ -15,7 +15,9 @@ use half::f16;
 use safetensors::Dtype;
 use sparrow_kernels::{DType, assemble_int4, assemble_int8, decode};
 
-use super::safetensors::{Checkpoint, Part, kernel_dtype};
+use super::entry::kernel_dtype;
+use super::rows::fill_rows;
+use super::safetensors::{Checkpoint, Part};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -172,18 +174,5 @@ impl Scales {
 
 /// A tensor in memory that `fill` writes row by row, on all cores.
 fn in_rows(dtype: DType, rows: usize, cols: usize, fill: impl Fn(usize, &mut [u8]) + Sync) -> Result<Tensor> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (row_bytes, part) = (dtype.row_bytes(cols), rows.div_ceil(threads).max(1));
-    Tensor::in_memory(dtype, rows, cols, |out| {
-        std::thread::scope(|scope| {
-            for (p, out) in out.chunks_mut(part * row_bytes).enumerate() {
-                let fill = &fill;
-                scope.spawn(move || {
-                    for (i, row) in out.chunks_exact_mut(row_bytes).enumerate() {
-                        fill(p * part + i, row);
-                    }
-                });
-            }
-        });
-    })
+    Tensor::in_memory(dtype, rows, cols, |out| fill_rows(out, dtype.row_bytes(cols), || (), |(), i, row| fill(i, row)))
 }

@@ -1,26 +1,45 @@
 //! The files of a model by name, wherever they are.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
+use sparrow_kernels::DType;
 
+use super::config::require_dir;
 use super::fields::read_json;
+use super::gguf::Gguf;
 use super::safetensors::Checkpoint;
 use crate::error::{Error, Result};
 
-/// What the files of a model say: those of a Hugging Face directory.
+/// What the files of a model say: those of a Hugging Face directory, or a GGUF file as if it were one.
 #[derive(Debug, Clone)]
 pub struct ModelFiles {
     path: PathBuf,
+    gguf: Option<Arc<Gguf>>,
+    /// What the matrices of a GGUF file are decoded to.
+    dtype: Option<DType>,
 }
 
 impl ModelFiles {
-    /// The files in the directory `path`; which there are is not checked yet.
+    /// The files in the directory `path`, of which there is not checked yet which there are; or what the GGUF file `path` says.
     ///
     /// # Errors
-    /// Never, for a directory.
+    /// If it is a GGUF file that cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(ModelFiles { path: path.to_owned() })
+        let gguf = Gguf::is_at(path).then(|| Gguf::open(path)).transpose()?;
+        Ok(ModelFiles { path: path.to_owned(), gguf: gguf.map(Arc::new), dtype: None })
+    }
+
+    /// Has the matrices of a GGUF file decoded to this type.
+    pub fn decoded_to(mut self, dtype: Option<DType>) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// The GGUF file, if it is one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        self.gguf.as_deref()
     }
 
     /// Where they are.
@@ -28,14 +47,25 @@ impl ModelFiles {
         &self.path
     }
 
+    /// Refuses what cannot be a model.
+    ///
+    /// # Errors
+    /// Says what a model is instead.
+    pub fn require_model(&self) -> Result<()> {
+        if self.gguf.is_some() { Ok(()) } else { require_dir(&self.path) }
+    }
+
     /// What messages call the file `name`.
     pub fn path_of(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        if self.gguf.is_some() { self.path.clone() } else { self.path.join(name) }
     }
 
     /// Whether there is a file `name`, be it one that cannot be read.
     pub fn has(&self, name: &str) -> bool {
-        self.path_of(name).symlink_metadata().is_ok()
+        match &self.gguf {
+            Some(gguf) => gguf.has(name),
+            None => self.path_of(name).symlink_metadata().is_ok(),
+        }
     }
 
     /// The bytes of the file `name`, if there is one.
@@ -43,10 +73,15 @@ impl ModelFiles {
     /// # Errors
     /// If it cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.path_of(name);
-        match self.has(name) {
-            true => std::fs::read(&path).map(Some).map_err(Error::io(&path)),
-            false => Ok(None),
+        if !self.has(name) {
+            return Ok(None);
+        }
+        match &self.gguf {
+            Some(gguf) => Ok(gguf.json(name)?.map(|json| json.to_string().into_bytes())),
+            None => {
+                let path = self.path_of(name);
+                std::fs::read(&path).map(Some).map_err(Error::io(&path))
+            }
         }
     }
 
@@ -55,7 +90,10 @@ impl ModelFiles {
     /// # Errors
     /// If it cannot be read, or is not JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
-        self.has(name).then(|| read_json(&self.path_of(name))).transpose()
+        match &self.gguf {
+            Some(gguf) => gguf.json(name),
+            None => self.has(name).then(|| read_json(&self.path_of(name))).transpose(),
+        }
     }
 
     /// The tensors.
@@ -63,6 +101,9 @@ impl ModelFiles {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn checkpoint(&self) -> Result<Checkpoint> {
-        Checkpoint::open(&self.path)
+        match &self.gguf {
+            Some(gguf) => Checkpoint::of_gguf(gguf, self.dtype),
+            None => Checkpoint::open(&self.path),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::gguf::Gguf;
 use crate::error::{Error, Result};
 
 /// The directory of a model: `model` itself if it is one, else the hub's snapshot of `org/name[@revision]`.
@@ -11,7 +12,9 @@ use crate::error::{Error, Result};
 pub fn resolve(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.exists() || !looks_like_hub_id(model) {
-        super::require_dir(path)?;
+        if !Gguf::is_at(path) {
+            super::require_dir(path)?;
+        }
         return Ok(path.to_owned());
     }
     let revision = model.split_once('@').map(|(_, revision)| revision);

@@ -1,22 +1,28 @@
-//! A Hugging Face directory on disk: `config.json` → [`ModelSpec`](crate::spec::ModelSpec), safetensors → checked, mapped tensors.
+//! A Hugging Face directory on disk, or a GGUF file: `config.json` → [`ModelSpec`](crate::spec::ModelSpec), safetensors → checked,
+//! mapped tensors.
 //!
 //! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
 
 mod bitmap;
 mod compressed;
 pub mod config;
+mod entry;
 mod fields;
 mod files;
 mod fingerprint;
+mod gguf;
 pub mod hub;
+mod rows;
 mod safetensors;
 mod source;
 mod write;
 
 pub use bitmap::{bitmap_pending, bitmap_prefix};
 pub use config::require_dir;
+pub use entry::TensorInfo;
 pub use fields::read_json;
 pub use files::ModelFiles;
 pub use fingerprint::{fingerprint, hex};
-pub use safetensors::{Checkpoint, TensorInfo};
+pub use gguf::Gguf;
+pub use safetensors::{Checkpoint, Decoded};
 pub use write::{Directory, Pending, file_dtype, pretty, shard_name};

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +10,9 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 use sparrow_kernels::DType;
 
+use super::entry::{Entry, TensorInfo, kernel_dtype};
 use super::fields::{Fields, read_json};
+use super::gguf::Gguf;
 use super::write::Pending;
 use crate::error::{Error, Result};
 use crate::spec::names::TensorNames;
@@ -28,31 +29,15 @@ pub struct Checkpoint {
     taken: BTreeSet<String>,
 }
 
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub file: Arc<MappedFile>,
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    pub range: Range<usize>,
-}
-
-impl Entry {
-    fn info(&self, name: &str) -> TensorInfo {
-        TensorInfo { name: name.to_owned(), dtype: self.dtype, shape: self.shape.clone(), bytes: self.range.len() }
-    }
-}
-
-/// Name, dtype, shape and bytes of one stored tensor.
+/// What of a checkpoint is decoded when it is read.
 #[derive(Debug, Clone)]
-pub struct TensorInfo {
-    /// Name in the checkpoint.
-    pub name: String,
-    /// Dtype as the file has it.
-    pub dtype: Dtype,
-    /// Dimensions.
-    pub shape: Vec<usize>,
-    /// Size on disk.
-    pub bytes: usize,
+pub struct Decoded {
+    /// The types that the file has.
+    pub from: Vec<&'static str>,
+    /// What most of it becomes.
+    pub to: DType,
+    /// What that takes of memory.
+    pub bytes: u64,
 }
 
 /// One stored tensor that other tensors belong to.
@@ -62,13 +47,6 @@ pub struct Part {
     pub bytes: Bytes,
 }
 
-impl TensorInfo {
-    /// Dtype and shape of a matrix that kernels compute with.
-    pub fn matrix(&self) -> Option<(DType, [usize; 2])> {
-        Some((kernel_dtype(self.dtype)?, self.shape.as_slice().try_into().ok()?))
-    }
-}
-
 impl Checkpoint {
     /// Maps the checkpoint of `dir`: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
@@ -76,6 +54,9 @@ impl Checkpoint {
     /// If there is neither, a shard is missing, a header is malformed (truncated, oversized, overlapping or
     /// out-of-bounds ranges, sizes that do not match shapes), or the index disagrees with the shards.
     pub fn open(dir: &Path) -> Result<Self> {
+        if Gguf::is_at(dir) {
+            return Self::of_gguf(&Gguf::open(dir)?, None);
+        }
         let mut checkpoint = Checkpoint { dir: dir.to_owned(), entries: BTreeMap::new(), taken: BTreeSet::new() };
         if dir.join(SINGLE).is_file() {
             checkpoint.add_file(&dir.join(SINGLE))?;
@@ -86,6 +67,25 @@ impl Checkpoint {
             return Err(Error::safetensors(dir, format!("has neither {SINGLE} nor {INDEX}; {hint}")));
         }
         Ok(checkpoint)
+    }
+
+    /// The tensors of a GGUF file by the names of a Hugging Face checkpoint. Blocks are decoded to `dtype` when they are read, or
+    /// where none is given to bf16; other floats are then left as they are.
+    ///
+    /// # Errors
+    /// If the file describes what is not supported.
+    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self> {
+        let entries = gguf.entries(dtype)?.into_iter().collect();
+        Ok(Checkpoint { dir: gguf.path().to_owned(), entries, taken: BTreeSet::new() })
+    }
+
+    /// What is decoded when it is read, if anything is.
+    pub fn decoded(&self) -> Option<Decoded> {
+        let coded = || self.entries.values().filter_map(|entry| Some((entry, entry.coded?)));
+        let names: BTreeSet<_> = coded().map(|(_, coded)| coded.element.name()).collect();
+        let largest = coded().max_by_key(|(entry, _)| entry.len())?;
+        let bytes = coded().map(|(entry, _)| entry.len() as u64).sum();
+        Some(Decoded { from: names.into_iter().collect(), to: largest.1.dtype, bytes })
     }
 
     /// Maps a single file.
@@ -110,7 +110,7 @@ impl Checkpoint {
         for (name, view) in parsed.tensors() {
             let start = view.data().as_ptr() as usize - base;
             let range = start..start + view.data().len();
-            let entry = Entry { file: file.clone(), dtype: view.dtype(), shape: view.shape().to_vec(), range };
+            let entry = Entry::plain(file.clone(), view.dtype(), view.shape().to_vec(), range);
             if let Some(other) = self.entries.insert(name.clone(), entry) {
                 return Err(bad(format!("tensor {name} is also in {}", other.file.path().display())));
             }
@@ -167,8 +167,7 @@ impl Checkpoint {
     /// If the tensor is missing, or has another dtype or shape.
     pub fn part(&mut self, name: &str, dtypes: &[Dtype], shape: &[Option<usize>]) -> Result<Part> {
         let entry = self.checked(name, dtypes, shape)?;
-        let bytes = Bytes::mapped(&entry.file, entry.range.clone());
-        let part = Part { dtype: entry.dtype, shape: entry.shape.clone(), bytes };
+        let part = Part { dtype: entry.dtype, shape: entry.shape.clone(), bytes: entry.bytes()? };
         self.taken.insert(name.to_owned());
         Ok(part)
     }
@@ -223,11 +222,15 @@ impl Checkpoint {
         }
     }
 
-    /// A tensor that is a matrix kernels compute with, mapped.
-    pub fn tensor(&self, info: &TensorInfo) -> Option<Tensor> {
-        let (dtype, [rows, cols]) = info.matrix()?;
-        let entry = self.entries.get(&info.name)?;
-        Some(Tensor::mapped(&entry.file, entry.range.clone(), dtype, rows, cols))
+    /// A tensor that is a matrix kernels compute with.
+    ///
+    /// # Errors
+    /// If it must be decoded and the memory cannot be had.
+    pub fn tensor(&self, info: &TensorInfo) -> Result<Option<Tensor>> {
+        let Some(((dtype, [rows, cols]), entry)) = info.matrix().zip(self.entries.get(&info.name)) else {
+            return Ok(None);
+        };
+        entry.tensor(dtype, rows, cols).map(Some)
     }
 
     /// Lets the system take the pages of the tensors that `chosen` picks by name out of this process's resident memory; they
@@ -240,14 +243,14 @@ impl Checkpoint {
 
     /// The tensor as it is, to be written again.
     pub fn pending(&self, info: &TensorInfo) -> Pending<'_> {
-        let bytes = self.bytes(&info.name).expect("listed tensors exist");
+        let entry = &self.entries[&info.name];
         let TensorInfo { name, dtype, shape, .. } = info.clone();
-        Pending { name, dtype, shape, len: bytes.len(), bytes: Box::new(move || Cow::Borrowed(bytes)) }
+        Pending { name, dtype, shape, len: entry.len(), bytes: Box::new(|| entry.content()) }
     }
 
-    /// The stored bytes of a tensor.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.entries.get(name).map(|e| &e.file.bytes()[e.range.clone()])
+    /// The bytes of a tensor.
+    pub fn bytes(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.entries.get(name).map(Entry::content)
     }
 
     /// What the files say of a tensor.
@@ -268,8 +271,9 @@ impl Checkpoint {
     /// The files, with a few bytes of each tensor: what identifies the checkpoint without reading it all.
     pub fn identity(&self) -> impl Iterator<Item = (&str, &[usize], &[u8])> {
         self.entries.iter().map(|(name, e)| {
-            let middle = e.range.start + e.range.len() / 2;
-            (name.as_str(), e.shape.as_slice(), &e.file.bytes()[middle..e.range.end.min(middle + 256)])
+            let stored = e.stored();
+            let middle = stored.len() / 2;
+            (name.as_str(), e.shape.as_slice(), &stored[middle..stored.len().min(middle + 256)])
         })
     }
 
@@ -288,16 +292,6 @@ impl Checkpoint {
                 found: "this one too (check num_hidden_layers, attention_bias, mlp_bias and architectures)".into(),
             }),
         }
-    }
-}
-
-/// The dtype as kernels name it, if they compute with it.
-pub(super) fn kernel_dtype(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
     }
 }
 

@@ -24,7 +24,7 @@ impl Checkpoint {
             return compressed::read(self, layer, rows, cols);
         }
         let (entry, dtype) = self.take(name, &[rows, cols])?;
-        Ok(Tensor::mapped(&entry.file, entry.range.clone(), dtype, rows, cols))
+        entry.tensor(dtype, rows, cols)
     }
 
     /// The weights `name` of exactly that shape, whole or as a bitmap.
@@ -50,7 +50,7 @@ impl Checkpoint {
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         let (entry, dtype) = self.take(name, &[len])?;
         let mut out = vec![0.0; len];
-        decode(dtype, &entry.file.bytes()[entry.range.clone()], &mut out);
+        decode(dtype, &entry.content(), &mut out);
         Ok(out)
     }
 }

@@ -10,6 +10,7 @@ use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 use sparrow_kernels::DType;
 
+use super::files::ModelFiles;
 use crate::error::{Error, Result};
 
 /// A tensor whose bytes are made when they are written, one tensor at a time.
@@ -104,11 +105,21 @@ impl Directory {
         Ok(false)
     }
 
-    /// Copies every plain file of `from` that is neither weights nor an index nor called `except`.
+    /// Copies every plain file of a model that is neither weights nor an index nor called `except`; of a GGUF file what it says
+    /// instead of them.
     ///
     /// # Errors
     /// If a file cannot be read or written.
-    pub fn copy_companions(&self, from: &Path, except: &str) -> Result<()> {
+    pub fn copy_companions(&self, from: &ModelFiles, except: &str) -> Result<()> {
+        if from.gguf().is_some() {
+            for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+                if let Some(json) = from.json(name)? {
+                    self.text(name, &pretty(&json))?;
+                }
+            }
+            return Ok(());
+        }
+        let from = from.path();
         for entry in std::fs::read_dir(from).map_err(Error::io(from))? {
             let path = entry.map_err(Error::io(from))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

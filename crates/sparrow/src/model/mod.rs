@@ -7,13 +7,14 @@ use sparrow_kernels::DType;
 
 use crate::backend::{Cpu, Predictor};
 use crate::checkpoint::config::{GenerationConfig, parse_config, read_generation_config};
-use crate::checkpoint::{ModelFiles, require_dir};
+use crate::checkpoint::{Checkpoint, Decoded, ModelFiles};
 use crate::error::{Error, Result};
 use crate::record::{Sidecar, read_sidecar};
 use crate::residency::Placement;
 use crate::select::{Loaded, Selector, SelectorSpec};
 use crate::spec::ModelSpec;
-use crate::weights::{Weights, WeightsFormat};
+use crate::tensor::Tensor;
+use crate::weights::{Source, Weights, WeightsFormat};
 
 /// Specification, weights and what the directory says about sparsity.
 #[derive(Debug)]
@@ -30,30 +31,62 @@ pub struct Model {
     pub dir: Option<PathBuf>,
     /// Where the weights are while it runs.
     pub placement: Placement,
+    /// What of its files was decoded.
+    pub decoded: Option<Decoded>,
+}
+
+/// Tells how much of a checkpoint was read.
+struct Watched<'a> {
+    checkpoint: &'a mut Checkpoint,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Source for Watched<'_> {
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+        let tensor = self.checkpoint.matrix(name, rows, cols)?;
+        self.done += tensor.bytes().len() as u64;
+        (self.progress)(self.done.min(self.total), self.total);
+        Ok(tensor)
+    }
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.checkpoint.vector(name, len)
+    }
+    fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(name)
+    }
 }
 
 impl Model {
-    /// Loads a Hugging Face directory, its weights where `placement` says.
+    /// Loads a Hugging Face directory or a GGUF file, its weights where `placement` says.
     ///
     /// # Errors
     /// If a file is missing or malformed, or the tensors are not what `config.json` calls for; if the weights cannot be read, or are
     /// to be cached and are not neuron-major.
     pub fn load(dir: &Path, placement: Placement) -> Result<Self> {
-        require_dir(dir)?;
         Self::read(&ModelFiles::open(dir)?, placement, |_, _| ())
     }
 
-    /// The model of these files, as [`load`](Self::load). `progress(done, total)` counts bytes that are read into memory.
+    /// The model of these files, as [`load`](Self::load). `progress(done, total)` counts bytes that are decoded or read into memory.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn read(files: &ModelFiles, placement: Placement, progress: impl FnMut(u64, u64)) -> Result<Self> {
+    pub fn read(files: &ModelFiles, placement: Placement, mut progress: impl FnMut(u64, u64)) -> Result<Self> {
+        files.require_model()?;
         let dir = files.path();
         let config = files.json("config.json")?.unwrap_or_default();
         let spec = parse_config(&files.path_of("config.json"), &config)?;
         let generation = read_generation_config(files)?;
         let mut checkpoint = files.checkpoint()?;
-        let mut weights = Weights::load(&spec, &mut checkpoint)?;
+        let decoded = checkpoint.decoded();
+        let mut weights = match &decoded {
+            None => Weights::load(&spec, &mut checkpoint)?,
+            Some(decoded) => {
+                let mut watched = Watched { checkpoint: &mut checkpoint, done: 0, total: decoded.bytes, progress: &mut progress };
+                Weights::load(&spec, &mut watched)?
+            }
+        };
         let mut sidecar = read_sidecar(dir, &spec, &mut checkpoint)?;
         checkpoint.refuse_unused(&spec.names)?;
         if let Placement::Cache(_) = placement
@@ -75,7 +108,8 @@ impl Model {
             // What loading has touched; from here on only the cache decides what of the MLPs is in memory.
             checkpoint.evict();
         }
-        Ok(Model { spec, weights: Arc::new(weights), generation, sidecar, dir: Some(dir.to_owned()), placement })
+        let (weights, dir) = (Arc::new(weights), Some(dir.to_owned()));
+        Ok(Model { spec, weights, generation, sidecar, dir, placement, decoded })
     }
 
     /// The weights, to be changed before a session shares them.

@@ -27,6 +27,15 @@ impl Tensor {
         Tensor { bytes: Bytes::mapped(file, range), dtype, rows, cols }
     }
 
+    /// These bytes.
+    ///
+    /// # Panics
+    /// If there are more or fewer than the shape has.
+    pub fn of(bytes: Bytes, dtype: DType, rows: usize, cols: usize) -> Self {
+        assert_eq!(bytes.len(), rows * dtype.row_bytes(cols), "tensor bytes are not as many as its shape has");
+        Tensor { bytes, dtype, rows, cols }
+    }
+
     /// A tensor in memory, page-aligned and on huge pages where the system has them, filled by `fill`.
     ///
     /// # Errors

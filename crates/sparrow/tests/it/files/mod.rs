@@ -3,4 +3,5 @@
 mod compressed;
 mod configs;
 mod fuzz;
+mod gguf;
 mod malformed;

@@ -16,7 +16,7 @@ use sparrow_testing::tiny;
 
 /// One act of damage to a file.
 #[derive(Debug, Clone)]
-enum Damage {
+pub enum Damage {
     /// Flips bits of the byte at this place.
     Flip(Index, u8),
     /// Cuts the file here.
@@ -28,7 +28,7 @@ enum Damage {
 }
 
 impl Damage {
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    pub fn apply(&self, bytes: &mut Vec<u8>) {
         let len = bytes.len();
         match self {
             Damage::Flip(at, bits) if len > 0 => bytes[at.index(len)] ^= bits,
@@ -46,7 +46,7 @@ impl Damage {
     }
 }
 
-fn damage() -> impl Strategy<Value = Damage> {
+pub fn damage() -> impl Strategy<Value = Damage> {
     // Digits and punctuation keep JSON alive more often than any byte does.
     let byte = prop_oneof![any::<u8>(), proptest::sample::select(b"0123456789-+.eE,:[]{}\" ntf\\".as_slice())];
     prop_oneof![
@@ -136,7 +136,7 @@ fn good(shards: bool, sidecar: bool) -> tempfile::TempDir {
     dir
 }
 
-fn config(cases: u32) -> ProptestConfig {
+pub fn config(cases: u32) -> ProptestConfig {
     let times = std::env::var("SPARROW_FUZZ").map_or(1, |times| times.parse().expect("SPARROW_FUZZ is a number"));
     ProptestConfig { cases: cases * times, failure_persistence: None, ..ProptestConfig::default() }
 }

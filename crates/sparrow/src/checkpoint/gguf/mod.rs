@@ -1,0 +1,133 @@
+//! GGUF files, as llama.cpp and what is built on it use them: one file holds weights, configuration, tokenizer and chat template.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//!
+//! What a Hugging Face directory has in files of its own is made from the metadata here, so that everything else is as with such
+//! a directory. Tensors get the names and the order of rows that these have too.
+
+mod arrangement;
+mod config;
+mod element;
+mod file;
+mod names;
+mod reader;
+mod rope;
+mod split;
+mod tokenizer;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sparrow_kernels::DType;
+
+use super::config::parse_config;
+use super::entry::Entry;
+use super::write::file_dtype;
+use crate::error::{Error, Result};
+use element::Element;
+
+pub(super) use arrangement::Coded;
+pub use file::StoredTensor;
+pub use value::Metadata;
+
+/// A model in a GGUF file, or in the parts of one that was split.
+#[derive(Debug)]
+pub struct Gguf {
+    path: PathBuf,
+    metadata: Metadata,
+    /// By the names of the file.
+    tensors: BTreeMap<String, StoredTensor>,
+}
+
+impl Gguf {
+    /// Whether `path` is a file that should be read as GGUF.
+    pub fn is_at(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && !path.is_dir()
+    }
+
+    /// Reads the headers of the file, and of the others that belong to it.
+    ///
+    /// # Errors
+    /// If a file is missing, cut off or malformed, or has tensors of a type that cannot be read; the message names them.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        let metadata = file::read(path, &mut tensors)?;
+        split::read_others(path, &metadata, &mut tensors)?;
+        Ok(Gguf { path: path.to_owned(), metadata, tensors })
+    }
+
+    /// The first file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file says of the model.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The tensors, by the names of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The file of a Hugging Face directory that says the same, if there is such a one.
+    ///
+    /// # Errors
+    /// If the metadata it is made from is missing, or describes what is not supported.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        Ok(match name {
+            "config.json" => Some(config::config(self)?),
+            "generation_config.json" => Some(tokenizer::generation_config(&self.metadata)?),
+            "tokenizer.json" if self.has(name) => Some(tokenizer::tokenizer(&self.metadata)?),
+            "tokenizer_config.json" if self.has(name) => Some(tokenizer::config(&self.metadata)?),
+            _ => None,
+        })
+    }
+
+    /// Whether there is something to say in the file `name` of a Hugging Face directory.
+    pub fn has(&self, name: &str) -> bool {
+        match name {
+            "config.json" | "generation_config.json" => true,
+            "tokenizer.json" | "tokenizer_config.json" => self.metadata.has(tokenizer::TOKENS),
+            _ => false,
+        }
+    }
+
+    /// Every tensor by the name it has in a Hugging Face checkpoint. Matrices become `dtype`, or where none is given blocks become
+    /// bf16 and floats stay what they are; norms and biases stay f32.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json), or if a tensor belongs to no model of this architecture.
+    pub(super) fn entries(&self, dtype: Option<DType>) -> Result<Vec<(String, Entry)>> {
+        let spec = parse_config(&self.path, &config::config(self)?)?;
+        let interleaved = config::architecture(&self.metadata)?.interleaves_rotary;
+        let mut entries = Vec::new();
+        for (name, tensor) in &self.tensors {
+            let hf = match names::place(name, &spec) {
+                Some(names::Place::Tensor(hf)) => hf,
+                Some(names::Place::Nowhere) => continue,
+                None => {
+                    let message = format!("tensor {name} is not part of a model of architecture {}", spec.architecture);
+                    return Err(Error::gguf(tensor.file.path(), message));
+                }
+            };
+            let becomes = match (tensor.shape.len(), tensor.element) {
+                (1, _) => DType::F32,
+                (_, Element::Float(stored)) => dtype.unwrap_or(stored),
+                (_, Element::Block(_)) => dtype.unwrap_or(DType::BF16),
+            };
+            let arrangement = arrangement::of(name, tensor, &spec, interleaved)?;
+            let StoredTensor { file, element, shape, range } = tensor.clone();
+            entries.push((
+                hf,
+                match Coded::of(element, arrangement, becomes) {
+                    Some(coded) => Entry::coded(file, coded, shape, range),
+                    None => Entry::plain(file, file_dtype(becomes), shape, range),
+                },
+            ));
+        }
+        Ok(entries)
+    }
+}
