@@ -8,6 +8,7 @@
 
 mod attention;
 mod bitmap;
+mod blocks;
 mod elementwise;
 #[cfg(unix)]
 mod guard;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use sparrow_kernels::DType;
 
-use super::config::require_dir;
+use super::config::{GenerationConfig, require_dir};
 use super::fields::read_json;
 use super::gguf::Gguf;
 use super::safetensors::Checkpoint;
@@ -94,6 +94,20 @@ impl ModelFiles {
             Some(gguf) => gguf.json(name),
             None => self.has(name).then(|| read_json(&self.path_of(name))).transpose(),
         }
+    }
+
+    /// What ends a text, from `generation_config.json` (if it is there) and `config.json`.
+    ///
+    /// # Errors
+    /// If a file that is there cannot be read or parsed.
+    pub fn generation_config(&self) -> Result<GenerationConfig> {
+        let mut generation = GenerationConfig::default();
+        for name in ["generation_config.json", "config.json"] {
+            if let Some(json) = self.json(name)? {
+                generation.add(&self.path_of(name), &json)?;
+            }
+        }
+        Ok(generation)
     }
 
     /// The tensors.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sparrow_kernels::DType;
 
 use crate::backend::{Cpu, Predictor};
-use crate::checkpoint::config::{GenerationConfig, parse_config, read_generation_config};
+use crate::checkpoint::config::{GenerationConfig, parse_config};
 use crate::checkpoint::{Checkpoint, Decoded, ModelFiles};
 use crate::error::{Error, Result};
 use crate::record::{Sidecar, read_sidecar};
@@ -77,7 +77,7 @@ impl Model {
         let dir = files.path();
         let config = files.json("config.json")?.unwrap_or_default();
         let spec = parse_config(&files.path_of("config.json"), &config)?;
-        let generation = read_generation_config(files)?;
+        let generation = files.generation_config()?;
         let mut checkpoint = files.checkpoint()?;
         let decoded = checkpoint.decoded();
         let mut weights = match &decoded {

@@ -11,7 +11,6 @@ use serde_json::Value;
 use sparrow_kernels::Activation;
 
 use super::fields::{Fields, read_json};
-use super::files::ModelFiles;
 use crate::error::{Error, Result};
 use crate::spec::{Biases, ModelSpec, Norm, NormKind};
 pub use quantization::describe_bitmaps;
@@ -258,20 +257,18 @@ fn activation(config: &Fields, field: &str, default: &str) -> Result<Activation>
     })
 }
 
-/// Reads the ids that end generation from `generation_config.json` (if it is there) and `config.json`.
-///
-/// # Errors
-/// If a file that is there cannot be read or parsed.
-pub fn read_generation_config(files: &ModelFiles) -> Result<GenerationConfig> {
-    let mut eos_token_ids = Vec::new();
-    for name in ["generation_config.json", "config.json"] {
-        if let Some(json) = files.json(name)? {
-            eos_token_ids.extend(Fields::new(&files.path_of(name), &json)?.ids("eos_token_id")?);
-        }
+impl GenerationConfig {
+    /// Adds the ids that `json`, the value of `generation_config.json` or `config.json`, says end generation; `path` is used in
+    /// messages only.
+    ///
+    /// # Errors
+    /// If they are no ids.
+    pub fn add(&mut self, path: &Path, json: &Value) -> Result<()> {
+        self.eos_token_ids.extend(Fields::new(path, json)?.ids("eos_token_id")?);
+        self.eos_token_ids.sort_unstable();
+        self.eos_token_ids.dedup();
+        Ok(())
     }
-    eos_token_ids.sort_unstable();
-    eos_token_ids.dedup();
-    Ok(GenerationConfig { eos_token_ids })
 }
 
 /// Error for a directory that is not a model directory.
