@@ -21,7 +21,7 @@ pub fn convert(path: &Path, out: &Path, dtype: Option<DType>, mut progress: impl
     }
     let checkpoint = files.checkpoint()?;
     let directory = Directory::create(out)?;
-    directory.copy_companions(&files, "")?;
+    files.copy_companions(&directory, "")?;
     let tensors: Vec<_> = checkpoint.tensors().map(|info| checkpoint.pending(&info)).collect();
     let total = tensors.iter().map(|tensor| tensor.len as u64).sum();
     let mut done = 0;

@@ -109,7 +109,7 @@ pub fn pack(
     if shards.len() > 1 {
         directory.index(written, weight_map)?;
     }
-    directory.copy_companions(&files, SidecarFile::NAME)?;
+    files.copy_companions(&directory, SidecarFile::NAME)?;
     if let Some(config) = described(config, &spec, &checkpoint, options, &packed) {
         directory.text("config.json", &pretty(&config))?;
     }

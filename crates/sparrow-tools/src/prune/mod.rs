@@ -77,7 +77,7 @@ pub fn prune(
     let evaluation = pass.prune(&mut model, &shards, &targets, &mut progress)?;
     shards.write_rest()?;
     let (sparsity, layers) = measure(&Checkpoint::open(directory.path())?, &chosen, &targets)?;
-    directory.copy_companions(&files, SidecarFile::NAME)?;
+    files.copy_companions(&directory, SidecarFile::NAME)?;
     let record = PruningRecord {
         format_version: PruningRecord::VERSION,
         method: options.method,

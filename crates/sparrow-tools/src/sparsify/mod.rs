@@ -86,7 +86,7 @@ pub fn sparsify(
             progress(Stage::Evaluating, done as u64, held_out.len() as u64);
         })?;
 
-    directory.copy_companions(&files, SidecarFile::NAME)?;
+    files.copy_companions(&directory, SidecarFile::NAME)?;
     write::write_weights(&directory, &files.checkpoint()?, &model.spec.names, cpu, &mut progress)?;
     if let Some(predictors) = calibration.predictors() {
         write::write_predictors(&directory, predictors)?;

@@ -20,7 +20,8 @@ use safetensors::Dtype;
 use sparrow_kernels::{BitmapParts, DType};
 
 use super::Checkpoint;
-use super::write::{Pending, file_dtype};
+use super::entry::file_dtype;
+use super::write::Pending;
 use crate::error::Result;
 use crate::tensor::BitmapTensor;
 use crate::weights::NEURON_MAJOR;

@@ -8,7 +8,6 @@ use safetensors::Dtype;
 use sparrow_kernels::DType;
 
 use super::gguf::Coded;
-use super::write::file_dtype;
 use crate::error::Result;
 use crate::tensor::{Bytes, MappedFile, Memory, Tensor};
 
@@ -50,11 +49,6 @@ impl Entry {
     /// The part `range` of a file, as it is.
     pub fn plain(file: Arc<MappedFile>, dtype: Dtype, shape: Vec<usize>, range: Range<usize>) -> Self {
         Entry { file, dtype, shape, range, coded: None }
-    }
-
-    /// The part `range` of a file, to be decoded.
-    pub fn coded(file: Arc<MappedFile>, coded: Coded, shape: Vec<usize>, range: Range<usize>) -> Self {
-        Entry { file, dtype: file_dtype(coded.dtype), shape, range, coded: Some(coded) }
     }
 
     pub fn info(&self, name: &str) -> TensorInfo {
@@ -117,5 +111,15 @@ pub(super) fn kernel_dtype(dtype: Dtype) -> Option<DType> {
         Dtype::F16 => Some(DType::F16),
         Dtype::BF16 => Some(DType::BF16),
         _ => None,
+    }
+}
+
+/// Our dtype's name in the file format.
+pub fn file_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        quantized => unreachable!("tensors in {quantized} are never written"),
     }
 }

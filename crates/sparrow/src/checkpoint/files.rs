@@ -10,6 +10,7 @@ use super::config::{GenerationConfig, require_dir};
 use super::fields::read_json;
 use super::gguf::Gguf;
 use super::safetensors::Checkpoint;
+use super::write::{Directory, pretty};
 use crate::error::{Error, Result};
 
 /// What the files of a model say: those of a Hugging Face directory, or a GGUF file as if it were one.
@@ -119,5 +120,31 @@ impl ModelFiles {
             Some(gguf) => Checkpoint::of_gguf(gguf, self.dtype),
             None => Checkpoint::open(&self.path),
         }
+    }
+
+    /// Copies every file that is neither weights nor an index nor called `except` to `directory`; of a GGUF file what it says instead
+    /// of them.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn copy_companions(&self, directory: &Directory, except: &str) -> Result<()> {
+        if self.gguf.is_some() {
+            for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+                if let Some(json) = self.json(name)? {
+                    directory.text(name, &pretty(&json))?;
+                }
+            }
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(&self.path).map_err(Error::io(&self.path))? {
+            let path = entry.map_err(Error::io(&self.path))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let companion = [".json", ".jinja", ".txt", ".md", ".model"].iter().any(|end| name.ends_with(end));
+            let replaced = name.ends_with(".safetensors.index.json") || name == except;
+            if path.is_file() && companion && !replaced {
+                std::fs::copy(&path, directory.path().join(name)).map_err(Error::io(&path))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -19,10 +19,10 @@ mod write;
 
 pub use bitmap::{bitmap_pending, bitmap_prefix};
 pub use config::require_dir;
-pub use entry::TensorInfo;
+pub use entry::{TensorInfo, file_dtype};
 pub use fields::read_json;
 pub use files::ModelFiles;
 pub use fingerprint::{fingerprint, hex};
 pub use gguf::Gguf;
 pub use safetensors::{Checkpoint, Decoded};
-pub use write::{Directory, Pending, file_dtype, pretty, shard_name};
+pub use write::{Directory, Pending, pretty, shard_name};

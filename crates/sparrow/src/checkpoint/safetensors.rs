@@ -10,9 +10,9 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 use sparrow_kernels::DType;
 
-use super::entry::{Entry, TensorInfo, kernel_dtype};
+use super::entry::{Entry, TensorInfo, file_dtype, kernel_dtype};
 use super::fields::{Fields, read_json};
-use super::gguf::Gguf;
+use super::gguf::{Gguf, StoredTensor};
 use super::write::Pending;
 use crate::error::{Error, Result};
 use crate::spec::names::TensorNames;
@@ -75,7 +75,13 @@ impl Checkpoint {
     /// # Errors
     /// If the file describes what is not supported.
     pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self> {
-        let entries = gguf.entries(dtype)?.into_iter().collect();
+        let placed = gguf.placed(dtype)?;
+        let entries = placed.into_iter().map(|placed| {
+            let StoredTensor { file, shape, range, .. } = placed.tensor.clone();
+            let dtype = file_dtype(placed.dtype);
+            (placed.name, Entry { file, dtype, shape, range, coded: placed.coded })
+        });
+        let entries = entries.collect();
         Ok(Checkpoint { dir: gguf.path().to_owned(), entries, taken: BTreeSet::new() })
     }
 

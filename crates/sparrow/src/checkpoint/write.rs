@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
-use sparrow_kernels::DType;
 
-use super::files::ModelFiles;
 use crate::error::{Error, Result};
 
 /// A tensor whose bytes are made when they are written, one tensor at a time.
@@ -39,16 +37,6 @@ impl View for &Pending<'_> {
     }
     fn data_len(&self) -> usize {
         self.len
-    }
-}
-
-/// Our dtype's name in the file format.
-pub fn file_dtype(dtype: DType) -> Dtype {
-    match dtype {
-        DType::F32 => Dtype::F32,
-        DType::F16 => Dtype::F16,
-        DType::BF16 => Dtype::BF16,
-        quantized => unreachable!("tensors in {quantized} are never written"),
     }
 }
 
@@ -103,33 +91,6 @@ impl Directory {
             }
         }
         Ok(false)
-    }
-
-    /// Copies every plain file of a model that is neither weights nor an index nor called `except`; of a GGUF file what it says
-    /// instead of them.
-    ///
-    /// # Errors
-    /// If a file cannot be read or written.
-    pub fn copy_companions(&self, from: &ModelFiles, except: &str) -> Result<()> {
-        if from.gguf().is_some() {
-            for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
-                if let Some(json) = from.json(name)? {
-                    self.text(name, &pretty(&json))?;
-                }
-            }
-            return Ok(());
-        }
-        let from = from.path();
-        for entry in std::fs::read_dir(from).map_err(Error::io(from))? {
-            let path = entry.map_err(Error::io(from))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let companion = [".json", ".jinja", ".txt", ".md", ".model"].iter().any(|end| name.ends_with(end));
-            let replaced = name.ends_with(".safetensors.index.json") || name == except;
-            if path.is_file() && companion && !replaced {
-                std::fs::copy(&path, self.temporary.join(name)).map_err(Error::io(&path))?;
-            }
-        }
-        Ok(())
     }
 
     /// Writes text to a file of the directory, which is there whole or not at all.

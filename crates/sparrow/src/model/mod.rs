@@ -83,7 +83,8 @@ impl Model {
         let mut weights = match &decoded {
             None => Weights::load(&spec, &mut checkpoint)?,
             Some(decoded) => {
-                let mut watched = Watched { checkpoint: &mut checkpoint, done: 0, total: decoded.bytes, progress: &mut progress };
+                let mut watched =
+                    Watched { checkpoint: &mut checkpoint, done: 0, total: decoded.bytes, progress: &mut progress };
                 Weights::load(&spec, &mut watched)?
             }
         };

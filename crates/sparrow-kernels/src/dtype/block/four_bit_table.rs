@@ -1,6 +1,6 @@
 //! Blocks whose codes of four bits stand for values that are not evenly spaced.
 
-use super::{BlockFormat, half_at, nibbles};
+use super::format::{BlockFormat, half_at, nibbles};
 
 /// What the codes stand for.
 const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];

@@ -1,6 +1,6 @@
 //! Blocks of 256 numbers in groups of 16 or 32, whose scales are small integers times one scale of the block.
 
-use super::{BlockFormat, half_at};
+use super::format::{BlockFormat, half_at};
 
 const ELEMENTS: usize = 256;
 

@@ -1,6 +1,6 @@
 //! Blocks of 32 numbers with one scale, and a smallest value where the name ends in 1.
 
-use super::{BlockFormat, half_at, nibbles};
+use super::format::{BlockFormat, half_at, nibbles};
 
 const ELEMENTS: usize = 32;
 

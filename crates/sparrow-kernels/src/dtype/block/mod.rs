@@ -2,21 +2,12 @@
 //!
 //! A block format is not a [`DType`](super::DType): rows of it are turned into one when a model is loaded.
 
+mod format;
 mod four_bit_table;
 mod k_quants;
 mod legacy;
 
-/// How the numbers of a block are written, as [GGML](https://github.com/ggml-org/ggml) defines it.
-#[derive(Debug, Clone, Copy)]
-pub struct BlockFormat {
-    /// What it is called, as in `Q4_K`.
-    pub name: &'static str,
-    /// Numbers in a block.
-    pub elements: usize,
-    /// Bytes of a block.
-    pub bytes: usize,
-    decode: fn(block: &[u8], out: &mut [f32]),
-}
+pub use format::BlockFormat;
 
 impl BlockFormat {
     /// Every format, by name.
@@ -52,14 +43,4 @@ impl BlockFormat {
             (self.decode)(block, out);
         }
     }
-}
-
-/// The binary16 number at `at`.
-fn half_at(block: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32_const()
-}
-
-/// Low halves of the bytes, then their high halves.
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    bytes.iter().map(|byte| byte & 0xf).chain(bytes.iter().map(|byte| byte >> 4))
 }

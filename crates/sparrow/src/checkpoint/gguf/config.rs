@@ -2,13 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Gguf;
+use super::file::Tensors;
+use super::keys::{Keys, MAX_SIZE};
 use super::rope;
 use super::value::Metadata;
 use crate::error::Result;
-
-/// Largest size of anything, as in `config.json`.
-const MAX_SIZE: usize = 1 << 24;
 
 /// What an architecture is called, and what its files leave unsaid.
 pub(super) struct Architecture {
@@ -80,56 +78,15 @@ pub(super) fn architecture(metadata: &Metadata) -> Result<&'static Architecture>
     })
 }
 
-/// Metadata of the architecture, whose keys begin with its name.
-pub(super) struct Keys<'a> {
-    pub metadata: &'a Metadata,
-    prefix: &'static str,
-}
-
-impl Keys<'_> {
-    pub fn name(&self, key: &str) -> String {
-        format!("{}.{key}", self.prefix)
-    }
-
-    pub fn usize(&self, key: &str) -> Result<Option<usize>> {
-        self.metadata.usize(&self.name(key), 1..=MAX_SIZE)
-    }
-
-    pub fn positive(&self, key: &str) -> Result<Option<f64>> {
-        self.metadata.positive(&self.name(key))
-    }
-
-    pub fn str(&self, key: &str) -> Result<Option<&str>> {
-        self.metadata.str(&self.name(key))
-    }
-
-    fn required(&self, key: &str) -> Result<usize> {
-        self.metadata.required(&self.name(key), self.uniform(key)?)
-    }
-
-    /// A size that some files have a list of, one for each layer.
-    fn uniform(&self, key: &str) -> Result<Option<usize>> {
-        let name = self.name(key);
-        let Ok(Some(list)) = self.metadata.numbers(&name) else { return self.usize(key) };
-        let first = list.first().copied().unwrap_or_default();
-        let size = (1.0..=MAX_SIZE as f64).contains(&first) && first.fract() == 0.0;
-        match size && list.iter().all(|&n| n == first) {
-            true => Ok(Some(first as usize)),
-            false => Err(self.metadata.error(&name, "differs between layers, which is not supported")),
-        }
-    }
-}
-
 /// `config.json` of the file.
 ///
 /// # Errors
 /// If a key is missing or out of range, or the architecture is not supported.
-pub(super) fn config(gguf: &Gguf) -> Result<Value> {
-    let metadata = gguf.metadata();
+pub(super) fn config(metadata: &Metadata, tensors: &Tensors) -> Result<Value> {
     let architecture = architecture(metadata)?;
-    let keys = Keys { metadata, prefix: architecture.name };
-    let has = |name: &str| gguf.tensors.contains_key(name);
-    let embedding = gguf.tensors.get("token_embd.weight").map(|tensor| tensor.shape[0]);
+    let keys = Keys::new(metadata, architecture.name);
+    let has = |name: &str| tensors.contains_key(name);
+    let embedding = tensors.get("token_embd.weight").map(|tensor| tensor.shape[0]);
     let vocab_size =
         embedding.ok_or_else(|| metadata.error("token_embd.weight", "is missing: the file holds no whole model"))?;
     let (hidden_size, heads) = (keys.required("embedding_length")?, keys.required("attention.head_count")?);
@@ -145,7 +102,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Value> {
         "num_attention_heads": heads,
         "num_key_value_heads": keys.uniform("attention.head_count_kv")?.unwrap_or(heads),
         "max_position_embeddings": context,
-        "rms_norm_eps": keys.metadata.required(
+        "rms_norm_eps": metadata.required(
             &keys.name("attention.layer_norm_rms_epsilon"), keys.positive("attention.layer_norm_rms_epsilon")?)?,
         "tie_word_embeddings": !has("output.weight"),
         activation_field: activation,
@@ -176,7 +133,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Value> {
     optional(fields, "attn_logit_softcapping", keys.positive("attn_logit_softcapping")?);
     optional(fields, "final_logit_softcapping", keys.positive("final_logit_softcapping")?);
     optional(fields, "sliding_window", keys.usize("attention.sliding_window")?);
-    rope::describe(gguf, &keys, width, context, fields)?;
+    rope::describe(tensors, &keys, width, context, fields)?;
     for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
         optional(fields, field, metadata.usize(&format!("tokenizer.ggml.{key}_token_id"), 0..=MAX_SIZE)?);
     }

@@ -27,8 +27,11 @@ pub struct StoredTensor {
     pub range: Range<usize>,
 }
 
+/// The tensors of a model, by the names of the files.
+pub type Tensors = BTreeMap<String, StoredTensor>;
+
 /// Reads the header of the file at `path`, and adds its tensors.
-pub(super) fn read(path: &Path, tensors: &mut BTreeMap<String, StoredTensor>) -> Result<Metadata> {
+pub(super) fn read(path: &Path, tensors: &mut Tensors) -> Result<Metadata> {
     let file = MappedFile::open(path)?;
     let mut reader = Reader::new(path, file.bytes());
     if file.bytes().first_chunk() != Some(&MAGIC) {

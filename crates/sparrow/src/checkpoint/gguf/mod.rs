@@ -8,6 +8,7 @@ mod arrangement;
 mod config;
 mod element;
 mod file;
+mod keys;
 mod names;
 mod reader;
 mod rope;
@@ -15,20 +16,17 @@ mod split;
 mod tokenizer;
 mod value;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sparrow_kernels::DType;
 
 use super::config::parse_config;
-use super::entry::Entry;
-use super::write::file_dtype;
 use crate::error::{Error, Result};
 use element::Element;
 
 pub(super) use arrangement::Coded;
-pub use file::StoredTensor;
+pub use file::{StoredTensor, Tensors};
 pub use value::Metadata;
 
 /// A model in a GGUF file, or in the parts of one that was split.
@@ -37,7 +35,19 @@ pub struct Gguf {
     path: PathBuf,
     metadata: Metadata,
     /// By the names of the file.
-    tensors: BTreeMap<String, StoredTensor>,
+    tensors: Tensors,
+}
+
+/// A tensor in its place in a checkpoint.
+pub(super) struct Placed<'a> {
+    /// What it is called there.
+    pub name: String,
+    /// Where it is stored.
+    pub tensor: &'a StoredTensor,
+    /// What it becomes.
+    pub dtype: DType,
+    /// How, where it is not that already.
+    pub coded: Option<Coded>,
 }
 
 impl Gguf {
@@ -51,7 +61,7 @@ impl Gguf {
     /// # Errors
     /// If a file is missing, cut off or malformed, or has tensors of a type that cannot be read; the message names them.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
+        let mut tensors = Tensors::new();
         let metadata = file::read(path, &mut tensors)?;
         split::read_others(path, &metadata, &mut tensors)?;
         Ok(Gguf { path: path.to_owned(), metadata, tensors })
@@ -78,7 +88,7 @@ impl Gguf {
     /// If the metadata it is made from is missing, or describes what is not supported.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         Ok(match name {
-            "config.json" => Some(config::config(self)?),
+            "config.json" => Some(config::config(&self.metadata, &self.tensors)?),
             "generation_config.json" => Some(tokenizer::generation_config(&self.metadata)?),
             "tokenizer.json" if self.has(name) => Some(tokenizer::tokenizer(&self.metadata)?),
             "tokenizer_config.json" if self.has(name) => Some(tokenizer::config(&self.metadata)?),
@@ -96,20 +106,21 @@ impl Gguf {
     }
 
     /// Every tensor by the name it has in a Hugging Face checkpoint. Matrices become `dtype`, or where none is given blocks become
-    /// bf16 and floats stay what they are; norms and biases stay f32.
+    /// bf16 and floats stay what they are; norms and biases become f32.
     ///
     /// # Errors
     /// As [`json`](Self::json), or if a tensor belongs to no model of this architecture.
-    pub(super) fn entries(&self, dtype: Option<DType>) -> Result<Vec<(String, Entry)>> {
-        let spec = parse_config(&self.path, &config::config(self)?)?;
+    pub(super) fn placed(&self, dtype: Option<DType>) -> Result<Vec<Placed<'_>>> {
+        let spec = parse_config(&self.path, &config::config(&self.metadata, &self.tensors)?)?;
         let interleaved = config::architecture(&self.metadata)?.interleaves_rotary;
-        let mut entries = Vec::new();
-        for (name, tensor) in &self.tensors {
-            let hf = match names::place(name, &spec) {
-                Some(names::Place::Tensor(hf)) => hf,
+        let mut placed = Vec::new();
+        for (stored_name, tensor) in &self.tensors {
+            let name = match names::place(stored_name, &spec) {
+                Some(names::Place::Tensor(name)) => name,
                 Some(names::Place::Nowhere) => continue,
                 None => {
-                    let message = format!("tensor {name} is not part of a model of architecture {}", spec.architecture);
+                    let message =
+                        format!("tensor {stored_name} is not part of a model of architecture {}", spec.architecture);
                     return Err(Error::gguf(tensor.file.path(), message));
                 }
             };
@@ -118,16 +129,10 @@ impl Gguf {
                 (_, Element::Float(stored)) => dtype.unwrap_or(stored),
                 (_, Element::Block(_)) => dtype.unwrap_or(DType::BF16),
             };
-            let arrangement = arrangement::of(name, tensor, &spec, interleaved)?;
-            let StoredTensor { file, element, shape, range } = tensor.clone();
-            entries.push((
-                hf,
-                match Coded::of(element, arrangement, becomes) {
-                    Some(coded) => Entry::coded(file, coded, shape, range),
-                    None => Entry::plain(file, file_dtype(becomes), shape, range),
-                },
-            ));
+            let arrangement = arrangement::of(stored_name, tensor, &spec, interleaved)?;
+            let coded = Coded::of(tensor.element, arrangement, becomes);
+            placed.push(Placed { name, tensor, dtype: becomes, coded });
         }
-        Ok(entries)
+        Ok(placed)
     }
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Gguf;
-use super::config::Keys;
+use super::file::Tensors;
+use super::keys::Keys;
 use crate::error::{Error, Result};
 use crate::spec::{Rope, RopeScaling};
 
@@ -12,7 +12,7 @@ use crate::spec::{Rope, RopeScaling};
 /// # Errors
 /// If the scaling is of an unknown kind, or its tensors have another size.
 pub(super) fn describe(
-    gguf: &Gguf,
+    tensors: &Tensors,
     keys: &Keys,
     width: usize,
     context: usize,
@@ -26,7 +26,7 @@ pub(super) fn describe(
     let original = keys.usize("rope.scaling.original_context_length")?;
     let factor = keys.positive("rope.scaling.factor")?.or(keys.positive("rope.scale_linear")?);
     let attention_factor = keys.positive("rope.scaling.attn_factor")?;
-    let factors = |name: &str| factors(gguf, name);
+    let factors = |name: &str| factors(tensors, name);
     let mut scaling = match (factors("rope_freqs.weight")?, factors("rope_factors_long.weight")?) {
         (Some(divisors), _) => llama3(theta, width, context, &divisors),
         (None, Some(long)) => {
@@ -61,9 +61,9 @@ pub(super) fn describe(
 }
 
 /// The numbers of a small tensor.
-fn factors(gguf: &Gguf, name: &str) -> Result<Option<Vec<f64>>> {
+fn factors(tensors: &Tensors, name: &str) -> Result<Option<Vec<f64>>> {
     const MOST: usize = 1 << 16;
-    let Some(tensor) = gguf.tensors.get(name) else { return Ok(None) };
+    let Some(tensor) = tensors.get(name) else { return Ok(None) };
     let count = tensor.shape.iter().product();
     if tensor.shape.len() != 1 || count > MOST {
         return Err(Error::gguf(tensor.file.path(), format!("tensor {name} has shape {:?}", tensor.shape)));

@@ -1,14 +1,13 @@
 //! Models in several files, `NAME-00001-of-00003.gguf` and so on.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::file::{self, StoredTensor};
+use super::file::{self, Tensors};
 use super::value::Metadata;
 use crate::error::Result;
 
 /// Adds the tensors of the files that belong to the one at `path`, if it is the first of several.
-pub(super) fn read_others(path: &Path, first: &Metadata, tensors: &mut BTreeMap<String, StoredTensor>) -> Result<()> {
+pub(super) fn read_others(path: &Path, first: &Metadata, tensors: &mut Tensors) -> Result<()> {
     let count = first.usize("split.count", 0..=99_999)?.unwrap_or(1);
     if count <= 1 {
         return Ok(());

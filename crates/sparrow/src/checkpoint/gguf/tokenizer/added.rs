@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Kind, Vocabulary};
+use super::vocabulary::{Kind, Vocabulary};
 use crate::error::Result;
 
 /// The `added_tokens` of the vocabulary: control tokens and the unknown one are special, those that its makers defined are text.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::pre_tokenizer::PreTokenizer;
-use super::{Parts, Vocabulary};
+use super::vocabulary::{Parts, Vocabulary};
 use crate::error::Result;
 
 const MERGES: &str = "tokenizer.ggml.merges";

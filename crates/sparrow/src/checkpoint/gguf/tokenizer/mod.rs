@@ -4,14 +4,15 @@ mod added;
 mod byte_level;
 mod pre_tokenizer;
 mod sentence_piece;
+mod vocabulary;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::value::Metadata;
 use crate::error::Result;
+pub(super) use vocabulary::TOKENS;
+use vocabulary::{Kind, Vocabulary};
 
-/// The key of the vocabulary.
-pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 /// The key of the kind of tokenizer.
 const MODEL: &str = "tokenizer.ggml.model";
 
@@ -28,99 +29,6 @@ const ENDS: [&str; 10] = [
     "<EOT>",
     "<end_of_utterance>",
 ];
-
-/// The vocabulary of a file.
-struct Vocabulary<'a> {
-    metadata: &'a Metadata,
-    tokens: &'a [String],
-    /// What kind each token is of.
-    kinds: Vec<Kind>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    Normal,
-    Unknown,
-    Control,
-    UserDefined,
-    Unused,
-    Byte,
-}
-
-impl<'a> Vocabulary<'a> {
-    fn read(metadata: &'a Metadata) -> Result<Self> {
-        const KINDS: &str = "tokenizer.ggml.token_type";
-        let tokens = metadata.required(TOKENS, metadata.strings(TOKENS)?)?;
-        let kinds = match metadata.numbers(KINDS)? {
-            None => vec![Kind::Normal; tokens.len()],
-            Some(kinds) if kinds.len() == tokens.len() => kinds.iter().map(|&kind| Kind::of(kind)).collect(),
-            Some(kinds) => {
-                let message = format!("has {} entries for {} tokens", kinds.len(), tokens.len());
-                return Err(metadata.error(KINDS, message));
-            }
-        };
-        Ok(Vocabulary { metadata, tokens, kinds })
-    }
-
-    /// The token that a key such as `tokenizer.ggml.bos_token_id` names.
-    fn special(&self, name: &str) -> Result<Option<(usize, &'a str)>> {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        let Some(id) = self.metadata.usize(&key, 0..=u32::MAX as usize)? else { return Ok(None) };
-        match self.tokens.get(id) {
-            Some(token) => Ok(Some((id, token))),
-            None => Err(self.metadata.error(&key, format!("is {id}, but there are {} tokens", self.tokens.len()))),
-        }
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        Ok(self.metadata.bool(&format!("tokenizer.ggml.{name}"))?.unwrap_or(default))
-    }
-
-    /// Puts the tokens that the file asks for around every text.
-    fn post_processor(&self, adds_bos: bool) -> Result<Value> {
-        let token = |name: &str| self.special(name);
-        let begin = if self.flag("add_bos_token", adds_bos)? { token("bos")? } else { None };
-        let end = if self.flag("add_eos_token", false)? { token("eos")? } else { None };
-        if begin.is_none() && end.is_none() {
-            return Ok(Value::Null);
-        }
-        let special = |token: Option<(usize, &str)>, kind: u8| {
-            token.map(|(_, token)| json!({ "SpecialToken": { "id": token, "type_id": kind } }))
-        };
-        let around = |name: &str, kind: u8| {
-            let text = json!({ "Sequence": { "id": name, "type_id": kind } });
-            special(begin, kind).into_iter().chain([text]).chain(special(end, kind)).collect::<Vec<_>>()
-        };
-        let mut tokens = Map::new();
-        for (id, token) in begin.into_iter().chain(end) {
-            tokens.insert(token.to_owned(), json!({ "id": token, "ids": [id], "tokens": [token] }));
-        }
-        let pair: Vec<_> = around("A", 0).into_iter().chain(around("B", 1)).collect();
-        Ok(json!({ "type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": tokens }))
-    }
-
-    /// Ids of the tokens, each text once: the first id counts.
-    fn ids(&self, spelled: impl Fn(&str) -> String) -> Map<String, Value> {
-        let mut ids = Map::new();
-        for (id, token) in self.tokens.iter().enumerate() {
-            ids.entry(spelled(token)).or_insert(id.into());
-        }
-        ids
-    }
-}
-
-impl Kind {
-    fn of(number: f64) -> Self {
-        match number as i64 {
-            2 => Kind::Unknown,
-            3 => Kind::Control,
-            4 => Kind::UserDefined,
-            5 => Kind::Unused,
-            6 => Kind::Byte,
-            _ => Kind::Normal,
-        }
-    }
-}
 
 /// `tokenizer.json`.
 ///
@@ -147,16 +55,6 @@ pub(super) fn tokenizer(metadata: &Metadata) -> Result<Value> {
         "decoder": parts.decoder,
         "model": parts.model,
     }))
-}
-
-/// The parts of a `tokenizer.json` that its kind decides.
-struct Parts {
-    normalizer: Value,
-    pre_tokenizer: Value,
-    decoder: Value,
-    model: Value,
-    /// Whether texts begin with the beginning-of-sequence token where the file does not say.
-    adds_bos: bool,
 }
 
 /// `tokenizer_config.json`.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::{Kind, Parts, Vocabulary};
+use super::vocabulary::{Kind, Parts, Vocabulary};
 use crate::error::Result;
 
 const SCORES: &str = "tokenizer.ggml.scores";
