@@ -2,6 +2,7 @@
 
 use crate::cpu::{self, Isa, IsaUnavailable};
 use crate::parallel::{Pool, Workers};
+use crate::system::default_threads;
 use crate::table::Kernels;
 
 /// Kernels of one tier, a thread pool, and scratch memory that grows on first use.
@@ -15,7 +16,7 @@ pub struct Compute {
 impl Compute {
     /// The best tier of this CPU, capped by `SPARROW_ISA`, on `threads` threads.
     ///
-    /// The default number of threads is [`std::thread::available_parallelism`], which honours cgroup quotas.
+    /// The default number of threads is [`default_threads`].
     ///
     /// # Panics
     /// If `SPARROW_ISA` is set and names no tier.
@@ -30,8 +31,7 @@ impl Compute {
     pub fn with_isa(isa: Isa, threads: Option<usize>) -> Result<Self, IsaUnavailable> {
         let kernels = Kernels::select(isa)
             .ok_or_else(|| IsaUnavailable { isa, reason: cpu::missing(isa).unwrap_or_default() })?;
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        Ok(Self { kernels, workers: Workers::new(threads) })
+        Ok(Self { kernels, workers: Workers::new(threads.unwrap_or_else(default_threads)) })
     }
 
     /// The tier in use.

@@ -1,7 +1,7 @@
 //! The numbers of Sparrow: dense and sparse matrix kernels for language models on CPUs, chosen at run time.
 //!
 //! Start with [`Compute`]: it holds the kernels of the best instruction set tier ([`Isa`]) and a thread [`Pool`], and
-//! every operation is a method of it. No files, no models here.
+//! every operation is a method of it. No models here, and no files but those by which the system says what it grants.
 //!
 //! | operation | equation |
 //! |---|---|
@@ -24,6 +24,7 @@
 //! | [`BlockFormat`] | blocks of GGUF files |
 //! | [`assemble_int8`], [`assemble_int4`] | rows of quantised types, from their parts |
 //! | [`pack`], [`count_stored`], [`fill_bitmap`], [`unpack`] | weights with many zeros ([`Bitmap`], [`Stored`]) |
+//! | [`default_threads`], [`cpu_quota`], [`available_memory`] | what the system grants |
 //! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
 //!
 //! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`];
@@ -34,6 +35,7 @@
 //!
 //! | folder | purpose |
 //! |---|---|
+//! | `system` | what the system grants this process |
 //! | `dtype` | element types, how rows lie in memory, views of weights |
 //! | `simd` | loads, sums and tiles: what the kernels of one tier share |
 //! | `parallel` | threads, scratch memory, slices written by several tasks |
@@ -68,6 +70,7 @@ mod operations;
 mod parallel;
 mod rows;
 mod simd;
+mod system;
 mod table;
 
 pub use compute::Compute;
@@ -85,3 +88,4 @@ pub use operations::{
     peak, quantize, read_bandwidth, transpose, union_masks, unpack,
 };
 pub use parallel::Pool;
+pub use system::{available_memory, cpu_quota, default_threads};

@@ -115,10 +115,13 @@ fn log_softmax(x: &mut [f32]) {
 
 /// Σ p·(ln p − ln q), from log-probabilities.
 fn kl_divergence(log_p: &[f32], log_q: &[f32]) -> f64 {
-    let term = |(&p, &q): (&f32, &f32)| f64::from(p).exp() * (f64::from(p) - f64::from(q));
+    let term = |(&p, &q): (&f32, &f32)| match f64::from(p).exp() {
+        0.0 => 0.0,
+        likely => likely * (f64::from(p) - f64::from(q)),
+    };
     let sum: f64 = log_p.iter().zip(log_q).map(term).sum();
-    // Rounding can leave a divergence of zero slightly negative.
-    sum.max(0.0)
+    // Rounding can leave a divergence of zero slightly negative; what is not a number stays so.
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
 fn argmax(x: &[f32]) -> usize {
@@ -138,5 +141,7 @@ mod tests {
         assert!((kl_divergence(&p, &q) - 0.143_841).abs() < 1e-6);
         assert_eq!(kl_divergence(&p, &p), 0.0);
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert!(kl_divergence(&[f32::NAN, p[1]], &q).is_nan() && kl_divergence(&p, &[f32::NAN, q[1]]).is_nan());
+        assert_eq!(kl_divergence(&[0.0, f32::NEG_INFINITY], &[0.0, f32::NEG_INFINITY]), 0.0);
     }
 }

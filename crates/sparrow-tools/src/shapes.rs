@@ -11,7 +11,7 @@ use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::tensor::{Tensor, Weight};
 use sparrow::internals::weights::{NEURON_MAJOR, Source, Weights};
 use sparrow::{Cpu, Error, Model, Placement, Result, WeightsFormat};
-use sparrow_kernels::{DType, decode, encode};
+use sparrow_kernels::{DType, Pool, decode, default_threads, encode};
 
 /// One published shape; the figures are those of the model's `config.json`.
 struct Shape {
@@ -200,32 +200,23 @@ pub fn parameters(spec: &ModelSpec, neuron_major: bool) -> Result<Vec<(String, V
 /// of many GB are made.
 pub fn fill_random(name: &str, dtype: DType, cols: usize, zeros: f64, out: &mut [u8]) {
     const BLOCK: usize = 1 << 22;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let row = dtype.row_bytes(cols).max(1);
-    let next = std::sync::Mutex::new(out.chunks_mut((BLOCK / row).max(1) * row).enumerate());
-    let work = || {
-        let mut values = vec![0.0; if dtype.is_quantized() { cols } else { 0 }];
-        let mut bytes = vec![0; DType::F32.row_bytes(values.len())];
-        loop {
-            let Some((i, block)) = next.lock().expect("no panic while held").next() else { return };
-            let mut state = seed ^ (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            if dtype.is_quantized() {
-                for row in block.chunks_exact_mut(row) {
-                    random_bits(&mut state, DType::F32, cols, &mut bytes);
-                    random_zeros(&mut state, DType::F32, zeros, &mut bytes);
-                    decode(DType::F32, &bytes, &mut values);
-                    encode(dtype, &values, row);
-                }
-            } else {
-                random_bits(&mut state, dtype, cols, block);
-                random_zeros(&mut state, dtype, zeros, block);
+    Pool::new(default_threads()).for_chunks(out, (BLOCK / row).max(1) * row, &|i, block| {
+        let mut state = seed ^ (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        if dtype.is_quantized() {
+            let mut values = vec![0.0; cols];
+            let mut bytes = vec![0; DType::F32.row_bytes(cols)];
+            for row in block.chunks_exact_mut(row) {
+                random_bits(&mut state, DType::F32, cols, &mut bytes);
+                random_zeros(&mut state, DType::F32, zeros, &mut bytes);
+                decode(DType::F32, &bytes, &mut values);
+                encode(dtype, &values, row);
             }
+        } else {
+            random_bits(&mut state, dtype, cols, block);
+            random_zeros(&mut state, dtype, zeros, block);
         }
-    };
-    std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
-        work();
     });
 }
 

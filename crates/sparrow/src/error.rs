@@ -17,6 +17,14 @@ pub enum Error {
         /// What the operating system said; not a `source`, for it is part of the message.
         error: std::io::Error,
     },
+    /// A file is something else than its name says, or a link to nothing: what downloads leave behind.
+    #[error("{}: {message}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        message: String,
+    },
     /// A JSON file is malformed, or one of its fields has a value that cannot be used.
     #[error("{}: {message}", path.display())]
     Config {
@@ -74,6 +82,26 @@ pub enum Error {
         /// Tokens there is room for.
         context: usize,
     },
+    /// The model's numbers became NaN or infinite.
+    #[error("the logits after token {token} are not finite: {cause}")]
+    NotFinite {
+        /// Which token of its sequence, from 1.
+        token: usize,
+        /// Where they became so, and what to do.
+        cause: String,
+    },
+    /// More memory than there is.
+    #[error("{what} need {} of memory, and {} are available: {mend}", megabytes(*needed), megabytes(*available))]
+    Memory {
+        /// What is to be kept.
+        what: String,
+        /// Bytes of it.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+        /// What takes less.
+        mend: &'static str,
+    },
     /// An option has a value that cannot be used with this model.
     #[error("{option}: {message}")]
     Option {
@@ -120,4 +148,8 @@ impl Error {
     pub fn option(option: &'static str, message: impl Into<String>) -> Error {
         Error::Option { option, message: message.into() }
     }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.0} MB", bytes as f64 / 1e6)
 }

@@ -61,10 +61,8 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// A pool of `threads` threads, the caller of [`run`](Self::run) among them; at least one.
-    ///
-    /// # Panics
-    /// If the system refuses to start a thread.
+    /// A pool of `threads` threads, the caller of [`run`](Self::run) among them; at least one, and fewer where the system refuses to
+    /// start so many.
     pub fn new(threads: usize) -> Self {
         let made_in = Generation::now();
         let shared = Arc::new(Shared {
@@ -80,15 +78,11 @@ impl Pool {
             panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
-        let workers = (1..threads.max(1))
-            .map(|i| {
-                let shared = Arc::clone(&shared);
-                std::thread::Builder::new()
-                    .name(format!("sparrow-{i}"))
-                    .spawn(move || shared.work())
-                    .expect("Pool::new: cannot start a worker thread")
-            })
-            .collect();
+        let start = |i| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name(format!("sparrow-{i}")).spawn(move || shared.work()).ok()
+        };
+        let workers = (1..threads.max(1)).map_while(start).collect();
         Self { shared, workers, region: Mutex::new(()), made_in }
     }
 
@@ -155,6 +149,20 @@ impl Pool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+
+    /// Calls `f` with the number of each chunk of `size` values (the last may be shorter) and the chunk, on all threads.
+    ///
+    /// # Panics
+    /// If `size` is 0, or as [`run`](Self::run).
+    pub fn for_chunks<T: Send>(&self, values: &mut [T], size: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
+        let chunks = values.len().div_ceil(size);
+        let next = Mutex::new(values.chunks_mut(size).enumerate());
+        self.run(chunks, &|_| {
+            let chunk = ignore_poison(next.lock()).next();
+            let (i, chunk) = chunk.expect("a task for each chunk");
+            f(i, chunk);
+        });
     }
 }
 

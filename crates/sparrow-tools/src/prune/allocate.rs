@@ -33,7 +33,7 @@ fn weights(matrix: Matrix) -> f64 {
 /// The sum over rows of what `of` says of a row's scores.
 fn sum_rows(cpu: &Cpu, matrix: Matrix, norms: &[f32], of: &(dyn Fn(&[f32]) -> f64 + Sync)) -> f64 {
     let mut sums = vec![0.0; matrix.rows()];
-    cpu.for_chunks(&mut sums, ROWS, &|i, sums| {
+    cpu.compute.pool().for_chunks(&mut sums, ROWS, &|i, sums| {
         let mut scores = vec![0.0; matrix.cols()];
         for (r, sum) in sums.iter_mut().enumerate() {
             score(matrix, i * ROWS + r, Some(norms), &mut scores);

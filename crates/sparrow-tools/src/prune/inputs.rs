@@ -90,13 +90,13 @@ impl<'a> LayerInputs<'a> {
         let n = x.len() / m;
         match &mut self.sums[input as usize] {
             None => {}
-            Some(Sums::Squares(sums)) => self.cpu.for_chunks(sums, TILE, &|i, sums| {
+            Some(Sums::Squares(sums)) => self.cpu.compute.pool().for_chunks(sums, TILE, &|i, sums| {
                 for row in x.chunks_exact(n) {
                     let row = &row[i * TILE..][..sums.len()];
                     sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v) * f64::from(v));
                 }
             }),
-            Some(Sums::Products(products)) => self.cpu.for_chunks(products, TILE * n, &|i, products| {
+            Some(Sums::Products(products)) => self.cpu.compute.pool().for_chunks(products, TILE * n, &|i, products| {
                 let (first, rows) = (i * TILE, products.len() / n);
                 let left = View::strided(&x[first..], m, rows, n).transposed();
                 let right = View::strided(&x[first..], m, n - first, n);

@@ -32,7 +32,7 @@ pub(super) fn prune(cpu: &Cpu, weights: Matrix, norms: Option<&[f32]>, group: Gr
     let (length, dropped) = match group {
         Group::Matrix(fraction) => {
             let mut scores = vec![0.0; weights.rows() * n];
-            cpu.for_chunks(&mut scores, ROWS * n, &|i, scores| {
+            cpu.compute.pool().for_chunks(&mut scores, ROWS * n, &|i, scores| {
                 for (r, scores) in scores.chunks_exact_mut(n).enumerate() {
                     score(weights, i * ROWS + r, norms, scores);
                 }
@@ -43,7 +43,7 @@ pub(super) fn prune(cpu: &Cpu, weights: Matrix, norms: Option<&[f32]>, group: Gr
         Group::Row(fraction) => (n, count(fraction, n)),
         Group::Pattern(Pattern { keep, of }) => (of, of - keep),
     };
-    cpu.for_chunks(&mut out, ROWS * row_bytes, &|i, rows| {
+    cpu.compute.pool().for_chunks(&mut out, ROWS * row_bytes, &|i, rows| {
         let (mut scores, mut keys) = (vec![0.0; n], Vec::new());
         for (r, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
             score(weights, i * ROWS + r, norms, &mut scores);

@@ -23,7 +23,7 @@ const ROWS: usize = 32;
 pub(super) fn prune(cpu: &Cpu, weights: Matrix, factor: &[f32], group: Group) -> Vec<f32> {
     let (rows, n) = (weights.rows(), weights.cols());
     let mut w = vec![0.0; rows * n];
-    cpu.for_chunks(&mut w, ROWS * n, &|i, part| {
+    cpu.compute.pool().for_chunks(&mut w, ROWS * n, &|i, part| {
         for (r, row) in part.chunks_exact_mut(n).enumerate() {
             decode(weights.dtype(), weights.row(i * ROWS + r), row);
         }
@@ -49,7 +49,7 @@ pub(super) fn prune(cpu: &Cpu, weights: Matrix, factor: &[f32], group: Group) ->
             smallest(scores, count(fraction, rows * width), &mut keys).iter().for_each(|&i| dropped[i as usize] = true);
         }
         let dropped = &dropped;
-        cpu.for_chunks(&mut w, ROWS * n, &|i, part| {
+        cpu.compute.pool().for_chunks(&mut w, ROWS * n, &|i, part| {
             let here = part.len() / n;
             let mut errors = vec![0.0; here * width];
             for (r, (row, errors)) in part.chunks_exact_mut(n).zip(errors.chunks_exact_mut(width)).enumerate() {

@@ -37,7 +37,7 @@ pub fn bitmap_prefix(weight: &str) -> Option<String> {
     }
 }
 
-/// The matrix `[rows, cols]` whose tensors begin with `layer`, mapped.
+/// The matrix `[rows, cols]` whose tensors begin with `layer`, mapped but for its mask.
 ///
 /// # Errors
 /// If a tensor is missing or has another dtype or shape, or they contradict each other: offsets are compared with the
@@ -48,7 +48,7 @@ pub(super) fn read(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: 
     if found != [rows as i64, cols as i64] {
         return Err(checkpoint.wrong(&shape, format!("[{rows}, {cols}]"), format!("{found:?}")));
     }
-    let mask = checkpoint.part(&bitmask, &[Dtype::U8], &[Some(rows), Some(cols.div_ceil(8))])?.bytes;
+    let mask = checkpoint.part(&bitmask, &[Dtype::U8], &[Some(rows), Some(cols.div_ceil(8))])?.bytes.to_memory()?;
     let offsets = checkpoint.part(&row_offsets, &[Dtype::I64], &[Some(rows)])?.bytes;
     let kinds = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8, Dtype::U8];
     let values = checkpoint.part(&compressed, &kinds, &[None])?;

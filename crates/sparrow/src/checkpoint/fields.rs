@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::tensor::read::require_file;
+use crate::tensor::damage;
+use crate::tensor::read::whole;
 
 /// One JSON object of a configuration file.
 pub(crate) struct Fields<'a> {
@@ -46,6 +47,11 @@ impl<'a> Fields<'a> {
             Some(v) if range.contains(&v) => Ok(Some(v)),
             _ => Err(self.wrong(name, &expected(), value)),
         }
+    }
+
+    /// Whether there is no field.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.map.is_empty()
     }
 
     /// Whether the field is there, be it null.
@@ -120,15 +126,37 @@ fn positive(value: &Value) -> Option<f64> {
     value.as_f64().filter(|&v| v.is_finite() && v > 0.0 && (v as f32).is_finite() && v as f32 > 0.0)
 }
 
-/// Reads a JSON file of at most 64 MiB.
+/// Reads a JSON file of at most 64 MiB, as Python writes it: `NaN` and `Infinity` become strings, which no field accepts as a
+/// number.
 pub fn read_json(path: &Path) -> Result<Value> {
-    const LIMIT: u64 = 64 << 20;
-    let size = require_file(path)?;
-    if size > LIMIT {
-        return Err(Error::config(path, format!("is {size} bytes long; a JSON file here has at most {LIMIT}")));
+    let content = whole(path, 64 << 20)?;
+    let text = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&content);
+    serde_json::from_slice(text).or_else(|error| {
+        serde_json::from_slice(&quote_words(text)).map_err(|_| {
+            let begins = damage::beginning(text).map_or(String::new(), |text| format!("; it begins with {text}"));
+            Error::config(path, format!("is not valid JSON: {error}{begins}"))
+        })
+    })
+}
+
+/// The text with the words in quotes that Python's `json` writes for numbers that JSON does not have.
+fn quote_words(text: &[u8]) -> Vec<u8> {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    let mut quoted = Vec::with_capacity(text.len() + 64);
+    let (mut at, mut in_string) = (0, false);
+    while let Some(&byte) = text.get(at) {
+        let word = WORDS.iter().find(|word| !in_string && text[at..].starts_with(word));
+        let taken = match byte {
+            b'\\' if in_string => 2,
+            _ => word.map_or(1, |word| word.len()),
+        };
+        in_string ^= byte == b'"';
+        let part = &text[at..text.len().min(at + taken)];
+        let quote: &[u8] = if word.is_some() { b"\"" } else { b"" };
+        [quote, part, quote].into_iter().for_each(|part| quoted.extend_from_slice(part));
+        at += taken;
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::config(path, format!("is not valid JSON: {e}")))
+    quoted
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -139,5 +167,22 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_outside_strings_only() {
+        let quoted = |text: &str| String::from_utf8(quote_words(text.as_bytes())).unwrap();
+        assert_eq!(
+            quoted(r#"{"a": [0.0, Infinity, -Infinity], "b":NaN}"#),
+            r#"{"a": [0.0, "Infinity", "-Infinity"], "b":"NaN"}"#
+        );
+        for same in [r#"{"NaN": "Infinity \" NaN"}"#, r#"{"a": "\\", "b": -1}"#, "\"\\", ""] {
+            assert_eq!(quoted(same), same);
+        }
     }
 }

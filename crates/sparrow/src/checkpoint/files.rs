@@ -12,6 +12,10 @@ use super::gguf::Gguf;
 use super::safetensors::Checkpoint;
 use super::write::{Directory, pretty};
 use crate::error::{Error, Result};
+use crate::tensor::read::whole;
+
+/// Bytes of a file that is read whole, at most: the largest tokenizers have a tenth of it.
+const LIMIT: u64 = 1 << 28;
 
 /// What the files of a model say: those of a Hugging Face directory, or a GGUF file as if it were one.
 #[derive(Debug, Clone)]
@@ -79,10 +83,7 @@ impl ModelFiles {
         }
         match &self.gguf {
             Some(gguf) => Ok(gguf.json(name)?.map(|json| json.to_string().into_bytes())),
-            None => {
-                let path = self.path_of(name);
-                std::fs::read(&path).map(Some).map_err(Error::io(&path))
-            }
+            None => whole(&self.path_of(name), LIMIT).map(Some),
         }
     }
 

@@ -45,6 +45,45 @@ fn fetch(model: &str) -> Result<PathBuf> {
     )))
 }
 
+/// What the environment says of the hub, in the words and the order of Python's `huggingface_hub`.
+#[cfg(feature = "hub")]
+#[derive(Debug)]
+struct HubSettings {
+    cache: PathBuf,
+    /// The variable that forbids to ask the hub.
+    offline: Option<&'static str>,
+    token: Option<String>,
+    endpoint: Option<String>,
+}
+
+#[cfg(feature = "hub")]
+impl HubSettings {
+    /// `variable` reads the environment; what is empty counts as unset.
+    fn read(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Self {
+        let set = |name: &'static str| variable(name).filter(|value| !value.is_empty());
+        let text = |name| set(name).and_then(|value| value.into_string().ok());
+        let user = set("HOME").or(set("USERPROFILE")).map_or_else(|| PathBuf::from("."), PathBuf::from);
+        // `~` is left to programs where a variable is set in a file rather than in a shell.
+        let path = |name| {
+            let path = PathBuf::from(set(name)?);
+            Some(path.strip_prefix("~").map_or(path.clone(), |below| user.join(below)))
+        };
+        let base = path("XDG_CACHE_HOME").unwrap_or_else(|| user.join(".cache"));
+        let home = path("HF_HOME").unwrap_or_else(|| base.join("huggingface"));
+        let cache = path("HF_HUB_CACHE").or(path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub"));
+        let yes = |value: &String| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str());
+        let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(|name| set(name).is_some());
+        let kept = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+        let token = text("HF_TOKEN").or(text("HUGGING_FACE_HUB_TOKEN")).or_else(|| std::fs::read_to_string(kept).ok());
+        HubSettings {
+            cache,
+            offline: offline.filter(|name| text(name).as_ref().is_some_and(yes)),
+            token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
+            endpoint: text("HF_ENDPOINT"),
+        }
+    }
+}
+
 /// How long the hub may take to say which files a model has.
 #[cfg(feature = "hub")]
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -56,7 +95,8 @@ fn fetch(model: &str) -> Result<PathBuf> {
 
     let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
     let repo = Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
-    let cache = Cache::from_env();
+    let settings = HubSettings::read(|name| std::env::var_os(name));
+    let cache = Cache::new(settings.cache);
     let snapshots = cache.path().join(repo.folder_name()).join("snapshots");
     let hint = |reason: String| {
         Error::Hub(format!(
@@ -75,15 +115,19 @@ fn fetch(model: &str) -> Result<PathBuf> {
         Some(dir) => format!("the cache has only a part of it, at {}", dir.display()),
         None => "not in the cache".to_owned(),
     };
-    if std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0") {
-        return Err(hint(format!("{held}, and HF_HUB_OFFLINE is set")));
+    if let Some(variable) = settings.offline {
+        return Err(hint(format!("{held}, and {variable} is set")));
     }
-    let api = ApiBuilder::from_env().with_progress(true).with_retries(0).build();
-    let api = api.map_err(|e| hint(e.to_string()))?;
+    let mut api = ApiBuilder::from_cache(cache).with_token(settings.token).with_progress(true).with_retries(0);
+    if let Some(endpoint) = settings.endpoint {
+        api = api.with_endpoint(endpoint);
+    }
+    let api = api.build().map_err(|e| hint(e.to_string()))?;
     // The client waits as long as the system does; where a firewall drops packets that is minutes.
     let (send, answer) = std::sync::mpsc::channel();
     let asked = api.repo(repo.clone());
-    std::thread::spawn(move || send.send(asked.info()));
+    let asking = std::thread::Builder::new().spawn(move || send.send(asked.info()));
+    asking.map_err(|e| hint(format!("{held}, and no thread could be started to ask the hub ({e})")))?;
     let silent = format!("{held}, and the hub did not answer within {} s", PATIENCE.as_secs());
     let info = answer.recv_timeout(PATIENCE).map_err(|_| hint(silent))?;
     let info = info.map_err(|e| hint(format!("{held}, and asking the hub failed ({e})")))?;
@@ -102,4 +146,46 @@ fn fetch(model: &str) -> Result<PathBuf> {
     let dir = dir.ok_or_else(|| hint("the repository has no config.json".into()))?;
     super::require_dir(&dir)?;
     Ok(dir)
+}
+
+#[cfg(all(test, feature = "hub"))]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> HubSettings {
+        let value = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into());
+        HubSettings::read(value)
+    }
+
+    #[test]
+    fn the_cache_is_where_huggingface_hub_looks() {
+        let all = [
+            ("HF_HUB_CACHE", "/a", "/a"),
+            ("HUGGINGFACE_HUB_CACHE", "/b", "/b"),
+            ("HF_HOME", "~/c", "/home/me/c/hub"),
+            ("XDG_CACHE_HOME", "/d", "/d/huggingface/hub"),
+            ("HOME", "/home/me", "/home/me/.cache/huggingface/hub"),
+        ];
+        for (first, (_, _, cache)) in all.iter().enumerate() {
+            let mut variables: Vec<_> = all[first..].iter().map(|&(name, value, _)| (name, value)).collect();
+            assert_eq!(settings(&variables).cache, Path::new(cache));
+            variables.insert(0, (all[first.saturating_sub(1)].0, if first > 0 { "" } else { "/a" }));
+            assert_eq!(settings(&variables).cache, Path::new(cache), "what is empty counts as unset");
+        }
+    }
+
+    #[test]
+    fn offline_is_what_huggingface_hub_calls_so() {
+        for (variables, offline) in [
+            (&[][..], None),
+            (&[("HF_HUB_OFFLINE", "1")][..], Some("HF_HUB_OFFLINE")),
+            (&[("HF_HUB_OFFLINE", "yes")], Some("HF_HUB_OFFLINE")),
+            (&[("HF_HUB_OFFLINE", ""), ("TRANSFORMERS_OFFLINE", "True")], Some("TRANSFORMERS_OFFLINE")),
+            (&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")], None),
+            (&[("HF_HUB_OFFLINE", "false")], None),
+        ] {
+            assert_eq!(settings(variables).offline, offline, "{variables:?}");
+        }
+        assert_eq!(settings(&[("HF_TOKEN", " t\n"), ("HF_HOME", "/none")]).token.as_deref(), Some("t"));
+    }
 }

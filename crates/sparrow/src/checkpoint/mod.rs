@@ -3,6 +3,7 @@
 //!
 //! All names, dtypes and shapes are checked here, once; what comes out needs no further checks.
 
+mod absent;
 mod bitmap;
 mod compressed;
 pub mod config;
@@ -12,6 +13,7 @@ mod files;
 mod fingerprint;
 mod gguf;
 pub mod hub;
+mod prefix;
 mod rows;
 mod safetensors;
 mod source;

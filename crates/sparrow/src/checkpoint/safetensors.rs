@@ -14,9 +14,10 @@ use super::entry::{Entry, TensorInfo, file_dtype, kernel_dtype};
 use super::fields::{Fields, read_json};
 use super::gguf::{Gguf, StoredTensor};
 use super::write::Pending;
+use super::{absent, prefix};
 use crate::error::{Error, Result};
-use crate::spec::names::TensorNames;
-use crate::tensor::{Bytes, MappedFile, Tensor};
+use crate::spec::names::{self, TensorNames};
+use crate::tensor::{Bytes, MappedFile, Tensor, damage};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -58,14 +59,18 @@ impl Checkpoint {
             return Self::of_gguf(&Gguf::open(dir)?, None);
         }
         let mut checkpoint = Checkpoint { dir: dir.to_owned(), entries: BTreeMap::new(), taken: BTreeSet::new() };
-        if dir.join(SINGLE).is_file() {
-            checkpoint.add_file(&dir.join(SINGLE))?;
-        } else if dir.join(INDEX).is_file() {
-            checkpoint.add_shards(&dir.join(INDEX))?;
-        } else {
-            let hint = "convert the model with transformers' save_pretrained(safe_serialization=True)";
-            return Err(Error::safetensors(dir, format!("has neither {SINGLE} nor {INDEX}; {hint}")));
+        // A link that leads nowhere is there, to be told of.
+        let [single, index] =
+            [SINGLE, INDEX].map(|name| dir.join(name)).map(|p| p.symlink_metadata().is_ok().then_some(p));
+        match (single, index) {
+            (Some(single), _) => checkpoint.add_file(&single)?,
+            (None, Some(index)) => checkpoint.add_shards(&index)?,
+            (None, None) => {
+                let mend = absent::mend(dir, "download the model's weights");
+                return Err(Error::safetensors(dir, format!("has neither {SINGLE} nor {INDEX}: {mend}")));
+            }
         }
+        checkpoint.call_as_usual();
         Ok(checkpoint)
     }
 
@@ -94,6 +99,16 @@ impl Checkpoint {
         Some(Decoded { from: names.into_iter().collect(), to: largest.1.dtype, bytes })
     }
 
+    /// Gives tensors their usual names, where only what comes before differs.
+    fn call_as_usual(&mut self) {
+        let stored = self.entries.keys().map(String::as_str).collect();
+        for (old, new) in prefix::usual_names(&stored) {
+            if let Some(entry) = self.entries.remove(&old) {
+                self.entries.insert(new, entry);
+            }
+        }
+    }
+
     /// Maps a single file.
     ///
     /// # Errors
@@ -110,6 +125,7 @@ impl Checkpoint {
     /// As [`Checkpoint::open`]; also if a tensor is already there.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let file = MappedFile::open(path)?;
+        damage::check(path, file.bytes())?;
         let bad = |message: String| Error::safetensors(path, message);
         let parsed = SafeTensors::deserialize(file.bytes()).map_err(|e| bad(describe(&e, file.bytes())))?;
         let base = file.bytes().as_ptr() as usize;
@@ -136,7 +152,7 @@ impl Checkpoint {
             let Some(shard) = shard.as_str() else {
                 return Err(bad(format!("weight_map.{tensor} must be a file name, found {shard}")));
             };
-            if shard.contains(['/', '\\']) || shard == ".." || shard.is_empty() {
+            if shard.contains(['/', '\\']) || ["", ".", ".."].contains(&shard) {
                 return Err(bad(format!("weight_map.{tensor} must be a file name in this directory, found {shard:?}")));
             }
             shards.entry(shard).or_default().push(tensor);
@@ -146,8 +162,8 @@ impl Checkpoint {
         }
         for (shard, tensors) in shards {
             let path = self.dir.join(shard);
-            if !path.is_file() {
-                return Err(bad(format!("names shard {shard}, which is missing from the directory")));
+            if path.symlink_metadata().is_err() {
+                return Err(bad(format!("names shard {shard}, which is missing from the directory: download it")));
             }
             self.add_file(&path)?;
             for tensor in tensors {
@@ -184,7 +200,7 @@ impl Checkpoint {
             format!("shape [{}]", sizes.join(", "))
         };
         let Some(entry) = self.entries.get(name) else {
-            return Err(self.wrong(name, expected(), "no such tensor".into()));
+            return Err(self.wrong(name, expected(), self.instead_of(name)));
         };
         if !dtypes.contains(&entry.dtype) {
             let names: Vec<_> = dtypes.iter().map(|dtype| format!("{dtype:?}")).collect();
@@ -198,6 +214,20 @@ impl Checkpoint {
             return Err(self.wrong(name, expected(), format!("shape {:?}", entry.shape)));
         }
         Ok(entry)
+    }
+
+    /// What is found where the tensor `name` is missing: others that are called alike, or any.
+    fn instead_of(&self, name: &str) -> String {
+        const SHOWN: usize = 3;
+        let end = name.rmatch_indices('.').nth(1).map_or(name, |(at, _)| &name[at + 1..]);
+        let (alike, others): (Vec<&str>, Vec<&str>) =
+            self.entries.keys().map(String::as_str).partition(|n| n.ends_with(end));
+        let shown: Vec<&str> = alike.into_iter().chain(others).take(SHOWN).collect();
+        let hint = match name == format!("{}.weight", names::LLAMA.head) {
+            true => "; if the embedding is to serve as the head, config.json must say \"tie_word_embeddings\": true",
+            false => "",
+        };
+        format!("no such tensor among {} ({}, …){hint}", self.entries.len(), shown.join(", "))
     }
 
     /// Whether a tensor of that name is stored.
@@ -283,16 +313,19 @@ impl Checkpoint {
         })
     }
 
-    /// A stored tensor of a layer that nothing asked for: a sign that the configuration misdescribes the model.
+    /// A stored tensor of a layer that nothing asked for and that could change the result: a sign that the configuration
+    /// misdescribes the model.
     ///
     /// # Errors
     /// Names the first such tensor.
     pub fn refuse_unused(&self, names: &TensorNames) -> Result<()> {
-        let of_layer = |name: &&String| names.is_of_layer(name) && !name.contains("rotary_emb");
-        match self.entries.keys().filter(of_layer).find(|name| !self.taken.contains(*name)) {
+        let counts = |(name, entry): &(&String, &Entry)| {
+            names.is_of_layer(name) && !names::is_buffer(name) && !entry.range.is_empty() && !self.taken.contains(*name)
+        };
+        match self.entries.iter().find(counts) {
             None => Ok(()),
-            Some(name) => Err(Error::Tensor {
-                path: self.entries[name].file.path().to_owned(),
+            Some((name, entry)) => Err(Error::Tensor {
+                path: entry.file.path().to_owned(),
                 tensor: name.clone(),
                 expected: "only tensors that config.json calls for".into(),
                 found: "this one too (check num_hidden_layers, attention_bias, mlp_bias and architectures)".into(),
@@ -315,7 +348,8 @@ fn describe(error: &SafeTensorError, bytes: &[u8]) -> String {
         }
         _ => None,
     };
-    let detail = detail.map_or(String::new(), |d| format!("; {d}"));
+    let begins = || damage::beginning(bytes).map(|text| format!("it begins with {text}"));
+    let detail = detail.or_else(begins).map_or(String::new(), |d| format!("; {d}"));
     format!("is not a valid safetensors file: {error}{detail} (file of {} bytes, {header})", bytes.len())
 }
 

@@ -5,6 +5,7 @@ use sparrow_kernels::decode;
 use super::safetensors::Checkpoint;
 use super::{bitmap, compressed};
 use crate::error::Result;
+use crate::spec::names::TensorNames;
 use crate::tensor::{Tensor, Weight};
 use crate::weights::Source;
 
@@ -41,6 +42,12 @@ impl Checkpoint {
     /// What the tensors of the weights `name` begin with, if they are stored as a bitmap.
     fn bitmap_prefix(&self, name: &str) -> Option<String> {
         bitmap::bitmap_prefix(name).filter(|layer| !self.stores(name) && self.stores(&format!("{layer}.bitmask")))
+    }
+
+    /// Whether the head is stored and is not the embedding. transformers does not tie them then, whatever `config.json` says.
+    pub fn has_own_head(&self, names: &TensorNames) -> bool {
+        let stored = |name: &str| self.bytes(&format!("{name}.weight"));
+        stored(names.head).is_some_and(|head| stored(names.embedding) != Some(head))
     }
 
     /// The vector `name` of exactly that length, as f32: norms and biases, small enough to copy.

@@ -76,9 +76,10 @@ impl Model {
         files.require_model()?;
         let dir = files.path();
         let config = files.json("config.json")?.unwrap_or_default();
-        let spec = parse_config(&files.path_of("config.json"), &config)?;
+        let mut spec = parse_config(&files.path_of("config.json"), &config)?;
         let generation = files.generation_config()?;
         let mut checkpoint = files.checkpoint()?;
+        spec.tied = spec.tied && !checkpoint.has_own_head(&spec.names);
         let decoded = checkpoint.decoded();
         let mut weights = match &decoded {
             None => Weights::load(&spec, &mut checkpoint)?,

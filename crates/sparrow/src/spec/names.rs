@@ -78,6 +78,28 @@ pub const OPT: TensorNames = TensorNames {
     ..LLAMA
 };
 
+/// What training frameworks store among the weights and no result depends on: constants that follow from the configuration, and
+/// scales for caches that are quantised otherwise.
+const BUFFERS: [&str; 12] = [
+    "rotary_emb.inv_freq",
+    "rotary_emb.original_inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+    "_extra_state",
+    "masked_bias",
+    "self_attn.bias",
+    "position_ids",
+    "q_scale",
+    "k_scale",
+    "v_scale",
+    "prob_scale",
+];
+
+/// Whether `tensor` is stored but never needed.
+pub fn is_buffer(tensor: &str) -> bool {
+    BUFFERS.iter().filter_map(|buffer| tensor.strip_suffix(buffer)).any(|before| before.ends_with('.'))
+}
+
 impl TensorNames {
     /// The name of a layer's part.
     pub fn layer(&self, index: usize, part: &str) -> String {

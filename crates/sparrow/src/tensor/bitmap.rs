@@ -15,6 +15,7 @@ pub struct BitmapTensor {
     dtype: DType,
     rows: usize,
     cols: usize,
+    /// In memory, never mapped.
     mask: Bytes,
     values: Bytes,
     scales: Bytes,
@@ -27,12 +28,16 @@ impl BitmapTensor {
     ///
     /// # Errors
     /// If the parts contradict each other.
+    ///
+    /// # Panics
+    /// If the mask is mapped: its bits are bounds, which must stay what they are after they were checked.
     pub fn from_parts(
         dtype: DType,
         [rows, cols]: [usize; 2],
         [mask, values, scales]: [Bytes; 3],
         offsets: Arc<[u64]>,
     ) -> std::result::Result<Self, BitmapError> {
+        assert!(mask.file().is_none(), "the mask of a bitmap must be in memory");
         let tensor = BitmapTensor { dtype, rows, cols, mask, values, scales, offsets };
         tensor.parts().check().map(|()| tensor)
     }
@@ -62,8 +67,8 @@ impl BitmapTensor {
     /// The view that kernels take.
     #[allow(unsafe_code)]
     pub fn bitmap(&self) -> Bitmap<'_> {
-        // SAFETY: the parts were checked when they were read, or made by packing. Nothing in this process changes them; of a map
-        // that another process changes nothing can be promised, which is why weights can be read into memory instead.
+        // SAFETY: the parts were checked when they were read, or made by packing, and those that bounds depend on, the mask and the
+        // offsets, are read-only memory of this process: what another one does to the file changes values at most.
         unsafe { Bitmap::new_unchecked(self.parts()) }
     }
 

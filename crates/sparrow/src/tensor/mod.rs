@@ -1,6 +1,7 @@
 //! Bytes with a shape: matrices stored whole or as a bitmap, mapped from a file or in memory.
 
 mod bitmap;
+pub mod damage;
 mod dense;
 pub mod read;
 mod storage;

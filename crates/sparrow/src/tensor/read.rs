@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::damage;
 use crate::error::{Error, Result};
 
 /// Size of the file at `path`; refuses what is not a regular file (reading a pipe could wait forever).
@@ -10,11 +11,25 @@ use crate::error::{Error, Result};
 /// # Errors
 /// If there is no such file, or it is not a regular one.
 pub fn require_file(path: &Path) -> Result<u64> {
-    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    let metadata = damage::metadata(path)?;
     match metadata.is_file() {
         true => Ok(metadata.len()),
         false => Err(Error::config(path, "is not a regular file")),
     }
+}
+
+/// The content of the file at `path`, of at most `limit` bytes.
+///
+/// # Errors
+/// If it cannot be read, is longer, or is [something else](damage::check).
+pub fn whole(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let size = require_file(path)?;
+    if size > limit {
+        return Err(Error::config(path, format!("is {size} bytes long; such a file has at most {limit}")));
+    }
+    let content = std::fs::read(path).map_err(Error::io(path))?;
+    damage::check(path, &content)?;
+    Ok(content)
 }
 
 /// The error of a file that ends early.

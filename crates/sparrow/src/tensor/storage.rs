@@ -27,8 +27,8 @@ impl MappedFile {
     pub fn open(path: &Path) -> Result<Arc<Self>> {
         require_file(path)?;
         let file = File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the map is read-only and private to this process; as with every mapped file, another process that
-        // changes the file meanwhile changes the values read (never their bounds, which are checked against the map).
+        // SAFETY: the map is read-only; another process that changes the file meanwhile changes values that are read, of which any
+        // is as good as another to the code that reads them: what bounds are made of is copied first.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(Arc::new(MappedFile { path: path.to_owned(), file, map }))
     }

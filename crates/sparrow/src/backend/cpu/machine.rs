@@ -1,6 +1,6 @@
 //! The machine: kernels, threads and scratch memory.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use sparrow_kernels::Compute;
 
@@ -32,20 +32,6 @@ impl Cpu {
     /// The best kernels of this CPU (capped by `SPARROW_ISA`), on `threads` threads or as many as there are cores to use.
     pub fn new(threads: Option<usize>) -> Self {
         Cpu { compute: Compute::new(threads) }
-    }
-
-    /// Calls `f` with the number of each chunk of `size` values (the last may be shorter) and the chunk, on all threads.
-    ///
-    /// # Panics
-    /// If `size` is 0.
-    pub fn for_chunks<T: Send>(&self, values: &mut [T], size: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
-        let chunks = values.len().div_ceil(size);
-        let next = Mutex::new(values.chunks_mut(size).enumerate());
-        self.compute.pool().run(chunks, &|_| {
-            let chunk = next.lock().expect("no panic while held").next();
-            let (i, chunk) = chunk.expect("a task for each chunk");
-            f(i, chunk);
-        });
     }
 
     /// The sign bits of a gate, `[intermediate, hidden]`.

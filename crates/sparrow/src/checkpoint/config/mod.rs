@@ -10,9 +10,11 @@ use std::path::Path;
 use serde_json::Value;
 use sparrow_kernels::Activation;
 
+use super::absent;
 use super::fields::{Fields, read_json};
 use crate::error::{Error, Result};
 use crate::spec::{Biases, ModelSpec, Norm, NormKind};
+use crate::tensor::damage;
 pub use quantization::describe_bitmaps;
 
 use family::{BiasRule, FAMILIES, Family, SoftCap, WindowRule};
@@ -42,7 +44,7 @@ pub fn read_config(path: &Path) -> Result<ModelSpec> {
 /// As [`read_config`].
 pub fn parse_config(path: &Path, json: &Value) -> Result<ModelSpec> {
     let config = Fields::new(path, json)?;
-    let spec = match architecture(&config, json)? {
+    let spec = match architecture(&config)? {
         Some(family) => rotary_spec(&config, family)?,
         None => opt::spec(&config)?,
     };
@@ -59,34 +61,26 @@ pub fn parse_config(path: &Path, json: &Value) -> Result<ModelSpec> {
 }
 
 /// The family that the configuration names; none for OPT, which shares no fields with the others.
-fn architecture(config: &Fields, json: &Value) -> Result<Option<&'static Family>> {
+fn architecture(config: &Fields) -> Result<Option<&'static Family>> {
     static ALL: [Family; FAMILIES.len()] = FAMILIES;
-    let named = match json.get("architectures") {
-        None | Some(Value::Null) => None,
-        Some(Value::Array(list)) if list.len() == 1 && list[0].is_string() => list[0].as_str(),
-        Some(other) => {
-            return Err(config.error("architectures", &format!("must be a list of one name, found {other}")));
-        }
-    };
-    let found = match (named, config.str("model_type")?) {
-        (Some(name), _) => {
-            let family = ALL.iter().find(|family| family.architecture == name);
-            (family, name == opt::ARCHITECTURE, format!("names {name}, which is not supported"))
-        }
-        (None, Some(model_type)) => {
-            let family = ALL.iter().find(|family| family.model_type == model_type);
-            (family, model_type == opt::MODEL_TYPE, format!("is missing and model_type is {model_type}"))
-        }
-        (None, None) => (None, false, "is missing, and so is model_type".into()),
-    };
-    match found {
-        (Some(family), ..) => Ok(Some(family)),
-        (None, true, _) => Ok(None),
-        (None, false, problem) => {
-            let known: Vec<_> = ALL.iter().map(|family| family.architecture).chain([opt::ARCHITECTURE]).collect();
-            Err(config.error("architectures", &format!("{problem}; supported: {}", known.join(", "))))
-        }
+    let named = config.strings("architectures")?.unwrap_or_default();
+    let model_type = config.str("model_type")?;
+    let rotary = ALL.iter().map(|family| (family.architecture, family.model_type, Some(family)));
+    let known: Vec<_> = rotary.chain([(opt::ARCHITECTURE, opt::MODEL_TYPE, None)]).collect();
+    // Of several names, and where none is known (a base model's, another task's), the type decides, as in transformers.
+    let is_named = |(architecture, ..): &&(&str, _, _)| named.contains(architecture);
+    let is_of_type = |(_, of_type, _): &&(_, &str, _)| Some(*of_type) == model_type;
+    let decided = known.iter().filter(is_of_type).find(is_named);
+    if let Some(&(.., family)) = decided.or(known.iter().find(is_named)).or(known.iter().find(is_of_type)) {
+        return Ok(family);
     }
+    let problem = match (named.is_empty(), model_type) {
+        (false, _) => format!("names {}, which is not supported", named.join(", ")),
+        (true, Some(model_type)) => format!("names nothing and model_type is {model_type}"),
+        (true, None) => "names nothing, and there is no model_type".into(),
+    };
+    let known: Vec<_> = known.iter().map(|(architecture, ..)| *architecture).collect();
+    Err(config.error("architectures", &format!("{problem}; supported: {}", known.join(", "))))
 }
 
 /// The specification of a model with rotary embeddings and RMS norms.
@@ -273,13 +267,20 @@ impl GenerationConfig {
 
 /// Error for a directory that is not a model directory.
 pub fn require_dir(dir: &Path) -> Result<()> {
-    if dir.join("config.json").is_file() {
+    const WANTED: &str = "pass a Hugging Face model directory (config.json, *.safetensors, tokenizer.json)";
+    let config = dir.join("config.json");
+    if config.is_file() {
         return Ok(());
     }
-    let message = if dir.is_dir() {
-        "has no config.json: pass a Hugging Face model directory (config.json, *.safetensors, tokenizer.json)"
-    } else {
-        "is not a directory: pass a Hugging Face model directory (config.json, *.safetensors, tokenizer.json)"
+    // Links that lead nowhere have an error of their own.
+    for path in [dir, &config] {
+        if path.is_symlink() {
+            damage::metadata(path)?;
+        }
+    }
+    let message = match dir.is_dir() {
+        true => format!("has no config.json: {}", absent::mend(dir, WANTED)),
+        false => format!("is not a directory: {WANTED}"),
     };
     Err(Error::config(dir, message))
 }

@@ -1,5 +1,6 @@
 //! Rotary embeddings of a configuration, in both spellings: `rope_theta` with `rope_scaling`, and transformers 5's
-//! `rope_parameters`, which holds both, for each type of layer where they differ.
+//! `rope_parameters`, which holds both, for each type of layer where they differ. Where a configuration has both spellings
+//! `rope_scaling` counts, as in transformers 5.
 
 use super::MAX_SIZE;
 use super::family::Family;
@@ -20,25 +21,55 @@ impl Context<'_> {
     pub fn positions(&self) -> Result<Positions> {
         let (config, family) = (self.config, self.family);
         let parameters = config.object("rope_parameters")?;
-        let scaling = config.object("rope_scaling")?;
+        let scaling = config.object("rope_scaling")?.filter(|scaling| !scaling.is_empty());
         let Some(windowed_theta) = family.windowed_theta else {
-            let full = self.rope(parameters.or(scaling), "rope_theta", family.theta)?;
+            if let (Some(scaling), Some(parameters)) = (&scaling, &parameters) {
+                self.refuse_loss(scaling, parameters)?;
+            }
+            let full = self.rope(scaling.or(parameters), None, "rope_theta", family.theta)?;
             return Ok(Positions::Rope { full, windowed: None });
         };
         let of = |layers| match &parameters {
             Some(parameters) => parameters.object(layers),
             None => Ok(None),
         };
-        let full = self.rope(of("full_attention")?.or(scaling), "rope_theta", family.theta)?;
-        let windowed = self.rope(of("sliding_attention")?, "rope_local_base_freq", windowed_theta)?;
+        let full = of("full_attention")?;
+        let full = match scaling {
+            Some(scaling) => self.rope(Some(scaling), full.as_ref(), "rope_theta", family.theta)?,
+            None => self.rope(full, None, "rope_theta", family.theta)?,
+        };
+        let windowed = self.rope(of("sliding_attention")?, None, "rope_local_base_freq", windowed_theta)?;
         Ok(Positions::Rope { full, windowed: Some(windowed) })
     }
 
-    fn rope(&self, rules: Option<Fields>, theta_field: &str, default_theta: f64) -> Result<Rope> {
-        let within = match &rules {
-            Some(rules) => rules.positive("rope_theta")?,
-            None => None,
+    /// transformers drops `rope_parameters` with its theta where there is `rope_scaling`: the model would be another than meant.
+    fn refuse_loss(&self, scaling: &Fields, parameters: &Fields) -> Result<()> {
+        const FIELD: &str = "rope_theta";
+        let Some(lost) = parameters.positive(FIELD)? else { return Ok(()) };
+        let counts = scaling.positive(FIELD)?.or(self.config.positive(FIELD)?).unwrap_or(self.family.theta);
+        if counts == lost {
+            return Ok(());
+        }
+        let message = format!(
+            "is {lost}, but rope_scaling counts instead of rope_parameters, and with it a rope_theta of {counts}: write all of \
+             rope_scaling's fields into rope_parameters, and remove rope_scaling"
+        );
+        Err(parameters.error(FIELD, &message))
+    }
+
+    /// `beside` is where theta is, if not within the rules.
+    fn rope(
+        &self,
+        rules: Option<Fields>,
+        beside: Option<&Fields>,
+        theta_field: &str,
+        default_theta: f64,
+    ) -> Result<Rope> {
+        let theta_of = |fields: Option<&Fields>| match fields {
+            Some(fields) => fields.positive("rope_theta"),
+            None => Ok(None),
         };
+        let within = theta_of(rules.as_ref())?.or(theta_of(beside)?);
         let theta = within.or(self.config.positive(theta_field)?).unwrap_or(default_theta);
         let rotary_dim = self.rotary_dim(rules.as_ref())?;
         let (scaling, attention_factor) = match rules {

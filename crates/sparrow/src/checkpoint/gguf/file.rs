@@ -9,7 +9,7 @@ use super::element::Element;
 use super::reader::Reader;
 use super::value::Metadata;
 use crate::error::Result;
-use crate::tensor::MappedFile;
+use crate::tensor::{MappedFile, damage};
 
 /// What GGUF files begin with.
 pub(super) const MAGIC: [u8; 4] = *b"GGUF";
@@ -33,6 +33,7 @@ pub type Tensors = BTreeMap<String, StoredTensor>;
 /// Reads the header of the file at `path`, and adds its tensors.
 pub(super) fn read(path: &Path, tensors: &mut Tensors) -> Result<Metadata> {
     let file = MappedFile::open(path)?;
+    damage::check(path, file.bytes())?;
     let mut reader = Reader::new(path, file.bytes());
     if file.bytes().first_chunk() != Some(&MAGIC) {
         return Err(reader.error("does not begin with \"GGUF\": it is no GGUF file, or its download is damaged"));

@@ -16,7 +16,8 @@ impl<B: Backend> Session<B> {
     ///
     /// # Errors
     /// If a sequence is named twice or is not there, a segment has no tokens, an id is outside the vocabulary, tokens do not fit,
-    /// a sequence must be [restarted](Self::restart), weights are read while the model runs and cannot be, or the work is cancelled.
+    /// a sequence must be [restarted](Self::restart), weights are read while the model runs and cannot be, a logit is not finite, or
+    /// the work is cancelled.
     /// Then nothing was appended, and the session can go on.
     pub fn step(&mut self, segments: &[Segment]) -> Result<&[f32]> {
         for (i, segment) in segments.iter().enumerate() {
@@ -48,7 +49,7 @@ impl<B: Backend> Session<B> {
         if !segments.is_empty() {
             self.run(&mut ())?;
         }
-        self.compute_logits();
+        self.compute_logits()?;
         self.meter.clock.end_step();
         Ok(&self.logits)
     }
@@ -88,12 +89,12 @@ impl<B: Backend> Session<B> {
     ///
     /// # Errors
     /// If `tokens` is empty, an id is outside the vocabulary, or they do not fit; or if weights are read while the model runs
-    /// and cannot be. The tokens of the step that failed (the last ones, up to 512) are then not in the sequence, and the session can go on.
+    /// and cannot be, or a logit is not finite. The tokens of the step that failed (the last ones, up to 512) are then not in the sequence, and the session can go on.
     pub fn prefill(&mut self, sequence: usize, tokens: &[u32]) -> Result<&[f32]> {
         self.append(sequence, tokens, |_, _| Ok(()), &mut ())?;
         self.wanted.clear();
         self.wanted.push(self.rows.len() - 1);
-        self.compute_logits();
+        self.compute_logits()?;
         self.meter.clock.end_step();
         Ok(&self.logits)
     }
@@ -114,7 +115,7 @@ impl<B: Backend> Session<B> {
             let rows = session.rows.len();
             for start in (0..rows).step_by(LOGIT_ROWS) {
                 session.want(start..rows.min(start + LOGIT_ROWS));
-                session.compute_logits();
+                session.compute_logits()?;
                 for (i, logits) in session.logits.chunks_exact(vocab).enumerate() {
                     each(done + start + i, logits)?;
                 }
@@ -153,7 +154,7 @@ impl<B: Backend> Session<B> {
         }
         self.run(&mut ())?;
         self.want(0..tokens.len());
-        self.compute_logits();
+        self.compute_logits()?;
         self.meter.clock.end_step();
         Ok(&self.logits)
     }
@@ -260,7 +261,9 @@ impl<B: Backend> Session<B> {
         self.wanted.extend(rows);
     }
 
-    fn compute_logits(&mut self) {
+    /// # Errors
+    /// If they are not all finite; the step is then taken back.
+    fn compute_logits(&mut self) -> Result<()> {
         let spec = &self.model.spec;
         self.logits.resize(self.wanted.len() * spec.vocab_size, 0.0);
         self.meter.clock.begin_step();
@@ -268,6 +271,7 @@ impl<B: Backend> Session<B> {
             self.backend.head(spec, &self.weights, &self.wanted, &mut self.workspace, &mut self.logits);
         }
         self.meter.lap(Component::Head);
+        self.check_logits()
     }
 
     /// Refuses `tokens` that are not valid or do not fit.

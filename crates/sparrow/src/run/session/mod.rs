@@ -1,6 +1,7 @@
 //! Sequences being processed: caches, working memory, and the calls that advance them.
 
 mod advance;
+mod finite;
 mod sequences;
 
 pub use advance::check_ids;

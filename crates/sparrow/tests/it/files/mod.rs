@@ -5,3 +5,4 @@ mod configs;
 mod fuzz;
 mod gguf;
 mod malformed;
+mod wild;

@@ -109,7 +109,7 @@ fn architectures() {
         ),
         case(
             "a model that sees images",
-            architecture("Gemma3ForConditionalGeneration", json!({})),
+            architecture("Gemma3ForConditionalGeneration", json!({ "model_type": "gemma3" })),
             &[FILE, "Gemma3ForConditionalGeneration", "not supported", "Gemma3ForCausalLM"],
         ),
         case(

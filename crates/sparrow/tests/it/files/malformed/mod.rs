@@ -5,6 +5,7 @@ mod architectures;
 mod bitmaps;
 mod configurations;
 mod directories;
+mod downloads;
 mod safetensors;
 mod shards;
 mod sidecars;

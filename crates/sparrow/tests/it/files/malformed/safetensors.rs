@@ -40,7 +40,7 @@ fn safetensors_files() {
     let invalid = "not a valid safetensors file";
     check(vec![
         case("no weights", |d| fs::remove_file(d.join(FILE)).unwrap(), &["neither", FILE, "index"]),
-        case("empty", weights(|_| Vec::new()), &[FILE, invalid, "0 bytes"]),
+        case("empty", weights(|_| Vec::new()), &[FILE, "is empty"]),
         case("truncated in the length", weights(|b| b[..5].to_vec()), &[FILE, invalid, "5 bytes"]),
         case("truncated in the header", weights(|b| b[..100].to_vec()), &[FILE, invalid, "100 bytes"]),
         case("truncated in the data", weights(|b| b[..b.len() - 7].to_vec()), &[FILE, invalid, "truncated"]),
@@ -142,7 +142,7 @@ fn safetensors_files() {
                 fs::remove_file(d.join(FILE)).unwrap();
                 fs::create_dir(d.join(FILE)).unwrap();
             },
-            &["neither", FILE],
+            &[FILE, "not a regular file"],
         ),
         #[cfg(unix)]
         case(
@@ -151,7 +151,7 @@ fn safetensors_files() {
                 fs::remove_file(d.join(FILE)).unwrap();
                 std::os::unix::fs::symlink("nowhere", d.join(FILE)).unwrap();
             },
-            &["neither", FILE],
+            &[FILE, "a link to nowhere"],
         ),
         #[cfg(target_os = "linux")]
         case(
@@ -160,7 +160,7 @@ fn safetensors_files() {
                 fs::remove_file(d.join(FILE)).unwrap();
                 pipe(&d.join(FILE));
             },
-            &["neither", FILE],
+            &[FILE, "not a regular file"],
         ),
     ]);
 }
