@@ -1,7 +1,7 @@
 //! `sparrow doctor`.
 
 use serde_json::json;
-use sparrow_kernels::{Isa, peak, read_bandwidth, tiers};
+use sparrow_kernels::{Isa, available_memory, cpu_quota, peak, read_bandwidth, tiers};
 
 use crate::machine;
 use crate::model::CpuArgs;
@@ -35,22 +35,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             })).collect::<Vec<_>>(),
             "threads": compute.threads(),
             "cpus": machine::cpus(),
-            "cgroup_quota_cpus": machine::cgroup_quota(),
-            "available_memory_bytes": machine::available_memory(),
+            "cgroup_quota_cpus": cpu_quota(),
+            "available_memory_bytes": available_memory(),
             "huge_pages": machine::huge_pages(),
             "read_gb_s": read_gb_s,
             "peak_tflops": { "f32": peak.f32, "bf16": peak.bf16, "int8": peak.int8 },
         }));
     }
     let tera = |peak: Option<f64>, unit| peak.map_or("no kernels".into(), |p| format!("{p:.2} T{unit}"));
-    let quota = machine::cgroup_quota().map_or("none".into(), |q| format!("{q:.2} CPUs"));
+    let quota = cpu_quota().map_or("none".into(), |q| format!("{q:.2} CPUs"));
     let lines = [
         ("CPU", machine::cpu_name()),
         (
             "threads",
             format!("{} of {} CPUs; control group limit: {quota}", compute.threads(), machine::cpus().unwrap_or(0)),
         ),
-        ("memory", machine::available_memory().map_or("unknown".into(), |b| format!("{} available", output::bytes(b)))),
+        ("memory", available_memory().map_or("unknown".into(), |b| format!("{} available", output::bytes(b)))),
         ("huge pages", machine::huge_pages().unwrap_or("unknown".into())),
         ("read bandwidth", format!("{read_gb_s:.1} GB/s")),
         ("f32 peak", format!("{:.2} TFLOP/s", peak.f32)),

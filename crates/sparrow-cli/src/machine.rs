@@ -11,11 +11,6 @@ pub fn cpu_name() -> String {
     name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// Memory that can be taken without swapping, in bytes; `None` where the system does not say.
-pub fn available_memory() -> Option<u64> {
-    kilobytes("/proc/meminfo", "MemAvailable:")
-}
-
 /// The largest resident memory this process has had, in bytes.
 pub fn peak_resident_memory() -> Option<u64> {
     kilobytes("/proc/self/status", "VmHWM:")
@@ -58,13 +53,6 @@ fn kilobytes(file: &str, field: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(field))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
-/// CPUs' worth of time the control group allows, if it limits it.
-pub fn cgroup_quota() -> Option<f64> {
-    let text = fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?;
-    let (quota, period) = text.trim().split_once(' ')?;
-    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
 }
 
 /// The mode of transparent huge pages: `always`, `madvise` or `never`.

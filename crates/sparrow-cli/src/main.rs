@@ -13,6 +13,7 @@ mod experiments;
 mod generate;
 mod html;
 mod inspect;
+mod last_resort;
 mod machine;
 mod manual;
 mod model;
@@ -30,6 +31,9 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: sparrow_kernels::ExitWhenFull = sparrow_kernels::ExitWhenFull;
 
 /// Sparse language-model inference on ordinary CPUs: fast, with the cost in quality measured.
 #[derive(Parser)]
@@ -75,11 +79,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Not a command of the user's: a row of `bench`, in a process of its own.
-    let result = match std::env::args_os().nth(1) {
+    let result = last_resort::guard(|| match std::env::args_os().nth(1) {
+        // Not a command of the user's: a row of `bench`, in a process of its own.
         Some(name) if name == bench::worker::NAME => bench::worker::run(),
         _ => run(Cli::parse()),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // `sparrow … | head` is no error.

@@ -25,6 +25,14 @@ macro_rules! outln {
     }};
 }
 
+/// `eprintln!` that does without where stderr cannot be written instead of panicking; in this crate it takes the other's place.
+macro_rules! eprintln {
+    ($($args:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($args)*);
+    }};
+}
+
 /// `eprintln!` of what is neither a result nor an error: nothing with `--quiet`.
 macro_rules! note {
     ($($args:tt)*) => {

@@ -61,6 +61,7 @@
 // Kernels index several arrays by the same lane.
 #![allow(clippy::needless_range_loop)]
 
+mod allocator;
 mod compute;
 mod cpu;
 mod dtype;
@@ -73,6 +74,7 @@ mod simd;
 mod system;
 mod table;
 
+pub use allocator::ExitWhenFull;
 pub use compute::Compute;
 pub use cpu::{Isa, IsaUnavailable, TierStatus, UnknownIsa, tiers};
 pub use dtype::{

@@ -3,6 +3,7 @@
 
 use sparrow::internals::backend::Observer;
 use sparrow::internals::record::Evaluation;
+use sparrow::internals::tensor::room;
 use sparrow::{Error, Result, Session};
 use sparrow_kernels::SparseKv;
 
@@ -33,6 +34,8 @@ pub fn evaluate(
         let message = format!("has a vocabulary of {reference}, the model it is compared with one of {vocab}");
         return Err(Error::option("reference", message));
     }
+    let needed = (window.min(ids.len()) * vocab * size_of::<f32>()) as u64;
+    room::ask(|| format!("the logits of {window} tokens"), needed, "choose a smaller --window")?;
     sparse.reset_stats();
     let mut comparison = Comparison::default();
     let mut dense_logits = Vec::new();

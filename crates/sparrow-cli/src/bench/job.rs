@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use sparrow::{DType, KvOptions, SelectorSpec};
+use sparrow_kernels::available_memory;
 
-use crate::{machine, output};
+use crate::output;
 
 /// Everything that defines a row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl Job {
     /// # Errors
     /// Says how much is missing.
     pub fn check_memory(&self) -> anyhow::Result<()> {
-        let (Some(needed), Some(available)) = (self.random_weight_bytes()?, machine::available_memory()) else {
+        let (Some(needed), Some(available)) = (self.random_weight_bytes()?, available_memory()) else {
             return Ok(());
         };
         if needed as f64 * 1.05 > available as f64 {

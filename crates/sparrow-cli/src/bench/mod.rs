@@ -10,7 +10,7 @@ pub mod worker;
 pub mod workload;
 
 use anyhow::Context;
-use sparrow_kernels::{Compute, read_bandwidth};
+use sparrow_kernels::{Compute, available_memory, read_bandwidth};
 
 use self::job::Job;
 use self::report::{Machine, ModelReport, Report, Row};
@@ -132,6 +132,6 @@ fn finish(worker: &mut Worker, row: &mut Row) -> anyhow::Result<()> {
 fn fits_together(jobs: &[Job]) -> anyhow::Result<bool> {
     jobs.iter().try_for_each(Job::check_memory)?;
     let sizes = jobs.iter().map(Job::random_weight_bytes).collect::<anyhow::Result<Vec<_>>>()?;
-    let available = machine::available_memory().unwrap_or(u64::MAX);
+    let available = available_memory().unwrap_or(u64::MAX);
     Ok(sizes.into_iter().flatten().sum::<u64>() as f64 * 1.1 <= available as f64)
 }

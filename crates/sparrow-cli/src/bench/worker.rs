@@ -58,8 +58,8 @@ impl Worker {
             .spawn()
             .context("starting a worker process")?;
         let requests = child.stdin.take().context("worker's standard input")?;
-        let answers = lines(child.stdout.take().context("worker's standard output")?);
-        let messages = Some(pass_on(child.stderr.take().context("worker's standard error")?));
+        let answers = lines(child.stdout.take().context("worker's standard output")?)?;
+        let messages = Some(pass_on(child.stderr.take().context("worker's standard error")?)?);
         let deadline = limit.map(|limit| (Instant::now() + limit, limit));
         let mut worker = Worker { child, requests, answers, messages, deadline, model: Loaded::default() };
         worker.model = worker.ask(job)?;
@@ -116,18 +116,18 @@ impl Worker {
 }
 
 /// The lines of the worker's answers, read on a thread so that waiting for them can end.
-fn lines(answers: ChildStdout) -> Receiver<String> {
+fn lines(answers: ChildStdout) -> anyhow::Result<Receiver<String>> {
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
+    on_thread(move || {
         let lines = BufReader::new(answers).lines().map_while(Result::ok);
         lines.map(|line| sender.send(line)).take_while(Result::is_ok).for_each(drop);
-    });
-    receiver
+    })?;
+    Ok(receiver)
 }
 
 /// Passes what the worker says on to standard error, and keeps the last line.
-fn pass_on(messages: ChildStderr) -> JoinHandle<String> {
-    std::thread::spawn(move || {
+fn pass_on(messages: ChildStderr) -> anyhow::Result<JoinHandle<String>> {
+    on_thread(move || {
         let mut last = String::new();
         for line in BufReader::new(messages).lines().map_while(Result::ok).filter(|line| !line.trim().is_empty()) {
             eprintln!("{line}");
@@ -135,6 +135,10 @@ fn pass_on(messages: ChildStderr) -> JoinHandle<String> {
         }
         last
     })
+}
+
+fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<JoinHandle<T>> {
+    std::thread::Builder::new().spawn(work).context("starting a thread to listen to a worker process")
 }
 
 impl Drop for Worker {

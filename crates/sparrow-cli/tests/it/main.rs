@@ -7,6 +7,7 @@ mod eval;
 mod every_command;
 mod experiments;
 mod generate;
+mod hostile;
 mod hub;
 mod inspect;
 mod pack;

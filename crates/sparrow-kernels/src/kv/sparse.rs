@@ -77,14 +77,28 @@ impl SparseKvShape {
         self.kv_heads * room * self.row_bytes()
     }
 
-    fn store(&self, sparsity: f32) -> Store {
+    /// Bytes that a cache of this shape takes.
+    pub fn bytes(&self) -> usize {
+        let layouts = [self.key_sparsity, self.value_sparsity].map(|sparsity| self.layout(sparsity));
+        layouts.iter().map(|layout| self.dense_bytes(self.usual_room()) + self.block_bytes(layout)).sum()
+    }
+
+    fn layout(&self, sparsity: f32) -> BlockLayout {
         let n = BLOCK * self.head_dim;
         let kept = n - (f64::from(sparsity) * n as f64) as usize;
-        let layout = BlockLayout { dtype: self.dtype, head_dim: self.head_dim, kept };
+        BlockLayout { dtype: self.dtype, head_dim: self.head_dim, kept }
+    }
+
+    fn block_bytes(&self, layout: &BlockLayout) -> usize {
+        self.kv_heads * self.most_blocks() * layout.bytes() + READ_AHEAD
+    }
+
+    fn store(&self, sparsity: f32) -> Store {
+        let layout = self.layout(sparsity);
         Store {
             layout,
             dense: vec![0; self.dense_bytes(self.usual_room())],
-            blocks: vec![0; self.kv_heads * self.most_blocks() * layout.bytes() + READ_AHEAD],
+            blocks: vec![0; self.block_bytes(&layout)],
         }
     }
 }

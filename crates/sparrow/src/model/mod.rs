@@ -13,7 +13,7 @@ use crate::record::{Sidecar, read_sidecar};
 use crate::residency::Placement;
 use crate::select::{Loaded, Selector, SelectorSpec};
 use crate::spec::ModelSpec;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, room};
 use crate::weights::{Source, Weights, WeightsFormat};
 
 /// Specification, weights and what the directory says about sparsity.
@@ -103,6 +103,9 @@ impl Model {
             return Err(Error::option("weights", message));
         }
         if placement != Placement::Mapped {
+            let needed = weights.mapped_bytes(placement == Placement::Memory);
+            let mend = "--weights mmap reads them from the file as they are wanted, --weights cache:0.2 keeps a part";
+            room::ask(|| "the weights".into(), needed, mend)?;
             weights.read_into_memory(placement == Placement::Memory, progress)?;
             sidecar.iter_mut().flat_map(|s| &mut s.predictors).try_for_each(Predictor::read_into_memory)?;
         }

@@ -71,7 +71,7 @@ impl NeuronStore {
         };
         let mut layer = |parts: Vec<Tensor>| parts.into_iter().map(&mut part).collect::<Result<_>>();
         let layers = layers.into_iter().map(&mut layer).collect::<Result<_>>()?;
-        let readers = (!files.is_empty()).then(Readers::start);
+        let readers = (!files.is_empty()).then(Readers::start).transpose()?;
         Ok(NeuronStore { layers, readers })
     }
 
@@ -236,14 +236,20 @@ struct Queue {
 }
 
 impl Readers {
-    fn start() -> Self {
-        let shared = Arc::new(Shared::default());
-        let thread = |_| {
-            let shared = shared.clone();
-            std::thread::spawn(move || shared.run())
-        };
-        let threads = (0..READERS).map(thread).collect();
-        Readers { shared, threads }
+    /// As many threads as the system lets start; one is enough.
+    fn start() -> Result<Self> {
+        let mut readers = Readers { shared: Arc::default(), threads: Vec::new() };
+        for _ in 0..READERS {
+            let shared = readers.shared.clone();
+            match std::thread::Builder::new().spawn(move || shared.run()) {
+                Ok(thread) => readers.threads.push(thread),
+                Err(error) if readers.threads.is_empty() => {
+                    return Err(Error::option("weights", format!("no thread could be started to read them ({error})")));
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(readers)
     }
 }
 

@@ -4,6 +4,7 @@ mod bitmap;
 pub mod damage;
 mod dense;
 pub mod read;
+pub mod room;
 mod storage;
 mod weight;
 

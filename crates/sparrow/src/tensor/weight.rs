@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use sparrow_kernels::{Compute, DType, Stored, decode};
 
-use super::{BitmapTensor, Tensor};
+use super::{BitmapTensor, MappedFile, Tensor};
 use crate::error::Result;
 
 /// A matrix of weights, `[rows, cols]`; cheap to clone.
@@ -156,13 +156,23 @@ impl Weight {
         either!(self, tensor => tensor.release());
     }
 
-    /// See [`MappedFile::evict`](super::MappedFile::evict).
-    pub fn evict(&self) {
+    /// The file that its values are mapped from.
+    fn file(&self) -> Option<&MappedFile> {
         let file = match self {
             Weight::Dense(tensor) => tensor.file(),
             Weight::Bitmap(tensor) => tensor.values().file(),
         };
-        if let Some((file, _)) = file {
+        file.map(|(file, _)| &**file)
+    }
+
+    /// Bytes that are mapped from a file.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.file().map_or(0, |_| self.byte_len())
+    }
+
+    /// See [`MappedFile::evict`].
+    pub fn evict(&self) {
+        if let Some(file) = self.file() {
             file.evict();
         }
     }

@@ -10,7 +10,7 @@ use sparrow_kernels::{Compute, DType};
 
 use crate::error::{Error, Result};
 use crate::spec::{ModelSpec, Positions};
-use crate::tensor::{Tensor, Weight};
+use crate::tensor::{Tensor, Weight, room};
 
 /// Suffix of a down projection that is stored transposed, `[intermediate, hidden]`: row `i` belongs to neuron `i`.
 pub const NEURON_MAJOR: &str = "weight_neuron_major";
@@ -131,6 +131,18 @@ impl Weights {
         Ok(())
     }
 
+    /// Bytes that are mapped from files, those of MLPs only with `mlps`.
+    pub fn mapped_bytes(&self, mlps: bool) -> u64 {
+        let of_layer = |layer: &LayerWeights| {
+            let LayerWeights { q, k, v, o, mlp, .. } = layer;
+            let mlp = [&mlp.up, &mlp.down].into_iter().chain(&mlp.gate).filter(|_| mlps);
+            [q, k, v, o].into_iter().chain(mlp).map(|linear| linear.weight.mapped_bytes()).sum::<u64>()
+        };
+        let head = if self.is_tied() { None } else { Some(&self.head) };
+        let outside = [&self.embedding].into_iter().chain(head).chain(&self.positions);
+        self.layers.iter().map(of_layer).sum::<u64>() + outside.map(Weight::mapped_bytes).sum::<u64>()
+    }
+
     /// Reads the matrices that [deciding](MlpWeights::deciding) on neurons needs for every token into memory:
     /// gates, or the up projections of ungated MLPs.
     ///
@@ -177,6 +189,14 @@ impl Weights {
         }
         let tied = self.is_tied();
         let (total, mut done) = (self.bytes_outside_mlp() + self.mlp_bytes(), 0);
+        let weights = self.layers.iter().flat_map(LayerWeights::projections).map(|linear| (&linear.weight, dtype));
+        let of = |(weight, dtype): (&Weight, DType)| (weight.rows() * dtype.row_bytes(weight.cols())) as u64;
+        let weights = weights.chain([(&self.head, DType::I8)]).filter(|(weight, _)| !weight.dtype().is_quantized());
+        room::ask(
+            || format!("weights of {dtype}"),
+            weights.map(of).sum(),
+            "choose a smaller --dtype, or leave it out",
+        )?;
         let mut replace = |weight: &mut Weight, dtype| {
             if !weight.dtype().is_quantized() {
                 let stored = std::mem::replace(weight, weight.quantized(dtype, compute)?);
@@ -263,6 +283,9 @@ impl Weights {
 /// Turns matrices input-major in memory; `progress(done, total)` counts their bytes.
 fn make_input_major(matrices: Vec<&mut Linear>, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
     let (total, mut done) = (matrices.iter().map(|linear| linear.weight.byte_len()).sum(), 0);
+    let copied = matrices.iter().filter(|linear| !linear.input_major).map(|linear| linear.weight.byte_len()).sum();
+    let mend = "use --selector dense, or a model that `sparrow sparsify` wrote elsewhere";
+    room::ask(|| "projections with a row for each input".into(), copied, mend)?;
     for linear in matrices {
         linear.make_input_major(compute)?;
         done += linear.weight.byte_len();

@@ -3,7 +3,9 @@
 use sparrow_kernels::{Compute, DType, DenseKv, KvMut, KvRows, KvView, SparseKv, SparseKvShape};
 
 use crate::backend::KvOptions;
+use crate::error::Result;
 use crate::spec::ModelSpec;
+use crate::tensor::room;
 
 /// Keys (after RoPE) and values of one sequence.
 #[derive(Debug, Clone)]
@@ -28,13 +30,18 @@ enum Layer {
     Sparse(SparseKv),
 }
 
-impl Layer {
+/// What the cache of a layer is to be: sparse, or bytes of keys, and as many of values.
+enum Plan {
+    Dense(usize),
+    Sparse(SparseKvShape),
+}
+
+impl Plan {
     fn new(spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> Self {
         let Some(sparsity) = options.sparsity else {
-            let bytes = spec.num_kv_heads * capacity * dtype.row_bytes(spec.head_dim);
-            return Layer::Dense { keys: vec![0; bytes], values: vec![0; bytes] };
+            return Plan::Dense(spec.num_kv_heads * capacity * dtype.row_bytes(spec.head_dim));
         };
-        Layer::Sparse(SparseKv::new(SparseKvShape {
+        Plan::Sparse(SparseKvShape {
             dtype,
             kv_heads: spec.num_kv_heads,
             head_dim: spec.head_dim,
@@ -43,7 +50,23 @@ impl Layer {
             value_sparsity: sparsity.values,
             sinks: options.sinks,
             tail: options.dense_tail,
-        }))
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Plan::Dense(bytes) => 2 * bytes,
+            Plan::Sparse(shape) => shape.bytes(),
+        }
+    }
+}
+
+impl Layer {
+    fn new(plan: &Plan) -> Self {
+        match *plan {
+            Plan::Dense(bytes) => Layer::Dense { keys: vec![0; bytes], values: vec![0; bytes] },
+            Plan::Sparse(shape) => Layer::Sparse(SparseKv::new(shape)),
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -54,17 +77,29 @@ impl Layer {
     }
 }
 
+/// Asks for the memory of a cache whose layers take so many bytes each.
+fn ask_for(capacity: usize, bytes: usize, layers: usize) -> Result<()> {
+    let needed = (bytes as u64).saturating_mul(layers as u64);
+    let mend = "allow fewer tokens (-n, --max-new-tokens), or store them smaller (--kv-dtype int8)";
+    room::ask(|| format!("the keys and values of {capacity} tokens"), needed, mend)
+}
+
 impl KvCache {
     /// An empty cache with room for `capacity` tokens of type `dtype`, whatever `options.dtype` says.
-    pub fn new(spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> Self {
-        KvCache {
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn new(spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> Result<Self> {
+        let plan = Plan::new(spec, dtype, options, capacity);
+        ask_for(capacity, plan.bytes(), spec.num_layers)?;
+        Ok(KvCache {
             dtype,
             kv_heads: spec.num_kv_heads,
             head_dim: spec.head_dim,
             capacity,
             len: 0,
-            layers: (0..spec.num_layers).map(|_| Layer::new(spec, dtype, options, capacity)).collect(),
-        }
+            layers: (0..spec.num_layers).map(|_| Layer::new(&plan)).collect(),
+        })
     }
 
     /// Bytes of all keys and values there is room for.
@@ -103,10 +138,15 @@ impl KvCache {
     }
 
     /// Makes room for `capacity` tokens, if there is less.
-    pub fn grow(&mut self, capacity: usize) {
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn grow(&mut self, capacity: usize) -> Result<()> {
         if capacity <= self.capacity {
-            return;
+            return Ok(());
         }
+        // A layer is copied at a time, so that the old and the new are not both there at once.
+        ask_for(capacity, self.bytes() / self.capacity.max(1) * (capacity - self.capacity), 1)?;
         for layer in &mut self.layers {
             match layer {
                 Layer::Dense { keys, values } => {
@@ -120,6 +160,7 @@ impl KvCache {
             }
         }
         self.capacity = capacity;
+        Ok(())
     }
 
     /// Prunes what is older than the dense tail of a sparse cache. Whether there was anything to prune.

@@ -58,12 +58,11 @@ impl Backend for Cpu {
     }
 
     fn kv(&self, spec: &ModelSpec, dtype: DType, options: &KvOptions, capacity: usize) -> Result<KvCache> {
-        Ok(KvCache::new(spec, dtype, options, capacity))
+        KvCache::new(spec, dtype, options, capacity)
     }
 
     fn grow_kv(&self, kv: &mut KvCache, capacity: usize) -> Result<()> {
-        kv.grow(capacity);
-        Ok(())
+        kv.grow(capacity)
     }
 
     fn truncate_kv(&self, kv: &mut KvCache, len: usize) {

@@ -14,6 +14,7 @@ use crate::backend::{Backend, Component, Cpu, KvOptions, KvSparsity, Meter, Row,
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::select::Selector;
+use crate::tensor::room;
 
 /// Tokens of one prompt that go through the layers together. Large enough that every weight is reused many times,
 /// small enough that the working memory stays modest.
@@ -92,7 +93,18 @@ impl<B: Backend> Session<B> {
             backend,
             model,
         };
-        (0..sequences).try_for_each(|_| session.add_sequence(capacity).map(|_| ()))?;
+        for number in 0..sequences {
+            session.add_sequence(capacity)?;
+            if number == 0 {
+                // Memory is taken as tokens come, so that one cache after the other would find room.
+                let needed = (session.kv_bytes() as u64).saturating_mul(sequences as u64);
+                room::ask(
+                    || format!("{sequences} caches"),
+                    needed,
+                    "let fewer sequences run together, or shorter ones",
+                )?;
+            }
+        }
         Ok(session)
     }
 

@@ -4,6 +4,7 @@ mod arrivals;
 mod cancelled;
 mod counts;
 mod engine;
+mod finite;
 mod long_rope;
 mod refusals;
 mod sequences;

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use sparrow::DType;
+use sparrow::{DType, KvOptions, Load, SessionOptions};
 use sparrow_testing::tiny::{self, TensorFile, write};
 
 use super::{UP, case, check};
@@ -92,4 +92,26 @@ fn bitmaps() {
             &[PACKED, "this one too"],
         ),
     ]);
+}
+
+/// Bits are bounds: those of loading count, whatever becomes of the file.
+#[test]
+fn a_mask_that_changes_after_loading_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::write_model(dir.path());
+    let mut file = tiny::write_packed(dir.path(), None);
+    let path = dir.path().join("model.safetensors");
+    write(&path, file.bytes());
+    let loaded = Load::new(dir.path()).threads(1).open(|_, _, _| ()).unwrap();
+    let options = SessionOptions { sequences: 1, capacity: 8, kv: KvOptions::default() };
+    let mut session = loaded.session(options).unwrap();
+    let before = session.prefill(0, &[3, 5, 7]).unwrap().to_vec();
+    let masks: Vec<String> = file.header.keys().filter(|name| name.ends_with(".bitmask")).cloned().collect();
+    assert!(!masks.is_empty());
+    masks.iter().for_each(|name| file.tensor(name).fill(0xff));
+    // Written into the same file: a map sees it.
+    let mut written = std::fs::File::options().write(true).open(path).unwrap();
+    std::io::Write::write_all(&mut written, &file.bytes()).unwrap();
+    session.truncate(0, 0).unwrap();
+    assert_eq!(session.prefill(0, &[3, 5, 7]).unwrap(), before);
 }
