@@ -31,7 +31,8 @@ pub fn progress(what: impl Into<String>, total: u64, bytes: bool) -> ProgressBar
     let bar = bar.with_finish(ProgressFinish::AndClear);
     if std::io::stderr().is_terminal() && !is_quiet() {
         let weak = bar.downgrade();
-        thread::spawn(move || show_when_long(&weak));
+        // Where no thread can be started there is no bar.
+        let _ = thread::Builder::new().spawn(move || show_when_long(&weak));
     }
     bar
 }
