@@ -1,11 +1,11 @@
 //! Logits that are not numbers: noticed in every row, and traced to where they come from.
 
 use super::Session;
+use crate::DType;
 use crate::backend::{Backend, Observer, Point};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tensor::Weight;
-use sparrow_kernels::DType;
 
 impl<B: Backend> Session<B> {
     /// Refuses logits that are NaN or infinite: whatever is made of them would be a lie.
