@@ -40,9 +40,14 @@ fn commands(out: &Path) -> Vec<Vec<String>> {
     lines.lines().map(|line| line.split(' ').filter(|word| !word.is_empty()).map(argument).collect()).collect()
 }
 
-/// Runs every command through a shell that does `how` first, and calls none of it a crash.
 #[track_caller]
 fn survive(how: &str) {
+    survive_with(how, None);
+}
+
+/// Runs every command through a shell that does `how` first, writing to `streams` if there is one, and finds that none crashes.
+#[track_caller]
+fn survive_with(how: &str, streams: Option<&std::io::PipeWriter>) {
     let mut wrong = Vec::new();
     let dir = tempfile::tempdir().unwrap();
     for args in commands(dir.path()) {
@@ -55,7 +60,11 @@ fn survive(how: &str) {
                 None => command.env_remove(name),
             };
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&said).unwrap());
+        command.stdin(Stdio::null());
+        match streams {
+            Some(writer) => command.stdout(writer.try_clone().unwrap()).stderr(writer.try_clone().unwrap()),
+            None => command.stdout(Stdio::null()).stderr(std::fs::File::create(&said).unwrap()),
+        };
         let status = command.status().unwrap();
         let message = std::fs::read_to_string(said).unwrap_or_default();
         let crashed =
@@ -88,17 +97,15 @@ fn streams_that_nobody_takes_from() {
     survive(r#"exec "$@" >/dev/full"#);
     survive(r#"exec "$@" 2>/dev/full"#);
     // A reader that is gone before anything is written.
-    survive(
-        r#"{ sleep 0.02; "$@" 2>&1; echo $? >&3; } 3>"$0.status" | true; exit "$(cat "$0.status"; rm "$0.status")""#
-            .replace("$0.status", "/tmp/sparrow-$$.status")
-            .as_str(),
-    );
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    survive_with(r#"exec "$@""#, Some(&writer));
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn little_memory() {
-    for megabytes in [64, 96, 160, 320, 1000] {
+    for megabytes in [64, 160, 1000] {
         survive(&format!(r#"ulimit -v {}; exec "$@""#, megabytes * 1024));
     }
 }
@@ -143,7 +150,7 @@ fn names_that_are_no_text() {
         assert!(matches!(output.status.code(), Some(1 | 2)), "{args:?}: {}: {message}", output.status);
         assert!(!message.contains("panicked"), "{message}");
     }
-    for variable in ["HOME", "HF_HOME", "SPARROW_ISA", "HF_HUB_OFFLINE", "COLUMNS", "TERM"] {
+    for variable in ["HOME", "HF_HOME", "SPARROW_ISA", "COLUMNS", "TERM"] {
         let status = sparrow(&["inspect", "org/none"]).env("HF_HUB_OFFLINE", "1").env(variable, name).status().unwrap();
         assert_eq!(status.code(), Some(1), "{variable}");
     }
