@@ -59,7 +59,7 @@ def prepared(run, setting, model, calibration, folder):
 
 
 def measure(args, results):
-    done = {line["key"] for line in results}
+    done = [line["key"] for line in results]
     texts = {path: sha256(path) for path in args.text}
     cpu = json.loads(sparrow(args, "doctor", "--format", "json"))["cpu"]
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder, open(args.results, "a", encoding="utf-8") as out:
@@ -121,7 +121,7 @@ def main():
     parser.add_argument("--sparrow", default=os.environ.get("SPARROW", "sparrow"), help="the program [default: $SPARROW, or sparrow]")
     parser.add_argument("--results", type=pathlib.Path, default=HERE / "results.jsonl")
     parser.add_argument("--scratch", help="folder for prepared models, one at a time")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     lines = args.results.read_text(encoding="utf-8").splitlines() if args.results.exists() else []
     results = [json.loads(line) for line in lines]
     if args.action == "report":

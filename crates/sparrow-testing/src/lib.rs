@@ -1,9 +1,12 @@
 //! What the integration tests share: seeded random models, sessions over them, and comparisons.
 
 pub mod gguf;
+mod models;
 pub mod reference;
 pub mod reference_backend;
 pub mod tiny;
+
+pub use models::real_model;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
