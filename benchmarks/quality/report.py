@@ -27,12 +27,11 @@ def front(rows):
     return chosen
 
 
-def grouped(results, text):
-    """Rows of one text by model, in the order that they were measured in."""
+def grouped(results):
+    """Rows by model, and in it by text, in the order that they were measured in."""
     models = {}
     for row in results:
-        if row["text"] == text:
-            models.setdefault(row["model"], []).append(row)
+        models.setdefault(row["model"], {}).setdefault(row["text"], []).append(row)
     return models
 
 
@@ -44,7 +43,7 @@ def table(rows, others):
     ]
     chosen = {row["setting"] for row in front(rows)}
     for row in sorted(rows, key=lambda row: row["bytes_per_token"]):
-        other = others.get((row["model"], row["setting"]))
+        other = others.get(row["setting"])
         name = f"**{row['setting']}**" if row["setting"] in chosen else row["setting"]
         cells = [
             name, f"{row['bytes_per_token'] / 1e6:.1f} MB", f"{100 * share(row):.0f} %", f"{100 * rise(row):+.1f} %",
@@ -84,19 +83,21 @@ class Panel:
 
     def draw(self, rows, value):
         best = front(rows)
-        names = {row["setting"] for row in best}
         line = " ".join("{:.1f},{:.1f}".format(*self.at(share(row), value(row))) for row in best)
         self.parts.append(f'<polyline points="{line}" fill="none" stroke="#222" stroke-dasharray="3 3"/>')
+        # Names of neighbours stand above and below in turn.
+        above = {row["setting"]: number % 2 == 0 for number, row in enumerate(best)}
         for row in rows:
             x, y = self.at(share(row), value(row))
-            colour, on = COLOURS[row["family"]], row["setting"] in names
+            colour, on = COLOURS[row["family"]], row["setting"] in above
             fill = colour if on else "none"
             name = escape(row["setting"])
             self.parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{4 if on else 3}" fill="{fill}" stroke="{colour}"><title>{name}</title></circle>'
             )
             if on:
-                self.parts.append(f'<text x="{x + 6:.1f}" y="{y - 4:.1f}" font-size="9" fill="{colour}">{name}</text>')
+                beside = y + (-5 if above[row["setting"]] else 12)
+                self.parts.append(f'<text x="{x + 5:.1f}" y="{beside:.1f}" font-size="9" fill="{colour}">{name}</text>')
 
 
 def plot(models):
@@ -124,18 +125,19 @@ def plot(models):
 
 def write_report(results, folder):
     """The plots, all tables in results.md, and the best settings in README.md below its mark."""
-    texts = list(dict.fromkeys(row["text"] for row in results))
-    first = grouped(results, texts[0])
-    others = {(row["model"], row["setting"]): row for row in results if row["text"] != texts[0]}
+    models = grouped(results)
     full, best = "# All settings\n", ""
-    for model, rows in first.items():
+    for model, texts in models.items():
+        rows, *others = texts.values()
+        others = {row["setting"]: row for row in sum(others, [])}
         row = rows[0]
         head = f"\n## {model}\n\n{row['tokens']} tokens of {row['text']}: dense perplexity {row['dense_perplexity']:.3f}, "
         head += f"{row['dense_bytes_per_token'] / 1e6:.1f} MB read per token. {row['date']}, {row['cpu']}.\n\n"
         full += head + table(rows, others)
         best += head + table(front(rows), others)
-    for number, text in enumerate(texts):
-        (folder / f"quality-{number + 1}.svg").write_text(plot(grouped(results, text)), encoding="utf-8")
+    for number in range(2):
+        drawn = {model: list(texts.values())[number] for model, texts in models.items() if len(texts) > number}
+        (folder / f"quality-{number + 1}.svg").write_text(plot(drawn), encoding="utf-8")
     (folder / "results.md").write_text(full, encoding="utf-8")
     page = folder / "README.md"
     prose, _, _ = page.read_text(encoding="utf-8").partition(MARK)
