@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(value_name = "FILE|ID")]
     model: String,
     /// Directory to write; must not exist
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
     output: PathBuf,
     /// Element type of the matrices: f32, f16 or bf16 [default: bf16 for blocks, floats as they are]
     #[arg(long)]
@@ -31,6 +31,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    eprintln!("wrote {}", args.output.display());
+    note!("wrote {}", args.output.display());
     Ok(())
 }
