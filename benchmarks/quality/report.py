@@ -37,21 +37,21 @@ def grouped(results):
 
 def table(rows, others):
     """Rows as Markdown; `others` are the same settings on the other text."""
-    lines = [
-        "| setting | read per token | of dense | perplexity | KL divergence | same top token | perplexity, other text | KL, other text |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["setting", "read per token", "of dense", "perplexity", "KL divergence", "same top token"]
+    header += ["perplexity, other text", "KL, other text"] if others else []
+    lines = [header, ["---"] * len(header)]
     chosen = {row["setting"] for row in front(rows)}
     for row in sorted(rows, key=lambda row: row["bytes_per_token"]):
-        other = others.get(row["setting"])
-        name = f"**{row['setting']}**" if row["setting"] in chosen else row["setting"]
         cells = [
-            name, f"{row['bytes_per_token'] / 1e6:.1f} MB", f"{100 * share(row):.0f} %", f"{100 * rise(row):+.1f} %",
+            f"**{row['setting']}**" if row["setting"] in chosen else row["setting"],
+            f"{row['bytes_per_token'] / 1e6:.1f} MB", f"{100 * share(row):.0f} %", f"{100 * rise(row):+.1f} %",
             f"{row['kl_mean']:.1e}", f"{100 * row['top1_agreement']:.1f} %",
-            f"{100 * rise(other):+.1f} %" if other else "", f"{other['kl_mean']:.1e}" if other else "",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        other = others.get(row["setting"])
+        if other:
+            cells += [f"{100 * rise(other):+.1f} %", f"{other['kl_mean']:.1e}"]
+        lines.append(cells + [""] * (len(header) - len(cells)))
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
 class Panel:
@@ -126,7 +126,12 @@ def plot(models):
 def write_report(results, folder):
     """The plots, all tables in results.md, and the best settings in README.md below its mark."""
     models = grouped(results)
-    full, best = "# All settings\n", ""
+    full, best = "# All settings\n", "\n"
+    for number, place in enumerate(["first", "second"]):
+        drawn = {model: list(texts.values())[number] for model, texts in models.items() if len(texts) > number}
+        if drawn:
+            (folder / f"quality-{number + 1}.svg").write_text(plot(drawn), encoding="utf-8")
+            best += f"![Perplexity increase and KL divergence against bytes read per token, {place} text](quality-{number + 1}.svg)\n"
     for model, texts in models.items():
         rows, *others = texts.values()
         others = {row["setting"]: row for row in sum(others, [])}
@@ -135,9 +140,6 @@ def write_report(results, folder):
         head += f"{row['dense_bytes_per_token'] / 1e6:.1f} MB read per token. {row['date']}, {row['cpu']}.\n\n"
         full += head + table(rows, others)
         best += head + table(front(rows), others)
-    for number in range(2):
-        drawn = {model: list(texts.values())[number] for model, texts in models.items() if len(texts) > number}
-        (folder / f"quality-{number + 1}.svg").write_text(plot(drawn), encoding="utf-8")
     (folder / "results.md").write_text(full, encoding="utf-8")
     page = folder / "README.md"
     prose, _, _ = page.read_text(encoding="utf-8").partition(MARK)

@@ -3,6 +3,8 @@
 ACTIVE = [0.9, 0.75, 0.6, 0.5, 0.4, 0.25]
 # Selectors by what they are worth: those of later ranks come last.
 SELECTORS = {"input": 1, "gate": 1, "lowrank": 3, "sign": 3, "skip": 3}
+# Selectors that are also measured with quantised weights.
+COMBINED = {"input": ["int8", "int4"], "gate": ["int8"]}
 # What is measured of every selector before the rest of its fractions.
 TELLING = [0.75, 0.5]
 
@@ -33,8 +35,8 @@ def settings():
             name = f"{selector} {percent(active)}"
             steps = [sparsified(selector, active)]
             yield setting(rank if active in TELLING else 4, "selector", name, steps)
-            if selector == "input":
-                for dtype in ["int8", "int4"]:
+            if selector in COMBINED:
+                for dtype in COMBINED[selector]:
                     yield setting(2 if active in TELLING else 4, "combined", f"{dtype}, {name}", steps, dtype=dtype)
     for method in ["sparsegpt", "wanda"]:
         for target in ["0.5", "0.3", "0.6", "2:4"]:
