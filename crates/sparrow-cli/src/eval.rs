@@ -10,9 +10,10 @@ use sparrow::internals::record::{Evaluation, PredictorQuality};
 use sparrow::{KvOptions, Load, Model, Placement, Selector, SelectorSpec, Session, SessionOptions};
 use sparrow_tools::eval::evaluate;
 use sparrow_tools::observe::Recall;
+use sparrow_tools::text::{first_tokens, windows};
 use sparrow_tools::traffic::weight_bytes_per_token;
 
-use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, open, resolve, sparse_default};
+use crate::model::{BosArg, KvArg, ModelArgs, SelectorArg, StorageArgs, demo_dir, open, resolve, sparse_default};
 use crate::output::{Format, LayersArg, by_layer, bytes, json, percent, progress, table};
 
 /// Quality of a selector, of quantised weights or of a quantised or sparse cache, against the dense model as it is stored; or of a
@@ -35,9 +36,11 @@ pub struct Args {
     /// UTF-8 text to predict [default: the demo model's sample.txt]
     #[arg(long, value_name = "FILE", help_heading = "Measurement")]
     text: Option<PathBuf>,
-    /// Tokens per window; each is scored on its own, without its first token
+    /// Tokens per window, the beginning-of-sequence token included; each is scored on its own, without its first token
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..), help_heading = "Measurement")]
     window: u32,
+    #[command(flatten, next_help_heading = "Measurement")]
+    bos: BosArg,
     /// Stop after this many tokens of the text
     #[arg(long, value_name = "N", help_heading = "Measurement")]
     max_tokens: Option<usize>,
@@ -55,6 +58,8 @@ struct Report {
     reference: Option<String>,
     text: String,
     window: usize,
+    /// Whether each window begins with a beginning-of-sequence token.
+    bos: bool,
     selector: String,
     dtype: String,
     kv_dtype: String,
@@ -87,8 +92,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let load = args.storage.of(args.model.load()?);
     let loaded = open(load.selector(args.selector.selector.or(default)))?;
     let (model, cpu, tokenizer) = (&loaded.model, &loaded.cpu, loaded.tokenizer()?);
-    let mut ids = tokenizer.encode(&text, false)?;
-    ids.truncate(args.max_tokens.unwrap_or(usize::MAX));
+    let beginning = if args.bos.begins() { tokenizer.beginning()? } else { Vec::new() };
+    let ids = first_tokens(tokenizer, &text, args.max_tokens.unwrap_or(usize::MAX))?;
 
     // Truth for recall: what calibration called active, or exact zeros. It takes every gate, which a cache does not have.
     let truth = match &model.sidecar {
@@ -108,6 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let context = model.spec.context_length().min(stored.spec.context_length());
     let window = context.min(args.window as usize);
+    let ids = windows(&ids, &beginning, window)?;
     let options = SessionOptions { sequences: 1, capacity: window, kv: KvOptions::default() };
     let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
     let options = SessionOptions { kv, ..options };
@@ -127,6 +133,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         reference: reference.map(|dir| dir.display().to_string()),
         text: text_path.display().to_string(),
         window,
+        bos: !beginning.is_empty(),
         selector: loaded.selector_spec.to_string(),
         dtype: model.weights.dtype().to_string(),
         kv_dtype: kv.dtype.unwrap_or(model.default_kv_dtype()).to_string(),
@@ -150,7 +157,8 @@ fn print(report: &Report, layers: bool) -> anyhow::Result<()> {
     if layers {
         print_layers(report)?;
     }
-    outln!("{} on {}, {} tokens predicted in windows of {}", report.model, report.text, e.tokens, report.window);
+    let begun = if report.bos { ", each with a beginning-of-sequence token" } else { "" };
+    outln!("{} on {}, {} tokens predicted in windows of {}{begun}", report.model, report.text, e.tokens, report.window);
     let change = e.perplexity / e.dense_perplexity - 1.0;
     let row = |name: &str, values: [String; 6]| std::iter::once(name.to_owned()).chain(values).collect();
     let reference = report.reference.as_ref().map_or(String::new(), |dir| format!("{dir}, "));

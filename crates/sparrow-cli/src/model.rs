@@ -64,6 +64,21 @@ pub fn resolve(model: &str) -> sparrow::Result<PathBuf> {
     sparrow::internals::checkpoint::hub::resolve(model)
 }
 
+/// `--no-bos`.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct BosArg {
+    /// Begin windows of text without the beginning-of-sequence token (BOS), although the tokenizer adds one to a text
+    #[arg(long)]
+    no_bos: bool,
+}
+
+impl BosArg {
+    /// Whether they begin with it.
+    pub fn begins(self) -> bool {
+        !self.no_bos
+    }
+}
+
 /// `--dtype` and `--weights-format`.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Storage")]

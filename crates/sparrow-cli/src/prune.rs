@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sparrow_tools::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Stage, Target, prune};
 
-use crate::model::CpuArgs;
+use crate::model::{BosArg, CpuArgs};
 use crate::output::{Bars, Format, LayersArg, json, percent, table};
 
 /// Set the weights of a model that matter least to zero, and write it as a directory like the one it came from. An interrupted run
@@ -41,6 +41,8 @@ pub struct Args {
     /// Tokens per calibration window
     #[arg(long, default_value_t = 256, help_heading = "Calibration", value_parser = clap::value_parser!(u32).range(2..))]
     window: u32,
+    #[command(flatten, next_help_heading = "Calibration")]
+    bos: BosArg,
     /// Use this many tokens of the text
     #[arg(long, alias = "tokens", default_value_t = 65_536, value_name = "N", help_heading = "Calibration")]
     max_tokens: usize,
@@ -75,6 +77,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         include: args.include,
         exclude: args.exclude,
         window: args.window as usize,
+        bos: args.bos.begins(),
         max_tokens: args.max_tokens,
         ..PruneOptions::new(args.method, target)
     };

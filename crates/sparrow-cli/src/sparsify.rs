@@ -9,7 +9,7 @@ use sparrow::internals::record::Trial;
 use sparrow::internals::select::Threshold;
 use sparrow_tools::sparsify::{Goal, Sparsified, SparsifyOptions, Stage, calibrated, sparsify};
 
-use crate::model::{CpuArgs, resolve};
+use crate::model::{BosArg, CpuArgs, resolve};
 use crate::output::{Bars, Format, LayersArg, by_layer, json, percent, table};
 use crate::report;
 
@@ -46,6 +46,8 @@ pub struct Args {
     /// Tokens per calibration window
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..), help_heading = "Calibration")]
     window: u32,
+    #[command(flatten, next_help_heading = "Calibration")]
+    bos: BosArg,
     /// Use this many tokens of the text
     #[arg(long, default_value_t = 65_536, value_name = "N", help_heading = "Calibration")]
     max_tokens: usize,
@@ -147,6 +149,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         goal: args.goal.goal(),
         curve: args.report.is_some(),
         window: args.window as usize,
+        bos: args.bos.begins(),
         max_tokens: args.max_tokens,
     };
     if let Some(path) = &args.report {

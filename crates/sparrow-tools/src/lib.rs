@@ -7,6 +7,7 @@
 //! | [`convert::convert`] | write a GGUF file as a Hugging Face directory |
 //! | [`pack::pack`] | write pruned matrices as bitmaps |
 //! | [`eval::evaluate`] | perplexity, KL divergence and agreement against a reference |
+//! | [`text`] | the tokens of a text, in windows |
 //! | [`traffic::weight_bytes_per_token`] | what decoding a token reads |
 //! | [`shapes`], [`synth::synthesize`] | models of known shapes with random weights |
 #![deny(unsafe_code)]
@@ -20,5 +21,5 @@ pub mod prune;
 pub mod shapes;
 pub mod sparsify;
 pub mod synth;
-mod text;
+pub mod text;
 pub mod traffic;

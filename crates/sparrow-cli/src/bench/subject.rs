@@ -16,6 +16,7 @@ use sparrow::{
 use sparrow_kernels::{Compute, Isa};
 use sparrow_tools::eval::evaluate;
 use sparrow_tools::shapes;
+use sparrow_tools::text::windows;
 
 use super::figures::{LayerTimes, Loaded, Profile, Run, named};
 use super::job::{Job, Source};
@@ -39,6 +40,8 @@ pub struct Subject {
     session: Session,
     /// The text's tokens, or random ones.
     ids: Vec<u32>,
+    /// What every prompt and window begins with.
+    beginning: Vec<u32>,
     tokenizer: Option<Arc<Tokenizer>>,
 }
 
@@ -81,13 +84,16 @@ impl Subject {
             }
         };
         let (model, tokenizer) = (&opened.model, opened.tokenizer().ok().cloned());
-        let ids = match (&job.source, &tokenizer) {
+        let (ids, beginning) = match (&job.source, &tokenizer) {
             (Source::Directory { text, .. }, Some(tokenizer)) => {
                 let text = std::fs::read_to_string(text).with_context(|| text.display().to_string())?;
-                tokenizer.encode(&text, false)?
+                (tokenizer.encode(&text, false)?, tokenizer.beginning()?)
             }
             // Any ids will do: a walk through the vocabulary.
-            _ => (0..).map(|i: u32| i.wrapping_mul(7919) % model.spec.vocab_size as u32).take(1 << 16).collect(),
+            _ => {
+                let ids = (0..).map(|i: u32| i.wrapping_mul(7919) % model.spec.vocab_size as u32);
+                (ids.take(1 << 16).collect(), Vec::new())
+            }
         };
         let capacity = job.prompt_tokens + job.gen_tokens;
         let context = model.spec.context_length();
@@ -112,7 +118,7 @@ impl Subject {
         };
         let options = SessionOptions { sequences: job.batch, capacity, kv };
         let session = opened.session(options)?;
-        Ok(Subject { job, loaded, opened, session, ids, tokenizer })
+        Ok(Subject { job, loaded, opened, session, ids, beginning, tokenizer })
     }
 
     /// What was loaded.
@@ -124,7 +130,8 @@ impl Subject {
     fn prompt(&self, sequence: usize) -> Vec<u32> {
         let room = self.ids.len() - self.job.prompt_tokens + 1;
         let start = sequence * self.job.prompt_tokens % room;
-        self.ids[start..start + self.job.prompt_tokens].to_vec()
+        let tokens = self.beginning.iter().chain(&self.ids[start..]);
+        tokens.take(self.job.prompt_tokens).copied().collect()
     }
 
     /// Prefills every sequence and decodes, timed.
@@ -237,8 +244,8 @@ impl Subject {
             stored.clone()
         };
         let mut dense = Session::new(model, self.opened.cpu.clone(), Selector::Dense, options)?;
-        let ids = &self.ids[..self.ids.len().min(tokens)];
-        Ok(Some(evaluate(&mut dense, &mut self.session, ids, window, &mut (), |_| ())?))
+        let ids = windows(&self.ids[..self.ids.len().min(tokens)], &self.beginning, window)?;
+        Ok(Some(evaluate(&mut dense, &mut self.session, &ids, window, &mut (), |_| ())?))
     }
 }
 

@@ -30,7 +30,7 @@ use self::pass::Pass;
 pub use self::record::{LayerRecord, PruningQuality, PruningRecord};
 pub use self::stage::{Progress, Stage};
 use self::write::{Shards, measure};
-use crate::text::Text;
+use crate::text::{Reading, Text};
 
 /// Prunes the model in `dir`, calibrated on the text file `text`, and writes it as the new directory `out`: the same tensors in
 /// the same types, with zeros. A run that is interrupted leaves `out` with `.pruning` added, and goes on from there when called
@@ -62,7 +62,8 @@ pub fn prune(
     }
     let source = files.checkpoint()?;
     let chosen = tensors::choose(&model.spec, &source, options)?;
-    let text = Text::read(text, &Tokenizer::read(&files)?, options.max_tokens, options.window, &model.spec, 1)?;
+    let PruneOptions { max_tokens, window, bos, .. } = *options;
+    let text = Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts: 1 }, &model.spec)?;
     let source_fingerprint = fingerprint(&source);
     let directory = Directory::resume(out, ".pruning")?;
     let mut journal = Journal::open(&directory, &source_fingerprint, &text.sha256, options)?;
@@ -86,7 +87,7 @@ pub fn prune(
         include: options.include.clone(),
         exclude: options.exclude.clone(),
         source: source_fingerprint,
-        calibration: text.calibration(if options.calibrates() { text.seen().len() } else { 0 }),
+        calibration: text.calibration(options.calibrates()),
         sparsity,
         layers,
         quality: PruningQuality { text: text.held_out_name(), evaluation },

@@ -65,6 +65,8 @@ pub struct PruneOptions {
     pub exclude: Vec<String>,
     /// Tokens per calibration window.
     pub window: usize,
+    /// Windows begin with the beginning-of-sequence token, where the tokenizer adds one.
+    pub bos: bool,
     /// Tokens of the text to use, the held-out part included.
     pub max_tokens: usize,
 }
@@ -79,6 +81,7 @@ impl PruneOptions {
             include: Vec::new(),
             exclude: Vec::new(),
             window: 256,
+            bos: true,
             max_tokens: 65_536,
         }
     }

@@ -25,7 +25,7 @@ pub use self::search::calibrated;
 use self::state::State;
 use self::task::{Task, measure};
 use crate::calibrate::ScoreCurve;
-use crate::text::Text;
+use crate::text::{Reading, Text};
 
 /// What was made.
 #[derive(Debug)]
@@ -63,7 +63,8 @@ pub fn sparsify(
     // A search for a wanted quality reads as much as is held out, before it.
     let searching = options.curve || options.goal.is_some_and(search::is_searched);
     let parts = if searching { 2 } else { 1 };
-    let text = Text::read(text, &Tokenizer::read(&files)?, options.max_tokens, options.window, &model.spec, parts)?;
+    let SparsifyOptions { max_tokens, window, bos, .. } = *options;
+    let text = Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts }, &model.spec)?;
     let window = text.window;
     let (seen, searched, held_out) = (text.seen(), text.searched(), text.held_out());
 
@@ -102,7 +103,7 @@ pub fn sparsify(
             selection: held_out.selection,
             overlap: held_out.overlap,
         },
-        calibration: text.calibration(seen.len()),
+        calibration: text.calibration(true),
         search: chosen.trials,
     };
     directory.text(SidecarFile::NAME, &pretty(&file))?;

@@ -20,6 +20,8 @@ pub struct SparsifyOptions {
     pub curve: bool,
     /// Tokens per calibration window.
     pub window: usize,
+    /// Windows begin with the beginning-of-sequence token, where the tokenizer adds one.
+    pub bos: bool,
     /// Tokens of the text to use, held-out parts included.
     pub max_tokens: usize,
 }
@@ -35,6 +37,7 @@ impl SparsifyOptions {
             goal: None,
             curve: false,
             window: 256,
+            bos: true,
             max_tokens: 65_536,
         }
     }

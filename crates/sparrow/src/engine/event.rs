@@ -25,7 +25,8 @@ pub enum Event {
         request: RequestId,
         /// Why.
         finish: Finish,
-        /// Text that was held back and turned out to be none of a stop string.
+        /// Text that was held back: it turned out to be none of a stop string, or no more tokens came to change it. A character that
+        /// is not complete is U+FFFD.
         text: String,
         /// What it took.
         usage: Usage,

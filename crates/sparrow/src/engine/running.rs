@@ -9,7 +9,7 @@ use super::scheduler::RequestId;
 use crate::error::{Error, Result};
 use crate::run::check_ids;
 use crate::text::sample::{Sampled, Sampler};
-use crate::text::{StopText, TextStream, Tokenizer};
+use crate::text::{Tokenizer, Written};
 
 /// A request that waits or runs.
 pub struct Running {
@@ -25,8 +25,8 @@ pub struct Running {
     eos: Vec<u32>,
     logprobs: bool,
     sampler: Sampler,
-    stream: Option<TextStream>,
-    stop: StopText,
+    /// None without a tokenizer.
+    text: Option<Written>,
     begun: Option<Instant>,
     first: Option<Instant>,
     last: Option<Instant>,
@@ -62,7 +62,7 @@ impl Running {
         }
         let mut sampler = Sampler::new(sample, vocab)?;
         sampler.accept_prompt(&prompt);
-        let stream = tokenizer.map(|tokenizer| TextStream::new(tokenizer.clone(), &prompt)).transpose()?;
+        let text = tokenizer.map(|tokenizer| Written::new(tokenizer.clone(), &prompt, stop)).transpose()?;
         Ok(Running {
             id,
             prompt_tokens: prompt.len(),
@@ -73,8 +73,7 @@ impl Running {
             eos: if ignore_eos { Vec::new() } else { eos.to_vec() },
             logprobs,
             sampler,
-            stream,
-            stop: StopText::new(stop),
+            text,
             begun: None,
             first: None,
             last: None,
@@ -115,8 +114,8 @@ impl Running {
         self.tokens.push(token);
         self.sampler.accept(token);
         let ended = self.eos.contains(&token);
-        let (text, stopped) = match &mut self.stream {
-            Some(stream) if !ended => self.stop.push(&stream.push(token)?),
+        let (text, stopped) = match &mut self.text {
+            Some(text) if !ended => text.push(token)?,
             _ => (String::new(), None),
         };
         let finish = if ended {
@@ -135,11 +134,15 @@ impl Running {
     }
 
     /// The last that is told of it.
-    pub fn finish(mut self, finish: Finish, active_fraction: f64) -> Event {
-        let text = match finish {
-            Finish::StopString(_) => String::new(),
-            _ => self.stop.rest(),
+    ///
+    /// # Errors
+    /// If the tokenizer's decoder refuses what was held back.
+    pub fn finish(mut self, finish: Finish, active_fraction: f64) -> Result<Event> {
+        let (text, stopped) = match (&finish, &mut self.text) {
+            (Finish::StopString(_), _) | (_, None) => (String::new(), None),
+            (_, Some(text)) => text.finish()?,
         };
+        let finish = stopped.map_or(finish, Finish::StopString);
         let usage = Usage {
             prompt_tokens: self.prompt_tokens,
             new_tokens: self.new_tokens(),
@@ -147,7 +150,7 @@ impl Running {
             decode_time: self.last.zip(self.first).map_or_else(Default::default, |(last, first)| last - first),
             active_fraction,
         };
-        Event::Finished { request: self.id, finish, text, usage }
+        Ok(Event::Finished { request: self.id, finish, text, usage })
     }
 
     fn new_tokens(&self) -> usize {

@@ -88,7 +88,7 @@ impl<B: Backend> Engine<B> {
     /// Ends a request, whether it waits or runs; nothing if it has ended.
     ///
     /// # Errors
-    /// Never in practice: its sequence is there.
+    /// If the tokenizer's decoder refuses the text that was held back.
     pub fn cancel(&mut self, request: RequestId) -> Result<()> {
         match self.requests.iter().any(|r| r.id == request) {
             true => self.end(request, Finish::Cancelled),
@@ -216,7 +216,7 @@ impl<B: Backend> Engine<B> {
         let at = self.requests.iter().position(|r| r.id == id).expect("it has not ended");
         let request = self.requests.remove(at);
         let stats = request.sequence.map(|sequence| self.session.remove_sequence(sequence)).transpose()?;
-        self.told.push_back(request.finish(finish, stats.map_or(1.0, |stats| stats.active_fraction())));
+        self.told.push_back(request.finish(finish, stats.map_or(1.0, |stats| stats.active_fraction()))?);
         Ok(())
     }
 }

@@ -69,6 +69,9 @@ pub struct CalibrationText {
     pub sha256: String,
     /// Tokens used.
     pub tokens: usize,
+    /// Whether each window, of the text that the quality was measured on too, began with a beginning-of-sequence token.
+    #[serde(default)]
+    pub bos: bool,
 }
 
 /// Measured cost of the selector.

@@ -27,6 +27,21 @@ impl StopText {
         (std::mem::replace(&mut self.held, rest), None)
     }
 
+    /// Whether a text that ends with `bytes`, and may be longer, can end with a stop string.
+    pub(super) fn may_end_with(&self, bytes: &[u8]) -> bool {
+        let fits = |stop: &String| {
+            let common = stop.len().min(bytes.len());
+            common > 0 && bytes.ends_with(&stop.as_bytes()[stop.len() - common..])
+        };
+        self.stop.iter().any(fits)
+    }
+
+    /// Whether `piece` would complete a stop string.
+    pub(super) fn is_completed_by(&self, piece: &str) -> bool {
+        let text = format!("{}{piece}", self.held);
+        self.stop.iter().any(|stop| !stop.is_empty() && text.contains(stop))
+    }
+
     /// What was held back and turned out to be text: no stop string was completed.
     pub fn rest(&mut self) -> String {
         std::mem::take(&mut self.held)

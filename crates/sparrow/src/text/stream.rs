@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
+use super::decoder::Decoding;
+use super::quiet::quietly;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
-/// Turns ids into text piece by piece.
+/// Turns ids into text piece by piece. The pieces together, and what [`finish`](Self::finish) adds, are what decoding the prompt
+/// and all ids at once adds to decoding the prompt alone. Where a prompt ends inside of a character, which its own text shows as
+/// U+FFFD, they begin with the whole character: they are all that the two texts do not have in common.
+///
+/// Byte tokens in a row (`<0xE0>`) are held back until the row ends, for one wrong byte changes the text of all.
+#[derive(Clone)]
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
-    /// A short tail of the sequence.
-    ids: Vec<u32>,
-    /// Bytes of the tail's text that were given out.
-    shown: usize,
+    decoding: Decoding,
+    /// What the prompt's own text ends with and may still change.
+    shown: String,
 }
 
 impl TextStream {
@@ -20,52 +26,54 @@ impl TextStream {
     /// # Errors
     /// If the tokenizer's decoder refuses the prompt.
     pub fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32]) -> Result<TextStream> {
-        // Only the last few ids bear on how the next is spelled (a leading space, a character split over tokens).
-        let ids = prompt[prompt.len().saturating_sub(16)..].to_vec();
-        let shown = tokenizer.decode(&ids)?.len();
-        Ok(TextStream { tokenizer, ids, shown })
+        let decoding = Decoding::new(tokenizer.inner().get_decoder());
+        let mut stream = TextStream { tokenizer, decoding, shown: String::new() };
+        prompt.iter().try_for_each(|&id| stream.decode(id).map(drop))?;
+        stream.shown = stream.clone().finish()?;
+        Ok(stream)
     }
 
-    /// The text that `id` adds; empty while a character is incomplete.
+    /// The text that `id` settles; empty while later ids may change it.
     ///
     /// # Errors
     /// If the tokenizer's decoder refuses it.
     pub fn push(&mut self, id: u32) -> Result<String> {
-        const TAIL: usize = 32;
-        self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids)?;
-        // An incomplete character decodes to U+FFFD: wait for the rest, but not forever.
-        if text.ends_with('\u{fffd}') && self.ids.len() < 2 * TAIL {
-            return Ok(String::new());
+        let text = self.decode(id)?;
+        Ok(self.unshown(text))
+    }
+
+    /// The text that was held back: there are no more ids.
+    ///
+    /// # Errors
+    /// If the tokenizer's decoder refuses it.
+    pub fn finish(&mut self) -> Result<String> {
+        let text = quietly(REFUSED, || self.decoding.finish())?;
+        Ok(self.unshown(text))
+    }
+
+    /// Bytes that [`finish`](Self::finish) would make a text of, be some of the prompt; empty if they are incomplete or wrong.
+    pub(super) fn held_text(&self) -> &[u8] {
+        self.decoding.held_text()
+    }
+
+    fn decode(&mut self, id: u32) -> Result<String> {
+        match self.tokenizer.text_token(id) {
+            Some(token) => quietly(REFUSED, || self.decoding.push(token)),
+            None => Ok(String::new()),
         }
-        let piece = text.get(self.shown..).unwrap_or_default().to_owned();
-        self.shown = text.len();
-        if self.ids.len() >= TAIL {
-            self.ids.drain(..self.ids.len() - TAIL / 2);
-            self.shown = self.tokenizer.decode(&self.ids)?.len();
+    }
+
+    /// Without what the prompt's text showed already.
+    fn unshown(&mut self, text: String) -> String {
+        let pairs = text.chars().zip(self.shown.chars());
+        let common = pairs.take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+        if common < text.len() {
+            self.shown.clear();
+            return text[common..].to_owned();
         }
-        Ok(piece)
+        self.shown.drain(..common);
+        String::new()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn streamed_pieces_make_the_whole_text() {
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo");
-        let tokenizer = Arc::new(Tokenizer::load(&demo).unwrap());
-        let text = "Lily said: \u{201c}h\u{e9}llo \u{1f426} world\u{201d}. ".repeat(9);
-        let ids = tokenizer.encode(&text, true).unwrap();
-        for split in [1, 7, ids.len() / 2] {
-            let mut stream = TextStream::new(tokenizer.clone(), &ids[..split]).unwrap();
-            let rest: String = ids[split..].iter().map(|&id| stream.push(id).unwrap()).collect();
-            let whole = tokenizer.decode(&ids).unwrap();
-            assert!(whole.ends_with(&rest), "split at {split}: {rest:?}");
-            assert!(rest.len() + 4 * split * 8 >= whole.len());
-        }
-    }
-}
+const REFUSED: &str = "the tokens cannot be decoded";

@@ -1,13 +1,16 @@
-//! Text ↔ ids, from `tokenizer.json`.
+//! Text ↔ ids, from `tokenizer.json` and what is declared beside it.
 
 use std::path::Path;
 
+use super::declared::Declared;
+use super::quiet::quietly;
 use crate::checkpoint::ModelFiles;
 use crate::error::{Error, Result};
 
 /// A `tokenizer.json`, with what generation needs of it.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    declared: Declared,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -34,14 +37,24 @@ impl Tokenizer {
         let Some(bytes) = files.read("tokenizer.json")? else {
             return Err(Error::Tokenizer(format!("{} is missing: the model directory needs it", path.display())));
         };
-        // The library panics on some malformed files.
-        let inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
-        let reason = match inner {
-            Ok(Ok(inner)) => return Ok(Tokenizer { inner }),
-            Ok(Err(e)) => e.to_string(),
-            Err(_) => "is not a tokenizer that can be read".into(),
-        };
-        Err(Error::Tokenizer(format!("{}: {reason}", path.display())))
+        let declared = Declared::read(files)?;
+        let inner = quietly("is not a tokenizer that can be read", || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+            // They are of the training that saved the file; nobody asked for them here.
+            inner.with_truncation(None)?.with_padding(None);
+            let beside = declared.tokens_beside(&inner);
+            inner.add_tokens(&beside);
+            Ok(inner)
+        });
+        match inner {
+            Ok(inner) => Ok(Tokenizer { inner, declared }),
+            Err(Error::Tokenizer(reason)) => Err(Error::Tokenizer(format!("{}: {reason}", path.display()))),
+            Err(other) => Err(other),
+        }
+    }
+
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
     }
 
     /// Ids of `text`; with `special`, also those the tokenizer adds around a text (a beginning-of-sequence token).
@@ -49,8 +62,20 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer refuses the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoding = quietly("the text cannot be encoded", || self.inner.encode_fast(text, special))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids that the tokenizer puts before a text: a beginning-of-sequence token, or none.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses texts.
+    pub fn beginning(&self) -> Result<Vec<u32>> {
+        const TEXT: &str = "a";
+        let (alone, mut begun) = (self.encode(TEXT, false)?, self.encode(TEXT, true)?);
+        let text = (0..begun.len()).find(|&at| begun[at..].starts_with(&alone));
+        begun.truncate(text.unwrap_or(0));
+        Ok(begun)
     }
 
     /// Text of `ids`, without special tokens.
@@ -58,12 +83,32 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer's decoder refuses them.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+        quietly("the tokens cannot be decoded", || self.inner.decode(ids, true))
+    }
+
+    /// The token of `id` where it is part of a text: none of a special one, and of an id that there is not.
+    pub(super) fn text_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id).filter(|token| !self.inner.get_added_vocabulary().is_special_token(token))
     }
 
     /// Ids the tokenizer knows, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token, as the vocabulary spells it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token of an id, as the vocabulary spells it.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The token that a model's files name `bos_token`, `eos_token` or another `…_token`.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        self.declared.named(name)
     }
 
     /// Whether its ids mean what those of `other` mean, so that predictions of them can be compared.

@@ -7,3 +7,4 @@ mod memory;
 mod numbers;
 mod run;
 mod sparse;
+mod text;
