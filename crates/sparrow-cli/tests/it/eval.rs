@@ -13,6 +13,10 @@ fn eval_measures_quality() {
     }
     assert!(value["kl_mean"].as_f64().unwrap().abs() < 1e-6, "the gate of a ReLU model is exact: {value}");
     assert!(value["active_fraction"].as_f64().unwrap() < 0.5, "{value}");
+    // Windows begin with a token that the text does not have, so that all of its own are predicted.
+    assert_eq!((&value["bos"], &value["tokens"]), (&true.into(), &600.into()));
+    let without = json(&["eval", "--max-tokens", "600", "--no-bos", "--format", "json"]);
+    assert_eq!((&without["bos"], &without["tokens"]), (&false.into(), &(600 - 3).into()));
     let text = text();
     let args = ["eval", "--max-tokens", "300", "--selector", "gate:top-k=8", "--text", text.to_str().unwrap()];
     assert!(succeed(&args).contains("perplexity"));

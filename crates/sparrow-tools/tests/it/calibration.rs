@@ -7,6 +7,10 @@ use sparrow::{Error, Selector};
 use sparrow_testing::*;
 use sparrow_tools::eval::evaluate;
 use sparrow_tools::sparsify::{Goal, SparsifyOptions, Stage, sparsify};
+use sparrow_tools::text::windows;
+
+/// What the demo model's tokenizer puts before a text.
+const END_OF_TEXT: u32 = 0;
 
 fn options(selector: &str) -> SparsifyOptions {
     SparsifyOptions { window: 64, max_tokens: 3000, ..SparsifyOptions::new(parse(selector), 24) }
@@ -84,9 +88,10 @@ fn input_calibration_reaches_its_fraction_and_beats_one_sparsity_for_all() {
     let (model, uniform) = prepare(demo(), parse("input:quantile=0.5"));
     let ids = sample_ids();
     let held_out = &ids[ids.len().min(3000) - calibrated.tokens..ids.len().min(3000)];
+    let held_out = windows(held_out, &[END_OF_TEXT], 64).unwrap();
     let mut dense = session(&cpu(), &model, Selector::dense(), 1, None);
     let mut sparse = session(&cpu(), &model, uniform, 1, None);
-    let uniform = evaluate(&mut dense, &mut sparse, held_out, 64, &mut (), |_| ()).unwrap();
+    let uniform = evaluate(&mut dense, &mut sparse, &held_out, 64, &mut (), |_| ()).unwrap();
     println!("KL calibrated {:.3}, uniform {:.3}", calibrated.kl_mean, uniform.kl_mean);
     assert!(calibrated.kl_mean < uniform.kl_mean, "{calibrated:?} {uniform:?}");
 }

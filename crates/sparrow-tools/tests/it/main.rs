@@ -10,4 +10,5 @@ mod pruning;
 mod real_models;
 mod sidecars;
 mod sparsify;
+mod text;
 mod traffic;

@@ -12,6 +12,7 @@ use sparrow_testing::reference::{ATTENTION, DOWN, MLP, OUTPUT};
 use sparrow_testing::*;
 use sparrow_tools::eval::evaluate;
 use sparrow_tools::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Target, prune};
+use sparrow_tools::text::windows;
 
 const WINDOW: usize = 32;
 
@@ -129,7 +130,8 @@ fn the_written_quality_is_what_evaluation_finds() {
     let options = SessionOptions { sequences: 1, capacity: WINDOW, kv: KvOptions::default() };
     let session = |model| Session::new(Arc::new(model), exact(), Selector::dense(), options).unwrap();
     let (mut before, mut after) = (session(demo()), session(load(&out)));
-    let expected = evaluate(&mut before, &mut after, &ids[99..110], WINDOW, &mut (), |_| ()).unwrap();
+    let held_out = windows(&ids[99..110], &tokenizer.beginning().unwrap(), WINDOW).unwrap();
+    let expected = evaluate(&mut before, &mut after, &held_out, WINDOW, &mut (), |_| ()).unwrap();
     let found = &record.quality.evaluation;
     assert_eq!(found.tokens, expected.tokens);
     for (a, b) in [

@@ -10,6 +10,7 @@ use sparrow::{DType, Load, Model, Selector, SelectorSpec};
 use sparrow_testing::*;
 use sparrow_tools::eval::evaluate;
 use sparrow_tools::sparsify::{Goal, SparsifyOptions, sparsify};
+use sparrow_tools::text::windows;
 
 /// Between two ways through the same f32 kernels.
 const SAME: f64 = 2e-5;
@@ -60,8 +61,10 @@ fn a_sparsified_directory_runs_as_it_was_measured() {
         assert!(worst_difference(&same(model), &same(&original)) < SAME);
         let mut dense = session(&cpu(), model, Selector::dense(), 1, None);
         let mut sparse = session(&cpu(), model, loaded.selector.clone(), 1, None);
-        let held_out = &ids[file.calibration.tokens..];
-        let found = evaluate(&mut dense, &mut sparse, held_out, 64, &mut (), |_| ()).unwrap();
+        let beginning = loaded.tokenizer().unwrap().beginning().unwrap();
+        assert!(file.calibration.bos && beginning == [0]);
+        let held_out = windows(&ids[file.calibration.tokens..], &beginning, 64).unwrap();
+        let found = evaluate(&mut dense, &mut sparse, &held_out, 64, &mut (), |_| ()).unwrap();
         let written = &file.quality.evaluation;
         assert_eq!(found.tokens, written.tokens);
         for (found, written) in [
