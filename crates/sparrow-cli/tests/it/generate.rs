@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use serde_json::{Value, json};
+
 use crate::command::{PROMPT, demo, fail, sparrow, stderr, stdout, succeed, text};
 
 #[test]
@@ -92,4 +94,25 @@ fn generate_refuses_what_it_cannot_do() {
     fail(1, &["inspect", text().to_str().unwrap()], &["sample.txt", "is not a directory"]);
     let empty = tempfile::tempdir().unwrap();
     fail(1, &["inspect", empty.path().to_str().unwrap()], &["has no config.json"]);
+}
+
+#[test]
+fn generate_refuses_tokenizers_that_cannot_work() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(demo().join(file), dir.path().join(file)).unwrap();
+    }
+    let whole = std::fs::read_to_string(demo().join("tokenizer.json")).unwrap();
+    // While it is loaded, while a text is encoded, and while tokens are decoded.
+    let strip = json!([{ "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 0, "stop": 1 }]);
+    for (field, value, prompt, says) in [
+        ("normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" }), "Once", "tokenizer.json"),
+        ("pre_tokenizer", json!({ "type": "FixedLength", "length": 0 }), "Once", "cannot be encoded"),
+        ("decoder", json!({ "type": "Sequence", "decoders": strip }), "", "cannot be decoded"),
+    ] {
+        let mut tokenizer: Value = serde_json::from_str(&whole).unwrap();
+        tokenizer[field] = value;
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        fail(1, &["generate", "-m", dir.path().to_str().unwrap(), "--prompt", prompt, "-n", "9"], &[says]);
+    }
 }
