@@ -63,7 +63,8 @@ pub fn prune(
     let source = files.checkpoint()?;
     let chosen = tensors::choose(&model.spec, &source, options)?;
     let PruneOptions { max_tokens, window, bos, .. } = *options;
-    let text = Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts: 1 }, &model.spec)?;
+    let text =
+        Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts: 1 }, &model.spec)?;
     let source_fingerprint = fingerprint(&source);
     let directory = Directory::resume(out, ".pruning")?;
     let mut journal = Journal::open(&directory, &source_fingerprint, &text.sha256, options)?;
