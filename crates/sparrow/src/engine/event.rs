@@ -36,7 +36,7 @@ pub enum Event {
 /// Why a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finish {
-    /// The model produced one of its end-of-sequence ids.
+    /// The model produced one of its end-of-sequence ids, or of the request's.
     EndOfSequence,
     /// The text contained this stop string.
     StopString(String),
@@ -53,6 +53,8 @@ pub enum Finish {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that were not computed: a [kept](super::EngineOptions::kept) sequence began with them.
+    pub cached_tokens: usize,
     /// Tokens generated, an end-of-sequence id included.
     pub new_tokens: usize,
     /// From the first step that computed its prompt to its first token; `None` if it got none.
@@ -64,9 +66,10 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Prompt tokens per second until the first token; 0 without one.
+    /// Prompt tokens computed per second until the first token; 0 without one.
     pub fn prefill_tokens_per_second(&self) -> f64 {
-        self.time_to_first_token.map_or(0.0, |time| self.prompt_tokens as f64 / time.as_secs_f64())
+        let computed = self.prompt_tokens - self.cached_tokens;
+        self.time_to_first_token.map_or(0.0, |time| computed as f64 / time.as_secs_f64())
     }
 
     /// Tokens after the first per second; 0 if there are none.

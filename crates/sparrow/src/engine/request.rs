@@ -15,6 +15,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Go on past the model's end-of-sequence ids.
     pub ignore_eos: bool,
+    /// Ids that end generation beside those of the model, as one that ends a turn of a conversation does.
+    pub stop_tokens: Vec<u32>,
     /// Report log-probabilities, of the chosen token and of as many others as [`SampleOptions::top_logprobs`] says.
     pub logprobs: bool,
 }

@@ -16,8 +16,10 @@ pub struct Running {
     pub id: RequestId,
     /// Prompt, then what was generated.
     pub tokens: Vec<u32>,
-    /// Its sequence in the session, once it runs.
+    /// Its sequence in the session, once it runs or took over one that was kept.
     pub sequence: Option<usize>,
+    /// Tokens of the prompt that its sequence came with.
+    pub cached: usize,
     prompt_tokens: usize,
     max_new_tokens: usize,
     /// What the model's context has room for.
@@ -47,7 +49,7 @@ impl Running {
     /// # Errors
     /// If the prompt is empty, leaves no room in the context or has an id outside the vocabulary, or an option is out of range.
     pub fn new(id: RequestId, request: Request, rules: &Rules) -> Result<Self> {
-        let Request { prompt, sample, max_new_tokens, stop, ignore_eos, logprobs } = request;
+        let Request { prompt, sample, max_new_tokens, stop, ignore_eos, stop_tokens, logprobs } = request;
         let &Rules { vocab, context, eos, tokenizer } = rules;
         if prompt.is_empty() {
             return Err(Error::option("prompt", "has no tokens"));
@@ -68,9 +70,10 @@ impl Running {
             prompt_tokens: prompt.len(),
             tokens: prompt,
             sequence: None,
+            cached: 0,
             max_new_tokens,
             context,
-            eos: if ignore_eos { Vec::new() } else { eos.to_vec() },
+            eos: [if ignore_eos { &[] } else { eos }, &stop_tokens].concat(),
             logprobs,
             sampler,
             text,
@@ -83,6 +86,11 @@ impl Running {
     /// Tokens that its sequence may come to.
     pub fn capacity(&self) -> usize {
         self.prompt_tokens.saturating_add(self.max_new_tokens).min(self.context)
+    }
+
+    /// Whether some of its prompt was computed.
+    pub fn has_begun(&self) -> bool {
+        self.begun.is_some()
     }
 
     /// Its prompt is about to be computed.
@@ -145,6 +153,7 @@ impl Running {
         let finish = stopped.map_or(finish, Finish::StopString);
         let usage = Usage {
             prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached,
             new_tokens: self.new_tokens(),
             time_to_first_token: self.first.zip(self.begun).map(|(first, begun)| first - begun),
             decode_time: self.last.zip(self.first).map_or_else(Default::default, |(last, first)| last - first),

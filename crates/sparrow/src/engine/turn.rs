@@ -22,11 +22,14 @@ pub struct EngineOptions {
     pub step_tokens: usize,
     /// Requests that wait at most.
     pub queue: usize,
+    /// Sequences of ended requests that stay in memory, the newest ones: a request that begins as one of them did computes only
+    /// the rest of its prompt.
+    pub kept: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { slots: 8, step_tokens: PREFILL_ROWS, queue: 1024 }
+        EngineOptions { slots: 8, step_tokens: PREFILL_ROWS, queue: 1024, kept: 0 }
     }
 }
 
@@ -36,6 +39,9 @@ pub struct Engine<B: Backend = Cpu> {
     tokenizer: Option<Arc<Tokenizer>>,
     scheduler: Scheduler,
     requests: Vec<Running>,
+    /// Sequences of ended requests, the oldest first, and how many there may be.
+    kept: Vec<usize>,
+    keep: usize,
     next: u64,
     pieces: Vec<Piece>,
     /// What is to be told and was not yet.
@@ -48,10 +54,10 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// If there is no slot, or a step has less room than there are slots.
     pub fn new(session: Session<B>, tokenizer: Option<Arc<Tokenizer>>, options: EngineOptions) -> Result<Self> {
-        let EngineOptions { slots, step_tokens, queue } = options;
+        let EngineOptions { slots, step_tokens, queue, kept: keep } = options;
         let scheduler = Scheduler::new(Limits::new(slots, step_tokens, queue)?);
-        let (requests, pieces, told) = (Vec::new(), Vec::new(), VecDeque::new());
-        Ok(Engine { session, tokenizer, scheduler, requests, next: 0, pieces, told })
+        let (requests, kept, pieces, told) = (Vec::new(), Vec::new(), Vec::new(), VecDeque::new());
+        Ok(Engine { session, tokenizer, scheduler, requests, kept, keep, next: 0, pieces, told })
     }
 
     /// The session: what it counted, and what cancels a step.
@@ -77,12 +83,40 @@ impl<B: Backend> Engine<B> {
             eos: &model.generation.eos_token_ids,
             tokenizer: self.tokenizer.as_ref(),
         };
-        let running = Running::new(id, request, &rules)?;
-        let submitted = self.scheduler.submit(id, running.tokens.len());
+        let mut running = Running::new(id, request, &rules)?;
+        let prefix = self.kept_prefix(&running.tokens);
+        let submitted = self.scheduler.submit(id, running.tokens.len() - prefix.map_or(0, |(_, len)| len));
         submitted.map_err(|full| Error::option("queue", full.to_string()))?;
+        if let Some((sequence, len)) = prefix
+            && let Err(error) = self.take_over(&mut running, sequence, len)
+        {
+            self.scheduler.cancel(id);
+            return Err(error);
+        }
         self.next += 1;
         self.requests.push(running);
         Ok(id)
+    }
+
+    /// The kept sequence that has most of the first tokens of a prompt, and how many; one is left to compute at least.
+    fn kept_prefix(&self, prompt: &[u32]) -> Option<(usize, usize)> {
+        let prefix = |&sequence: &usize| {
+            let cached = self.session.tokens(sequence);
+            let len = cached.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+            // What a sparse cache has pruned cannot be taken back: it is of use whole or not at all.
+            let usable = len > 0 && (len == cached.len() || self.session.kv().sparsity.is_none());
+            (usable && !self.session.is_outdated(sequence, prompt.len())).then_some((sequence, len))
+        };
+        self.kept.iter().filter_map(prefix).max_by_key(|&(_, len)| len)
+    }
+
+    /// Gives a request a kept sequence, cut to `len` tokens.
+    fn take_over(&mut self, request: &mut Running, sequence: usize, len: usize) -> Result<()> {
+        self.session.grow(sequence, request.capacity())?;
+        self.session.truncate(sequence, len)?;
+        self.kept.retain(|&kept| kept != sequence);
+        (request.sequence, request.cached) = (Some(sequence), len);
+        Ok(())
     }
 
     /// Ends a request, whether it waits or runs; nothing if it has ended.
@@ -145,8 +179,11 @@ impl<B: Backend> Engine<B> {
         self.scheduler.schedule(&mut self.pieces);
         for piece in &self.pieces {
             let request = find(&mut self.requests, piece.request);
-            if request.sequence.is_none() {
-                let sequence = self.session.add_sequence(request.capacity())?;
+            if !request.has_begun() {
+                let sequence = match request.sequence {
+                    Some(taken_over) => taken_over,
+                    None => self.session.add_sequence(request.capacity())?,
+                };
                 self.session.expect(sequence, request.tokens.len())?;
                 request.begin(sequence);
             }
@@ -215,7 +252,13 @@ impl<B: Backend> Engine<B> {
         self.scheduler.cancel(id);
         let at = self.requests.iter().position(|r| r.id == id).expect("it has not ended");
         let request = self.requests.remove(at);
-        let stats = request.sequence.map(|sequence| self.session.remove_sequence(sequence)).transpose()?;
+        let stats = request.sequence.map(|sequence| self.session.take_stats(sequence)).transpose()?;
+        if let Some(sequence) = request.sequence {
+            self.kept.push(sequence);
+        }
+        while self.kept.len() > self.keep {
+            self.session.remove_sequence(self.kept.remove(0))?;
+        }
         self.told.push_back(request.finish(finish, stats.map_or(1.0, |stats| stats.active_fraction()))?);
         Ok(())
     }

@@ -37,6 +37,14 @@ impl<B: Backend> Session<B> {
         Ok(stats)
     }
 
+    /// What a sequence took since it was added or this was asked; it counts anew from here on.
+    ///
+    /// # Errors
+    /// If there is no such sequence.
+    pub fn take_stats(&mut self, sequence: usize) -> Result<SequenceStats> {
+        Ok(std::mem::take(&mut self.sequence_mut(sequence)?.stats))
+    }
+
     /// Gives a sequence room for `capacity` tokens, if it has less.
     ///
     /// # Errors

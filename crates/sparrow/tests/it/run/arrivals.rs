@@ -75,7 +75,7 @@ fn request(arrival: &Arrival) -> Request {
 }
 
 fn engine(selector: &'static str, slots: usize, step_tokens: usize) -> Engine {
-    let options = EngineOptions { slots, step_tokens, queue: 100 };
+    let options = EngineOptions { slots, step_tokens, queue: 100, ..EngineOptions::default() };
     loaded(selector).engine(KvOptions::default(), options).unwrap()
 }
 

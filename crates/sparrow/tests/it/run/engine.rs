@@ -98,7 +98,8 @@ fn requests_served_together_get_what_each_gets_alone() {
         let loaded = demo_with(selector);
         let expected: Vec<Outcome> = requests().into_iter().map(|request| alone(&loaded, request)).collect();
         for (slots, step_tokens) in [(1, 1), (3, 8), (4, 50), (8, 512)] {
-            let mut engine = engine(&loaded, EngineOptions { slots, step_tokens, queue: 100 });
+            let mut engine =
+                engine(&loaded, EngineOptions { slots, step_tokens, queue: 100, ..EngineOptions::default() });
             let ids: Vec<RequestId> = requests().into_iter().map(|r| engine.submit(r).unwrap()).collect();
             assert!(ids.is_sorted(), "in the order they came");
             let outcomes = serve(&mut engine);
@@ -119,7 +120,8 @@ fn requests_served_together_get_what_each_gets_alone() {
 #[test]
 fn requests_may_come_at_any_time() {
     let loaded = demo_with("dense");
-    let mut engine = engine(&loaded, EngineOptions { slots: 3, step_tokens: 16, queue: 100 });
+    let mut engine =
+        engine(&loaded, EngineOptions { slots: 3, step_tokens: 16, queue: 100, ..EngineOptions::default() });
     let (mut left, mut outcomes, mut ids) = (requests().into_iter(), BTreeMap::new(), Vec::new());
     while ids.len() < requests().len() || !engine.is_idle() {
         if engine.free_slots() > 0
@@ -190,7 +192,7 @@ fn a_request_ends_for_its_reason() {
 fn a_request_can_be_cancelled_wherever_it_is() {
     let loaded = demo_with("dense");
     let all = requests();
-    let mut engine = engine(&loaded, EngineOptions { slots: 2, step_tokens: 32, queue: 9 });
+    let mut engine = engine(&loaded, EngineOptions { slots: 2, step_tokens: 32, queue: 9, ..EngineOptions::default() });
     // One decodes, one is in the middle of its prompt, one waits.
     let ids: Vec<RequestId> = [3, 1, 5, 6].iter().map(|&i| engine.submit(all[i].clone()).unwrap()).collect();
     let mut outcomes: BTreeMap<RequestId, Outcome> = BTreeMap::new();
@@ -223,7 +225,8 @@ fn a_request_can_be_cancelled_wherever_it_is() {
 #[test]
 fn a_step_that_is_cancelled_can_be_tried_again() {
     let loaded = demo_with("dense");
-    let mut engine = engine(&loaded, EngineOptions { slots: 3, step_tokens: 24, queue: 100 });
+    let mut engine =
+        engine(&loaded, EngineOptions { slots: 3, step_tokens: 24, queue: 100, ..EngineOptions::default() });
     let ids: Vec<RequestId> = requests().into_iter().map(|r| engine.submit(r).unwrap()).collect();
     let cancel = engine.session().cancel().clone();
     let (mut outcomes, mut turn) = (BTreeMap::new(), 0);
@@ -255,7 +258,7 @@ fn requests_cross_the_original_length() {
         greedy(&mut session, 0, &prompt, context + 1 - prompt.len())
     });
     for (slots, step_tokens) in [(1, 4), (2, 5), (4, 64)] {
-        let mut engine = engine(&loaded, EngineOptions { slots, step_tokens, queue: 9 });
+        let mut engine = engine(&loaded, EngineOptions { slots, step_tokens, queue: 9, ..EngineOptions::default() });
         let requests = prompts.clone().map(|prompt| {
             let request = Request { prompt, max_new_tokens: usize::MAX, ignore_eos: true, ..Request::default() };
             engine.submit(request).unwrap()
@@ -272,7 +275,7 @@ fn requests_cross_the_original_length() {
 fn what_cannot_be_served_is_refused() {
     let loaded = small();
     let (vocab, context) = (loaded.model.spec.vocab_size as u32, loaded.model.spec.context_length());
-    let mut engine = engine(&loaded, EngineOptions { slots: 1, step_tokens: 8, queue: 2 });
+    let mut engine = engine(&loaded, EngineOptions { slots: 1, step_tokens: 8, queue: 2, ..EngineOptions::default() });
     let good = || Request { prompt: vec![1, 2], max_new_tokens: 3, ..Request::default() };
     let sample = |sample| Request { sample, ..good() };
     for (request, says) in [

@@ -5,6 +5,7 @@ mod cancelled;
 mod counts;
 mod engine;
 mod finite;
+mod kept;
 mod long_rope;
 mod refusals;
 mod sequences;
