@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use sparrow::engine::{EngineOptions, Event, Finish, Request, RequestId, Usage};
+use sparrow::internals::checkpoint::ModelFiles;
 use sparrow::internals::text::sample::SampleOptions;
 use sparrow::{Error, Loaded};
 
+use crate::dialogue::{Dialogue, Message, TemplateArg};
 use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, open};
 use crate::output::{bytes, percent, progress};
+use crate::sample::SampleArgs;
 
 /// Continue a prompt.
 #[derive(clap::Args)]
@@ -30,6 +33,11 @@ pub struct Args {
     /// File with the text to continue; - is standard input
     #[arg(long, short = 'f', group = "input", value_name = "FILE", conflicts_with = "prompt", help_heading = "Text")]
     prompt_file: Option<PathBuf>,
+    /// Take each prompt as a message, and generate the model's answer to it; --chat-template does that too
+    #[arg(long, help_heading = "Text")]
+    chat: bool,
+    #[command(flatten)]
+    template: TemplateArg,
     /// Tokens to generate at most
     #[arg(long, short = 'n', default_value_t = 128, help_heading = "Text")]
     max_new_tokens: usize,
@@ -40,61 +48,6 @@ pub struct Args {
     sample: SampleArgs,
 }
 
-/// How tokens are chosen.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Sampling")]
-struct SampleArgs {
-    /// Divide logits by this before sampling; 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    /// Sample from the K most likely tokens; 0 is all
-    #[arg(long, default_value_t = 0, value_name = "K")]
-    top_k: usize,
-    /// Sample from the most likely tokens that together reach probability P
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
-    top_p: f32,
-    /// Leave out tokens less than P times as likely as the most likely one
-    #[arg(long, default_value_t = 0.0, value_name = "P")]
-    min_p: f32,
-    /// Make tokens that already occurred less likely; 1 is off
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    repetition_penalty: f32,
-    /// Take this from the logits of tokens that were generated already, once; 0 is off
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true, hide_short_help = true)]
-    presence_penalty: f32,
-    /// Take this from the logits of tokens that were generated already, as often as they were; 0 is off
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true, hide_short_help = true)]
-    frequency_penalty: f32,
-    /// Add BIAS to the logit of a token id; -inf forbids it (repeatable)
-    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias, hide_short_help = true)]
-    logit_bias: Vec<(u32, f32)>,
-    /// Same seed, same text
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-}
-
-impl SampleArgs {
-    fn options(&self) -> SampleOptions {
-        SampleOptions {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            logit_bias: self.logit_bias.clone(),
-            top_logprobs: 0,
-            seed: self.seed,
-        }
-    }
-}
-
-fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
-    parsed.ok_or_else(|| format!("{text:?} is not a token id and a number: write 42=-1.5 or 42=-inf"))
-}
-
 pub fn run(args: Args) -> anyhow::Result<()> {
     let prompts = match &args.prompt_file {
         Some(path) => vec![read_prompt(path)?],
@@ -102,16 +55,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let loaded = open(args.storage.of(args.model.load()?.selector(args.selector.selector.clone())))?;
     let tokenizer = loaded.tokenizer()?;
+    let dialogue = (args.chat || args.template.chat_template.is_some()).then(|| {
+        let files = ModelFiles::open(&args.model.dir()?)?;
+        Dialogue::new(&loaded, &files, args.template.chat_template.as_deref())
+    });
+    let dialogue = dialogue.transpose()?;
     let options = EngineOptions { queue: prompts.len(), ..EngineOptions::default() };
     let mut engine = loaded.engine(args.kv.options(), options)?;
     let mut texts = Texts::default();
     for (i, prompt) in prompts.iter().enumerate() {
         let request = Request {
-            prompt: tokenizer.encode(prompt, true)?,
-            sample: args.sample.options(),
+            sample: args.sample.options(SampleOptions::default()),
             max_new_tokens: args.max_new_tokens,
             stop: args.stop.clone(),
             ..Request::default()
+        };
+        let request = match &dialogue {
+            Some(dialogue) => dialogue.request(&[Message::user(prompt)], request)?,
+            None => Request { prompt: tokenizer.encode(prompt, true)?, ..request },
         };
         let which = || if prompts.len() > 1 { format!("prompt {}", i + 1) } else { "the prompt".to_owned() };
         let submitted = engine.submit(request).map_err(|error| match error {
@@ -161,16 +122,19 @@ fn report(which: &str, finish: &Finish, usage: &Usage, args: &Args, loaded: &Loa
         usage.prefill_tokens_per_second(),
         usage.new_tokens,
         usage.decode_tokens_per_second(),
-        match finish {
-            Finish::EndOfSequence => "stopped at end of sequence".into(),
-            Finish::StopString(stop) => format!("stopped at {stop:?}"),
-            Finish::MaxNewTokens => format!("stopped at --max-new-tokens {}", args.max_new_tokens),
-            Finish::ContextFull => {
-                format!("stopped: the context of {} tokens is full", loaded.model.spec.context_length())
-            }
-            Finish::Cancelled => "cancelled".into(),
-        }
+        ending(finish, args.max_new_tokens, loaded.model.spec.context_length())
     );
+}
+
+/// Why a text ended.
+pub fn ending(finish: &Finish, max_new_tokens: usize, context: usize) -> String {
+    match finish {
+        Finish::EndOfSequence => "stopped at end of sequence".into(),
+        Finish::StopString(stop) => format!("stopped at {stop:?}"),
+        Finish::MaxNewTokens => format!("stopped at --max-new-tokens {max_new_tokens}"),
+        Finish::ContextFull => format!("stopped: the context of {context} tokens is full"),
+        Finish::Cancelled => "cancelled".into(),
+    }
 }
 
 /// Texts of several requests, printed in the order of the requests: the first that has not ended as it comes.

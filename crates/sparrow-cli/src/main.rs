@@ -6,7 +6,9 @@
 mod output;
 
 mod bench;
+mod chat;
 mod convert;
+mod dialogue;
 mod doctor;
 mod eval;
 mod experiments;
@@ -22,6 +24,7 @@ mod plot;
 mod profile;
 mod prune;
 mod report;
+mod sample;
 mod sparsify;
 mod synth;
 #[cfg(test)]
@@ -50,6 +53,8 @@ struct Cli {
 enum Command {
     /// Continue a prompt; the text goes to stdout, timings to stderr
     Generate(generate::Args),
+    /// Talk to a model: answers go to stdout, timings to stderr
+    Chat(chat::Args),
     /// Measure speed and memory, dense beside sparse (without options: the bundled demo model)
     Bench(bench::Args),
     /// Show where the time of a prompt and of a token goes, by component
@@ -104,6 +109,7 @@ fn run(Cli { quiet, command }: Cli) -> anyhow::Result<()> {
     }
     match command {
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Profile(args) => profile::run(args),
         Command::Experiments(args) => experiments::run(args),

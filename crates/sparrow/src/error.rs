@@ -64,6 +64,14 @@ pub enum Error {
     /// The tokenizer could not be loaded, or refused a text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A chat template is malformed, fails, or refuses a conversation.
+    #[error("{}: {message}", path.display())]
+    Template {
+        /// The file that has it.
+        path: PathBuf,
+        /// Where in the template, and why.
+        message: String,
+    },
     /// `sparrow.json` does not fit the model beside it.
     #[error("{}: field {field}: {message}", path.display())]
     Sidecar {

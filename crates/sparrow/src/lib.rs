@@ -56,7 +56,7 @@ mod model;
 // Sessions, steps and the forward pass.
 mod run;
 
-// Tokenizer, stop strings, sampling.
+// Tokenizer, stop strings, sampling, chat templates.
 mod text;
 
 // Requests in, events out.

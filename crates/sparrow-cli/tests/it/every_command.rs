@@ -9,9 +9,19 @@ use crate::command::{PROMPT, demo, fail, has_keys, json, sparrow, stderr, stdout
 #[test]
 fn every_command_has_help() {
     let all = succeed(&["--help"]);
-    for command in
-        ["generate", "bench", "experiments", "eval", "profile", "sparsify", "prune", "inspect", "doctor", "synth"]
-    {
+    for command in [
+        "generate",
+        "chat",
+        "bench",
+        "experiments",
+        "eval",
+        "profile",
+        "sparsify",
+        "prune",
+        "inspect",
+        "doctor",
+        "synth",
+    ] {
         assert!(all.contains(command), "{all}");
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage:") && help.contains("--help"), "{help}");

@@ -1,6 +1,7 @@
 //! The `sparrow` command as a user runs it, a module for each subcommand.
 
 mod bench;
+mod chat;
 mod command;
 mod doctor;
 mod eval;

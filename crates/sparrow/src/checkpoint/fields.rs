@@ -59,6 +59,12 @@ impl<'a> Fields<'a> {
         self.map.contains_key(name)
     }
 
+    /// A number.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.wrong(name, "a number", value))
+    }
+
     /// A finite number greater than zero.
     pub(crate) fn positive(&self, name: &str) -> Result<Option<f64>> {
         let Some(value) = self.present(name) else { return Ok(None) };

@@ -1,5 +1,6 @@
-//! Between text and tokens: tokenizer, text as it comes, stop strings, sampling.
+//! Between text and tokens: tokenizer, text as it comes, stop strings, sampling, chat templates.
 
+pub mod chat;
 mod declared;
 mod decoder;
 mod pieces;
@@ -11,5 +12,5 @@ mod tokenizer;
 mod written;
 
 pub use stream::TextStream;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{AddedToken, Tokenizer};
 pub use written::Written;

@@ -13,6 +13,17 @@ pub struct Tokenizer {
     declared: Declared,
 }
 
+/// A token that is found in a text as it is spelled, before the rest is cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedToken {
+    /// Its id.
+    pub id: u32,
+    /// How it is spelled.
+    pub text: String,
+    /// Whether it is a command of the model's format, not part of what is said.
+    pub special: bool,
+}
+
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tokenizer({} ids)", self.vocab_size())
@@ -109,6 +120,12 @@ impl Tokenizer {
     /// The token that a model's files name `bos_token`, `eos_token` or another `…_token`.
     pub fn special_token(&self, name: &str) -> Option<&str> {
         self.declared.named(name)
+    }
+
+    /// The tokens that were added to the vocabulary, special or not.
+    pub fn added_tokens(&self) -> Vec<AddedToken> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        added.map(|(id, token)| AddedToken { id, text: token.content, special: token.special }).collect()
     }
 
     /// Whether its ids mean what those of `other` mean, so that predictions of them can be compared.

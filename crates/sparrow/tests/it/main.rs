@@ -2,6 +2,7 @@
 //! memory, and how it is run.
 
 mod architecture;
+mod chat;
 mod files;
 mod memory;
 mod numbers;

@@ -4,6 +4,7 @@ mod family;
 mod opt;
 mod quantization;
 mod rope;
+mod sampling;
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::spec::{Biases, ModelSpec, Norm, NormKind};
 use crate::tensor::damage;
 pub use quantization::describe_bitmaps;
+pub use sampling::{SuggestedSampling, read_suggested_sampling};
 
 use family::{BiasRule, FAMILIES, Family, SoftCap, WindowRule};
 

@@ -86,15 +86,19 @@ fn a_request_is_told_what_it_took_itself() {
 fn the_newest_are_kept_and_the_longest_is_taken() {
     let (loaded, ids) = (demo(), sample_ids());
     let mut engine = engine(&loaded, dense(), 2);
-    let other = |i: usize| [&ids[..5], &ids[100 * i..100 * i + 20]].concat();
+    // They begin differently.
+    let other = |i: usize| [&[i as u32 + 1], &ids[100 * i..100 * i + 20]].concat();
     for i in 1..=3 {
         serve(&mut engine, request(&other(i), 2));
     }
     assert_eq!(engine.session().sequences(), 2);
-    assert_eq!(serve(&mut engine, request(&other(3), 2)).1.cached_tokens, 24);
-    // The second was taken over by none so far, and the first is gone: five tokens are the system's, so to say.
-    assert_eq!(serve(&mut engine, request(&other(2), 2)).1.cached_tokens, 24);
-    assert!(serve(&mut engine, request(&other(1), 2)).1.cached_tokens < 24);
+    assert_eq!(serve(&mut engine, request(&other(3), 2)).1.cached_tokens, 20);
+    assert_eq!(serve(&mut engine, request(&other(2), 2)).1.cached_tokens, 20);
+    assert_eq!(serve(&mut engine, request(&other(1), 2)).1.cached_tokens, 0);
+    // Of two that begin alike the one that has more in common goes on.
+    let short = [&other(1)[..6], &ids[500..510]].concat();
+    assert_eq!(serve(&mut engine, request(&short, 2)).1.cached_tokens, 6);
+    assert_eq!(engine.session().sequences(), 2);
 }
 
 /// What was pruned stays pruned: a sparse cache that would have to be cut is not used.

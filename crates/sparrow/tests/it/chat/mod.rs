@@ -1,0 +1,4 @@
+//! Conversations: templates and what becomes of them.
+
+mod prompts;
+mod templates;
