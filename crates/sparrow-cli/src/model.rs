@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use sparrow::internals::backend::is_relu_family;
-use sparrow::{
-    Cpu, DType, KvOptions, KvSparsity, Load, LoadStage, Loaded, Model, Placement, SelectorSpec, WeightsFormat,
-};
+use sparrow::internals::checkpoint::ModelFiles;
+use sparrow::internals::checkpoint::config::parse_config;
+use sparrow::internals::record::SidecarFile;
+use sparrow::{Cpu, DType, KvOptions, KvSparsity, Load, LoadStage, Loaded, Placement, SelectorSpec, WeightsFormat};
 
 use crate::output::{Bars, bytes};
 
@@ -96,9 +97,12 @@ pub struct StorageArgs {
 
 /// What shows the sparsity of a model that was not sparsified: the gate, where that loses nothing.
 pub fn sparse_default(dir: &Path) -> anyhow::Result<Option<SelectorSpec>> {
-    let model = Model::load(dir, Placement::Mapped)?;
-    let lossless = is_relu_family(model.spec.activation) && model.default_selector().is_dense();
-    Ok(lossless.then(|| "gate".parse().expect("gate is a selector")))
+    let files = ModelFiles::open(dir)?;
+    let config = files.json("config.json")?.filter(|_| !files.has(SidecarFile::NAME));
+    // Where there is none, opening the model says so.
+    let Some(config) = config else { return Ok(None) };
+    let spec = parse_config(&files.path_of("config.json"), &config)?;
+    Ok(is_relu_family(spec.activation).then(|| "gate".parse().expect("gate is a selector")))
 }
 
 /// A number from 0 to 1.
