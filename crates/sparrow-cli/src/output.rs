@@ -42,6 +42,11 @@ macro_rules! note {
     };
 }
 
+/// Prints on stderr what somebody asked for or did wrong, where a command goes on: `--quiet` does not silence it.
+pub fn reply(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
 /// Form of the figures on stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {

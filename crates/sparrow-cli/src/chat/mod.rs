@@ -16,7 +16,7 @@ use sparrow::internals::text::sample::SampleOptions;
 use crate::dialogue::{Dialogue, TemplateArg};
 use crate::generate::ending;
 use crate::model::{KvArg, ModelArgs, SelectorArg, StorageArgs, open, sparse_default};
-use crate::output::percent;
+use crate::output::{percent, reply};
 use crate::sample::SampleArgs;
 use command::{Command, HELP};
 use input::Input;
@@ -96,10 +96,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Ok(Some(Command::Exit)) => break,
             Ok(Some(command)) => {
                 if let Err(error) = obey(command, &mut talk) {
-                    eprintln!("{error:#}");
+                    reply(format_args!("{error:#}"));
                 }
             }
-            Err(message) => eprintln!("{message}"),
+            Err(message) => reply(message),
         }
     }
     Ok(())
@@ -120,7 +120,7 @@ fn suggested(files: &ModelFiles) -> anyhow::Result<SampleOptions> {
 
 fn obey(command: Command, talk: &mut Talk) -> anyhow::Result<()> {
     match command {
-        Command::Help => eprintln!("{HELP}"),
+        Command::Help => reply(HELP),
         Command::Reset => {
             talk.reset();
             note!("the conversation begins anew");
@@ -145,15 +145,15 @@ fn obey(command: Command, talk: &mut Talk) -> anyhow::Result<()> {
 fn go_on(error: anyhow::Error) -> anyhow::Result<()> {
     match error.downcast_ref() {
         Some(Error::ContextLength { needed, context }) => {
-            eprintln!(
+            reply(format_args!(
                 "the message was not answered: with it the conversation has {} tokens, and the context of {context} is full; \
                  /reset begins anew",
                 needed - 1
-            );
+            ));
             Ok(())
         }
         Some(Error::Template { .. }) => {
-            eprintln!("the message was not answered: {error}");
+            reply(format_args!("the message was not answered: {error}"));
             Ok(())
         }
         _ => Err(error),
