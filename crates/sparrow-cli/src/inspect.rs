@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde::Serialize;
 use serde_json::json;
-use sparrow::internals::checkpoint::{Checkpoint, TensorInfo};
+use sparrow::internals::checkpoint::{GgufMetadata, GgufValue, ModelFiles, TensorInfo};
 use sparrow::internals::spec::{Positions, Rope, RopeScaling};
 use sparrow::internals::tensor::Weight;
 use sparrow::{Model, Placement};
@@ -18,7 +18,7 @@ use crate::prune;
 /// Show what a model is.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
+    /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision] [default: the bundled demo model]
     model: Option<String>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
@@ -32,8 +32,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(model) => resolve(model)?,
         None => demo_dir()?,
     };
-    let model = Model::load(&dir, Placement::default())?;
-    let tensors: Vec<TensorInfo> = Checkpoint::open(&dir)?.tensors().collect();
+    let files = ModelFiles::open(&dir)?.blank();
+    let model = Model::read(&files, Placement::default(), |_, _| ())?;
+    let tensors: Vec<TensorInfo> = files.checkpoint()?.tensors().collect();
     let groups = group(&tensors);
     let bytes: u64 = tensors.iter().map(|t| t.bytes as u64).sum();
     let spec = &model.spec;
@@ -55,6 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "tensors": groups.iter().map(|g| json!({
                 "name": g.name, "count": g.count, "dtype": g.dtype, "shape": g.shape, "bytes": g.bytes,
             })).collect::<Vec<_>>(),
+            "gguf": files.gguf().map(|gguf| values(gguf.metadata()).collect::<BTreeMap<_, _>>()),
             "bitmaps": bitmaps,
             "sparsity": sidecar,
             "pruning": pruning,
@@ -105,6 +107,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     ] {
         writeln!(out, "{name:>14}  {value}")?;
     }
+    if let Some(gguf) = files.gguf() {
+        let found: BTreeMap<_, _> = values(gguf.metadata()).collect();
+        let of = |key: &str| found.get(key).map_or("not named", String::as_str);
+        writeln!(out, "{:>14}  {}", "called", of("general.name"))?;
+        let (kind, split) = (of("tokenizer.ggml.model"), of("tokenizer.ggml.pre"));
+        writeln!(out, "{:>14}  {kind}, text split as {split}", "tokenizer")?;
+        let template = if found.contains_key("tokenizer.chat_template") { "in the file" } else { "none" };
+        writeln!(out, "{:>14}  {template}", "chat template")?;
+    }
     if let Some(bitmaps) = &bitmaps {
         let Bitmaps { matrices, zeros, bytes_per_weight } = bitmaps;
         let zeros = percent(*zeros);
@@ -136,6 +147,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The single values of a GGUF file, as text.
+fn values(metadata: &GgufMetadata) -> impl Iterator<Item = (&str, String)> {
+    metadata.iter().filter_map(|(key, value)| match value {
+        GgufValue::List(_) => None,
+        GgufValue::String(text) => Some((key, text.clone())),
+        other => Some((key, other.to_string())),
+    })
 }
 
 fn print_tensors(groups: &[Group]) -> anyhow::Result<()> {
@@ -241,7 +261,8 @@ fn group(tensors: &[TensorInfo]) -> Vec<Group> {
         // How many elements are stored is each layer's own.
         let of_bitmap = t.name.ends_with(".compressed") && t.shape.len() == 1;
         let shape = if of_bitmap { Vec::new() } else { t.shape.clone() };
-        let key = (name.join("."), format!("{:?}", t.dtype), shape);
+        let dtype = t.stored_as.map_or_else(|| format!("{:?}", t.dtype), str::to_owned);
+        let key = (name.join("."), dtype, shape);
         let (count, bytes) = groups.entry(key).or_insert((0, 0));
         *count += 1;
         *bytes += t.bytes as u64;

@@ -15,7 +15,7 @@ use crate::output::{self, Format, percent, progress};
 #[derive(clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct Args {
-    /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
+    /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision] [default: the bundled demo model]
     #[arg(long, short, value_name = "DIR|ID")]
     model: Option<String>,
     /// Directory to write; must not exist

@@ -12,7 +12,7 @@ use crate::output::{Bars, Format, LayersArg, json, percent, table};
 /// goes on when called again.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Hugging Face model directory, or hub id org/name[@revision]
+    /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision]
     #[arg(long, short, value_name = "DIR|ID", help_heading = "Model")]
     model: String,
     /// Directory to write; must not exist

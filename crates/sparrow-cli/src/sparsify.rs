@@ -16,7 +16,7 @@ use crate::report;
 /// Calibrate a model on a text and write a directory that runs sparse.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Hugging Face model directory, or hub id org/name[@revision]
+    /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision]
     #[arg(help_heading = "Model")]
     model: String,
     /// Directory to write; must not exist

@@ -65,7 +65,7 @@ pub struct Loaded {
 }
 
 impl Load {
-    /// The model in a Hugging Face directory, in a GGUF file, or of a hub id `org/name[@revision]`, as it is stored and as it was sparsified.
+    /// The model in a Hugging Face directory, in a GGUF file, or of a hub id `org/name[/FILE.gguf][@revision]`, as it is stored and as it was sparsified.
     pub fn new(source: impl Into<PathBuf>) -> Self {
         Self::of(Source::Named(source.into()))
     }

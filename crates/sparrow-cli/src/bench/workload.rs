@@ -12,7 +12,7 @@ use crate::model::{CpuArgs, KvArg, demo_dir, fraction, resolve, sparse_default};
 #[derive(clap::Args)]
 #[command(next_help_heading = "Workload")]
 pub struct WorkloadArgs {
-    /// Hugging Face model directory, or hub id org/name[@revision] [default: the bundled demo model]
+    /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision] [default: the bundled demo model]
     #[arg(long, short, value_name = "DIR|ID", conflicts_with = "shape", help_heading = "Model")]
     model: Option<String>,
     /// Random weights in memory, in the shape of a known model: speed only

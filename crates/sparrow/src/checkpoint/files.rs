@@ -24,6 +24,8 @@ pub struct ModelFiles {
     gguf: Option<Arc<Gguf>>,
     /// What the matrices of a GGUF file are decoded to.
     dtype: Option<DType>,
+    /// Nothing is decoded.
+    blank: bool,
 }
 
 impl ModelFiles {
@@ -33,12 +35,18 @@ impl ModelFiles {
     /// If it is a GGUF file that cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
         let gguf = Gguf::is_at(path).then(|| Gguf::open(path)).transpose()?;
-        Ok(ModelFiles { path: path.to_owned(), gguf: gguf.map(Arc::new), dtype: None })
+        Ok(ModelFiles { path: path.to_owned(), gguf: gguf.map(Arc::new), dtype: None, blank: false })
     }
 
     /// Has the matrices of a GGUF file decoded to this type.
     pub fn decoded_to(mut self, dtype: Option<DType>) -> Self {
         self.dtype = dtype;
+        self
+    }
+
+    /// Has the matrices of a GGUF file left blank, where only their shapes are wanted.
+    pub fn blank(mut self) -> Self {
+        self.blank = true;
         self
     }
 
@@ -118,7 +126,7 @@ impl ModelFiles {
     /// As [`Checkpoint::open`].
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match &self.gguf {
-            Some(gguf) => Checkpoint::of_gguf(gguf, self.dtype),
+            Some(gguf) => Checkpoint::of_gguf(gguf, self.dtype, self.blank),
             None => Checkpoint::open(&self.path),
         }
     }

@@ -25,6 +25,6 @@ pub use entry::{TensorInfo, file_dtype};
 pub use fields::read_json;
 pub use files::ModelFiles;
 pub use fingerprint::{fingerprint, hex};
-pub use gguf::Gguf;
+pub use gguf::{Gguf, Metadata as GgufMetadata, Value as GgufValue};
 pub use safetensors::{Checkpoint, Decoded};
 pub use write::{Directory, Pending, pretty, shard_name};

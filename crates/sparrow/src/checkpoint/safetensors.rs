@@ -56,7 +56,7 @@ impl Checkpoint {
     /// out-of-bounds ranges, sizes that do not match shapes), or the index disagrees with the shards.
     pub fn open(dir: &Path) -> Result<Self> {
         if Gguf::is_at(dir) {
-            return Self::of_gguf(&Gguf::open(dir)?, None);
+            return Self::of_gguf(&Gguf::open(dir)?, None, false);
         }
         let mut checkpoint = Checkpoint { dir: dir.to_owned(), entries: BTreeMap::new(), taken: BTreeSet::new() };
         // A link that leads nowhere is there, to be told of.
@@ -75,16 +75,18 @@ impl Checkpoint {
     }
 
     /// The tensors of a GGUF file by the names of a Hugging Face checkpoint. Blocks are decoded to `dtype` when they are read, or
-    /// where none is given to bf16; other floats are then left as they are.
+    /// where none is given to bf16; other floats are then left as they are. With `blank` they are zeros instead.
     ///
     /// # Errors
     /// If the file describes what is not supported.
-    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self> {
+    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>, blank: bool) -> Result<Self> {
         let placed = gguf.placed(dtype)?;
         let entries = placed.into_iter().map(|placed| {
             let StoredTensor { file, shape, range, .. } = placed.tensor.clone();
             let dtype = file_dtype(placed.dtype);
-            (placed.name, Entry { file, dtype, shape, range, coded: placed.coded })
+            let mut coded = placed.coded;
+            coded.iter_mut().for_each(|coded| coded.blank = blank);
+            (placed.name, Entry { file, dtype, shape, range, coded })
         });
         let entries = entries.collect();
         Ok(Checkpoint { dir: gguf.path().to_owned(), entries, taken: BTreeSet::new() })

@@ -18,7 +18,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::Value as Json;
 use sparrow_kernels::DType;
 
 use super::config::parse_config;
@@ -27,7 +27,7 @@ use element::Element;
 
 pub(super) use arrangement::Coded;
 pub use file::{StoredTensor, Tensors};
-pub use value::Metadata;
+pub use value::{Metadata, Value};
 
 /// A model in a GGUF file, or in the parts of one that was split.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Gguf {
     ///
     /// # Errors
     /// If the metadata it is made from is missing, or describes what is not supported.
-    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+    pub fn json(&self, name: &str) -> Result<Option<Json>> {
         Ok(match name {
             "config.json" => Some(config::config(&self.metadata, &self.tensors)?),
             "generation_config.json" => Some(tokenizer::generation_config(&self.metadata)?),
