@@ -102,7 +102,9 @@ def measure(args, results):
 def evaluate(args, setting, directory, model, text):
     reference = ["--reference", model] if setting["prepare"] else []
     sizes = ["--window", args.window, "--max-tokens", args.tokens]
-    return json.loads(sparrow(args, "eval", "-m", directory, *reference, "--text", text, *sizes, *setting["eval"], "--format", "json"))
+    # The cache that generation has by default.
+    cache = [] if "--kv-dtype" in setting["eval"] else ["--kv-dtype", "bf16"]
+    return json.loads(sparrow(args, "eval", "-m", directory, *reference, "--text", text, *sizes, *cache, *setting["eval"], "--format", "json"))
 
 
 def sparrow(args, *command):
