@@ -63,3 +63,29 @@ fn hub_ids_load_from_the_cache() {
     assert_eq!(stdout(&run(&format!("org/demo@{commit}"))), expected);
     refused(&run("org/demo@other"), 1, &["org/demo@other", "not in the cache"]);
 }
+
+#[test]
+fn gguf_files_by_the_ids_of_the_hub() {
+    let home = tempfile::tempdir().unwrap();
+    let repo = home.path().join("hub/models--org--name");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let snapshot = repo.join("snapshots").join(commit);
+    std::fs::create_dir_all(snapshot.join("q4")).unwrap();
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), commit).unwrap();
+    let run = |model: &str| sparrow(&["inspect", model]).env("HF_HOME", home.path()).output().unwrap();
+    refused(
+        &run("org/name/q4/tiny.gguf"),
+        1,
+        &["is no file here", "not in the cache", "pass its path", "main/q4/tiny.gguf"],
+    );
+    // What is found is read, and found wanting.
+    std::fs::write(snapshot.join("q4/tiny.gguf"), "GGUF").unwrap();
+    refused(&run("org/name/q4/tiny.gguf"), 1, &["q4/tiny.gguf", "the version"]);
+    refused(&run("org/name/q4/tiny.gguf@main"), 1, &["q4/tiny.gguf", "the version"]);
+    std::fs::write(snapshot.join("big-00001-of-00002.gguf"), "GGUF").unwrap();
+    refused(&run("org/name/big-00001-of-00002.gguf"), 1, &["only a part of it"]);
+    for name in ["org/name/../tiny.gguf", "org/name/none.txt", "org//tiny.gguf"] {
+        refused(&run(name), 1, &[name]);
+    }
+}

@@ -1,46 +1,71 @@
-//! `--model org/name[@revision]`: the hub's standard cache, filled through the `hf-hub` crate.
+//! `--model org/name[/FILE.gguf][@revision]`: the hub's standard cache, filled through the `hf-hub` crate.
 
 use std::path::{Path, PathBuf};
 
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
 
-/// The directory of a model: `model` itself if it is one, else the hub's snapshot of `org/name[@revision]`.
+/// Where a model is: `model` itself if it is a directory or a file, else the hub's snapshot of `org/name[@revision]`, or the file of
+/// it that `org/name/FILE.gguf[@revision]` names.
 ///
 /// # Errors
-/// If `model` is neither a directory nor a hub id, or the hub cannot be reached and the cache does not hold it.
+/// If `model` is none of these, or the hub cannot be reached and the cache does not hold it.
 pub fn resolve(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
-    if path.exists() || !looks_like_hub_id(model) {
-        if !Gguf::is_at(path) {
-            super::require_dir(path)?;
+    match HubId::of(model).filter(|_| !path.exists()) {
+        Some(id) => {
+            if [id.revision, id.file.unwrap_or_default()].iter().any(|name| is_elsewhere(name))
+                || id.revision.is_empty()
+            {
+                return Err(Error::Hub(format!("{model}: what follows @ must be a branch, a tag or a commit")));
+            }
+            fetch(model, &id)
         }
-        return Ok(path.to_owned());
+        None => {
+            if !Gguf::is_at(path) {
+                super::require_dir(path)?;
+            }
+            Ok(path.to_owned())
+        }
     }
-    let revision = model.split_once('@').map(|(_, revision)| revision);
-    if revision.is_some_and(|r| r.is_empty() || r.starts_with('/') || r.split(['/', '\\']).any(|part| part == "..")) {
-        return Err(Error::Hub(format!("{model}: what follows @ must be a branch, a tag or a commit")));
-    }
-    fetch(model)
 }
 
-fn looks_like_hub_id(model: &str) -> bool {
-    let name = model.split('@').next().unwrap_or(model);
-    let mut parts = name.split('/');
-    let part = |p: Option<&str>| {
-        p.is_some_and(|p| {
-            !p.is_empty()
-                && !p.starts_with('.')
-                && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-        })
-    };
-    part(parts.next()) && part(parts.next()) && parts.next().is_none()
+/// What a hub id names.
+struct HubId<'a> {
+    /// `org/name`.
+    repository: &'a str,
+    /// A GGUF file in it; otherwise it is the whole.
+    file: Option<&'a str>,
+    /// A branch, a tag or a commit.
+    revision: &'a str,
+}
+
+impl<'a> HubId<'a> {
+    /// What `model` names, if it looks like an id.
+    fn of(model: &'a str) -> Option<Self> {
+        let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
+        let part = |part: &str| {
+            let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(letter)
+        };
+        let mut parts = name.splitn(3, '/');
+        let (organisation, repository, file) = (parts.next()?, parts.next()?, parts.next());
+        let fits = part(organisation) && part(repository) && file.is_none_or(|file| file.split('/').all(part));
+        let is_gguf = file.is_none_or(|file| file.to_ascii_lowercase().ends_with(".gguf"));
+        let repository = &name[..organisation.len() + 1 + repository.len()];
+        (fits && is_gguf).then_some(HubId { repository, file, revision })
+    }
+}
+
+/// Whether a name could lead out of its folder.
+fn is_elsewhere(name: &str) -> bool {
+    name.starts_with('/') || name.split(['/', '\\']).any(|part| part == "..")
 }
 
 #[cfg(not(feature = "hub"))]
-fn fetch(model: &str) -> Result<PathBuf> {
+fn fetch(model: &str, _: &HubId) -> Result<PathBuf> {
     Err(Error::Hub(format!(
-        "{model} is not a directory, and this build has no hub support (feature \"hub\"): \
+        "{model} is neither a directory nor a file, and this build has no hub support (feature \"hub\"): \
          download the model and pass its directory"
     )))
 }
@@ -89,36 +114,50 @@ impl HubSettings {
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[cfg(feature = "hub")]
-fn fetch(model: &str) -> Result<PathBuf> {
+fn fetch(model: &str, id: &HubId) -> Result<PathBuf> {
     use hf_hub::api::sync::ApiBuilder;
     use hf_hub::{Cache, Repo, RepoType};
 
-    let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
-    let repo = Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
+    let HubId { repository, file, revision } = *id;
+    let repo = Repo::with_revision(repository.to_owned(), RepoType::Model, revision.to_owned());
     let settings = HubSettings::read(|name| std::env::var_os(name));
     let cache = Cache::new(settings.cache);
     let snapshots = cache.path().join(repo.folder_name()).join("snapshots");
     let hint = |reason: String| {
         Error::Hub(format!(
-            "{model} is no directory here, and as a hub id: {reason}; offline, download the model elsewhere and pass its \
-             directory, or put it at {} (config.json, *.safetensors, tokenizer.json)",
-            snapshots.join(revision).display()
+            "{model} is no {} here, and as a hub id: {reason}; offline, download the model elsewhere and pass its {}, or put it at \
+             {}{}",
+            if file.is_some() { "file" } else { "directory" },
+            if file.is_some() { "path" } else { "directory" },
+            snapshots.join(revision).join(file.unwrap_or_default()).display(),
+            if file.is_some() { "" } else { " (config.json, *.safetensors, tokenizer.json)" },
         ))
     };
-    let snapshot = |config: PathBuf| config.parent().map(Path::to_owned).ok_or_else(|| hint("no snapshot".into()));
-    let complete = |dir: &Path| super::Checkpoint::open(dir).is_ok() && dir.join("tokenizer.json").is_file();
-    let by_revision = snapshots.join(revision);
-    let cached = cache.repo(repo.clone()).get("config.json").or(Some(by_revision.join("config.json")));
-    let cached = cached.filter(|c| c.is_file()).and_then(|c| c.parent().map(Path::to_owned));
+    // What is given back stands for all: the configuration, or the first part of a file.
+    let parts = file.map(Gguf::parts);
+    let first = parts.as_ref().map_or("config.json", |parts| parts[0].as_str());
+    let located = |first: PathBuf| match file {
+        Some(_) => Ok(first),
+        None => first.parent().map(Path::to_owned).ok_or_else(|| hint("no snapshot".into())),
+    };
+    let by_revision = snapshots.join(revision).join(first);
+    let in_cache = |name: &str| cache.repo(repo.clone()).get(name);
+    let complete = |path: &Path| match &parts {
+        Some(parts) => {
+            parts.iter().all(|part| in_cache(part).is_some() || snapshots.join(revision).join(part).is_file())
+        }
+        None => super::Checkpoint::open(path).is_ok() && path.join("tokenizer.json").is_file(),
+    };
+    let cached = in_cache(first).or(Some(by_revision)).filter(|first| first.is_file()).map(located).transpose()?;
     let held = match cached {
-        Some(dir) if complete(&dir) => return Ok(dir),
-        Some(dir) => format!("the cache has only a part of it, at {}", dir.display()),
+        Some(path) if complete(&path) => return Ok(path),
+        Some(path) => format!("the cache has only a part of it, at {}", path.display()),
         None => "not in the cache".to_owned(),
     };
     if let Some(variable) = settings.offline {
         return Err(hint(format!("{held}, and {variable} is set")));
     }
-    let mut api = ApiBuilder::from_cache(cache).with_token(settings.token).with_progress(true).with_retries(0);
+    let mut api = ApiBuilder::from_cache(cache.clone()).with_token(settings.token).with_progress(true).with_retries(0);
     if let Some(endpoint) = settings.endpoint {
         api = api.with_endpoint(endpoint);
     }
@@ -131,21 +170,32 @@ fn fetch(model: &str) -> Result<PathBuf> {
     let silent = format!("{held}, and the hub did not answer within {} s", PATIENCE.as_secs());
     let info = answer.recv_timeout(PATIENCE).map_err(|_| hint(silent))?;
     let info = info.map_err(|e| hint(format!("{held}, and asking the hub failed ({e})")))?;
-    let api = api.repo(repo);
-    let wanted = |file: &str| {
-        let plain = !file.contains('/');
-        plain && (file.ends_with(".json") || file.ends_with(".safetensors") || file.ends_with(".jinja"))
+    let names: Vec<&str> = info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
+    let wanted = |name: &&str| match &parts {
+        Some(parts) => parts.iter().any(|part| part == name),
+        None => !name.contains('/') && [".json", ".safetensors", ".jinja"].iter().any(|end| name.ends_with(end)),
     };
-    let mut dir = None;
-    for file in info.siblings.iter().map(|s| s.rfilename.as_str()).filter(|f| wanted(f)) {
-        let path = api.get(file).map_err(|e| hint(format!("downloading {file} failed ({e})")))?;
-        if file == "config.json" {
-            dir = Some(snapshot(path)?);
+    if !names.contains(&first) {
+        let ggufs = names.iter().filter(|name| name.ends_with(".gguf")).map(|name| format!("{repository}/{name}"));
+        let mend = match ggufs.collect::<Vec<_>>() {
+            ggufs if ggufs.is_empty() => String::new(),
+            ggufs => format!("; it has {}", ggufs.join(", ")),
+        };
+        return Err(hint(format!("the repository has no {first}{mend}")));
+    }
+    let api = api.repo(repo);
+    let mut found = None;
+    for name in names.iter().filter(|name| wanted(name)) {
+        let path = api.get(name).map_err(|e| hint(format!("downloading {name} failed ({e})")))?;
+        if *name == first {
+            found = Some(located(path)?);
         }
     }
-    let dir = dir.ok_or_else(|| hint("the repository has no config.json".into()))?;
-    super::require_dir(&dir)?;
-    Ok(dir)
+    let found = found.ok_or_else(|| hint(format!("the repository has no {first}")))?;
+    if file.is_none() {
+        super::require_dir(&found)?;
+    }
+    Ok(found)
 }
 
 #[cfg(all(test, feature = "hub"))]

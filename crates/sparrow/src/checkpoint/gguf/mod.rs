@@ -56,6 +56,11 @@ impl Gguf {
         path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && !path.is_dir()
     }
 
+    /// The names of the files of a model whose first is called `name`.
+    pub fn parts(name: &str) -> Vec<String> {
+        split::parts(name)
+    }
+
     /// Reads the headers of the file, and of the others that belong to it.
     ///
     /// # Errors

@@ -45,8 +45,19 @@ pub(super) fn read_others(path: &Path, first: &Metadata, tensors: &mut Tensors) 
     }
 }
 
+/// The names of the files that belong to the one called `name`, which is the first or the only one; folders before it stay.
+pub(super) fn parts(name: &str) -> Vec<String> {
+    let count =
+        name.strip_suffix(".gguf").and_then(|stem| stem.rsplit_once("-of-")).and_then(|(_, count)| count.parse().ok());
+    let prefix = count.filter(|count| (2..=99_999).contains(count)).and_then(|count| Some((prefix(name, count)?, count)));
+    match prefix {
+        Some((prefix, count)) => (1..=count).map(|number| part(prefix, number, count)).collect(),
+        None => vec![name.to_owned()],
+    }
+}
+
 /// The name of file `number`, from 1.
-pub(crate) fn part(prefix: &str, number: usize, count: usize) -> String {
+fn part(prefix: &str, number: usize, count: usize) -> String {
     format!("{prefix}-{number:05}-of-{count:05}.gguf")
 }
 
@@ -55,4 +66,17 @@ fn prefix(name: &str, count: usize) -> Option<&str> {
     let rest = name.strip_suffix(".gguf")?.strip_suffix(&format!("-of-{count:05}"))?;
     let (prefix, number) = rest.rsplit_once('-')?;
     (number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit())).then_some(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_that_belong_together() {
+        assert_eq!(parts("q4/big-00001-of-00002.gguf"), ["q4/big-00001-of-00002.gguf", "q4/big-00002-of-00002.gguf"]);
+        for alone in ["tiny.gguf", "one-of-a-kind.gguf", "x-00001-of-00001.gguf", "x-1-of-00002.gguf"] {
+            assert_eq!(parts(alone), [alone]);
+        }
+    }
 }
