@@ -94,7 +94,8 @@ impl Checkpoint {
 
     /// What is decoded when it is read, if anything is.
     pub fn decoded(&self) -> Option<Decoded> {
-        let coded = || self.entries.values().filter_map(|entry| Some((entry, entry.coded?)));
+        let coded =
+            || self.entries.values().filter_map(|entry| Some((entry, entry.coded.filter(|coded| !coded.blank)?)));
         let names: BTreeSet<_> = coded().map(|(_, coded)| coded.element.name()).collect();
         let largest = coded().max_by_key(|(entry, _)| entry.len())?;
         let bytes = coded().map(|(entry, _)| entry.len() as u64).sum();

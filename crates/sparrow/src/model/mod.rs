@@ -84,6 +84,9 @@ impl Model {
         let mut weights = match &decoded {
             None => Weights::load(&spec, &mut checkpoint)?,
             Some(decoded) => {
+                let mend =
+                    "`sparrow convert` writes them to disk, from where --weights mmap reads them as they are wanted";
+                room::ask(|| format!("weights decoded to {}", decoded.to), decoded.bytes, mend)?;
                 let mut watched =
                     Watched { checkpoint: &mut checkpoint, done: 0, total: decoded.bytes, progress: &mut progress };
                 Weights::load(&spec, &mut watched)?

@@ -49,7 +49,8 @@ pub(super) fn read_others(path: &Path, first: &Metadata, tensors: &mut Tensors) 
 pub(super) fn parts(name: &str) -> Vec<String> {
     let count =
         name.strip_suffix(".gguf").and_then(|stem| stem.rsplit_once("-of-")).and_then(|(_, count)| count.parse().ok());
-    let prefix = count.filter(|count| (2..=99_999).contains(count)).and_then(|count| Some((prefix(name, count)?, count)));
+    let prefix =
+        count.filter(|count| (2..=99_999).contains(count)).and_then(|count| Some((prefix(name, count)?, count)));
     match prefix {
         Some((prefix, count)) => (1..=count).map(|number| part(prefix, number, count)).collect(),
         None => vec![name.to_owned()],
