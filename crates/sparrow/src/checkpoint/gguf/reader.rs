@@ -59,8 +59,9 @@ impl<'a> Reader<'a> {
         let count = self.u64(what)?;
         let left = (self.bytes.len() - self.at) as u64;
         if count > left / least {
-            let message = format!("{what}: says {count}, more than the {left} bytes that are left can hold");
-            return Err(self.error(message));
+            return Err(self.error(format!(
+                "{what}: says {count}, more than the {left} bytes that are left can hold: the file is cut off or damaged"
+            )));
         }
         Ok(count as usize)
     }

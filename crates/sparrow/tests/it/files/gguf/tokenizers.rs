@@ -104,7 +104,16 @@ fn sentence_piece(tokenizer: &Json) -> GgufFile {
             _ => 4,
         };
     }
-    let scores = (0..size).map(|id| if id < 259 { 0.0 } else { 259.0 - id as f32 }).collect();
+    // The better a piece, the earlier its first merge.
+    let mut ranks = std::collections::HashMap::new();
+    for (rank, merge) in tokenizer["model"]["merges"].as_array().unwrap().iter().enumerate() {
+        let joined = match merge {
+            Json::String(pair) => pair.replacen(' ', "", 1),
+            pair => format!("{}{}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
+        };
+        ranks.entry(joined).or_insert(rank);
+    }
+    let scores = tokens.iter().map(|token| ranks.get(token).map_or(0.0, |&rank| -(rank as f32))).collect();
     let mut file = GgufFile::default();
     file.set("general.architecture", Value::Text("llama".into()))
         .set("tokenizer.ggml.model", Value::Text("llama".into()))
