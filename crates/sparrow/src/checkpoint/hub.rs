@@ -63,10 +63,11 @@ fn is_elsewhere(name: &str) -> bool {
 }
 
 #[cfg(not(feature = "hub"))]
-fn fetch(model: &str, _: &HubId) -> Result<PathBuf> {
+fn fetch(model: &str, id: &HubId) -> Result<PathBuf> {
     Err(Error::Hub(format!(
-        "{model} is neither a directory nor a file, and this build has no hub support (feature \"hub\"): \
-         download the model and pass its directory"
+        "{model} is neither a directory nor a file, and this build has no hub support (feature \"hub\"): download {} and pass \
+         where it is",
+        id.repository
     )))
 }
 
