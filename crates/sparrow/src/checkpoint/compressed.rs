@@ -9,7 +9,8 @@
 //! | `LAYER.weight_zero_point` | I32 `[⌈rows · 4 / 32⌉, groups]` | int4 only: packed down the rows |
 //!
 //! Int8 keeps its codes and its scale per row. Int4 keeps its codes; scales are rounded to f16, which is exact for f16 and for
-//! bf16 in f16's range, and a scale that f16 cannot hold to its 11 bits is refused. A scale per row becomes one per group.
+//! bf16 in f16's range, and a scale that f16 cannot hold to its 11 bits is refused. A scale per row
+//! becomes one per group, and a scale of 64 columns one for each 32.
 
 use half::f16;
 use safetensors::Dtype;
@@ -87,11 +88,13 @@ fn int8(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: usize, code
 fn int4(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: usize, packed: &Part) -> Result<Tensor> {
     let Scales { values, groups } = Scales::read(checkpoint, layer, rows)?;
     let name = format!("{layer}.weight_scale");
-    let group = match groups {
-        n if n == cols.div_ceil(32) => 32,
-        n if n == cols.div_ceil(128) || n == 1 => 128,
+    // Elements that share a scale here, and how many of such groups share one in the file.
+    let (group, shared) = match groups {
+        n if n == cols.div_ceil(32) => (32, 1),
+        n if n == cols.div_ceil(128) || n == 1 => (128, 1),
+        n if n == cols.div_ceil(64) => (32, 2),
         n => {
-            let expected = format!("a scale per row, or one for every 32 or 128 of the {cols} columns");
+            let expected = format!("a scale per row, or one for every 32, 64 or 128 of the {cols} columns");
             return Err(checkpoint.wrong(&name, expected, format!("{n} in a row")));
         }
     };
@@ -126,7 +129,10 @@ fn int4(checkpoint: &mut Checkpoint, layer: &str, rows: usize, cols: usize, pack
     let tensor = in_rows(dtype, rows, cols, |row, out| {
         let words = &packed.bytes[row * stride..][..stride];
         let codes: Vec<u8> = (0..cols).map(|i| nibble(words, i)).collect();
-        let stored = |g: usize| (scales[row * groups + g.min(groups - 1)], zero_of(row, g.min(groups - 1)));
+        let stored = |g: usize| {
+            let g = (g / shared).min(groups - 1);
+            (scales[row * groups + g], zero_of(row, g))
+        };
         let parts: Vec<(f16, u8)> = (0..cols.div_ceil(group)).map(stored).collect();
         assemble_int4(dtype, &codes, &parts, out);
     })?;

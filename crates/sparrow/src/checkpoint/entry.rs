@@ -39,9 +39,14 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// The dtype as kernels name it, if they compute with it.
+    pub fn float(&self) -> Option<DType> {
+        kernel_dtype(self.dtype)
+    }
+
     /// Dtype and shape of a matrix that kernels compute with.
     pub fn matrix(&self) -> Option<(DType, [usize; 2])> {
-        Some((kernel_dtype(self.dtype)?, self.shape.as_slice().try_into().ok()?))
+        Some((self.float()?, self.shape.as_slice().try_into().ok()?))
     }
 }
 

@@ -11,7 +11,7 @@ const FORMATS: [&str; 3] = ["int-quantized", "naive-quantized", "pack-quantized"
 /// Its formats of pruned weights that can.
 const SPARSE_FORMATS: [&str; 2] = ["dense", "sparse-bitmask"];
 /// Elements of int4 that share a scale.
-const GROUPS: [usize; 2] = [32, 128];
+const GROUPS: [usize; 3] = [32, 64, 128];
 
 /// Refuses what Sparrow's quantised types cannot hold, or what it would not compute.
 ///
@@ -75,6 +75,25 @@ pub fn describe_bitmaps(dense: &[&str], int8: bool, sparsity: f64) -> Value {
     config
 }
 
+/// What compressed-tensors says of a model whose linear layers, but for `ignored`, are packed integers of so many bits, symmetric or with
+/// zero points, with a scale for each `group` of inputs or for a row.
+pub fn describe_packed(ignored: &[String], bits: u32, group: Option<usize>, zero_points: bool) -> Value {
+    let mut weights = json!({
+        "num_bits": bits, "type": "int", "symmetric": !zero_points, "strategy": "channel", "dynamic": false,
+    });
+    if let Some(group) = group {
+        weights["strategy"] = "group".into();
+        weights["group_size"] = group.into();
+    }
+    json!({
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": ignored,
+        "config_groups": { "group_0": { "targets": ["Linear"], "weights": weights } },
+    })
+}
+
 fn check_weights(weights: &Fields) -> Result<()> {
     one_of(weights, "type", weights.str("type")?.or(Some("int")), &["int"])?;
     if weights.has("actorder") && weights.bool("actorder").is_err() {
@@ -95,7 +114,7 @@ fn check_weights(weights: &Fields) -> Result<()> {
     if strategy == "group" {
         let size = weights.required("group_size", weights.usize("group_size", 1..=1 << 24)?)?;
         if !GROUPS.contains(&size) {
-            return Err(weights.error("group_size", &format!("is {size}: groups of 32 or 128 can be read")));
+            return Err(weights.error("group_size", &format!("is {size}: groups of 32, 64 or 128 can be read")));
         }
     }
     Ok(())
