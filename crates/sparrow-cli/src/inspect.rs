@@ -11,6 +11,7 @@ use sparrow::internals::tensor::Weight;
 use sparrow::{Model, Placement};
 use sparrow_tools::prune::PruningRecord;
 
+use crate::layerwise::cost;
 use crate::model::{demo_dir, resolve};
 use crate::output::{self, Format, LayersArg, by_layer, percent};
 use crate::prune;
@@ -123,7 +124,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     if let Some(p) = &pruning {
         writeln!(out, "{:>14}  {}", "pruned", prune::describe(p))?;
-        writeln!(out, "{:>14}  {}", "its cost", prune::cost(p))?;
+        writeln!(out, "{:>14}  {}", "its cost", cost(&p.quality))?;
     }
     match sidecar {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,

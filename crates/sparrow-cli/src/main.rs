@@ -16,6 +16,7 @@ mod generate;
 mod html;
 mod inspect;
 mod last_resort;
+mod layerwise;
 mod machine;
 mod manual;
 mod model;

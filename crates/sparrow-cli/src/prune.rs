@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use sparrow_tools::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Stage, Target, prune};
 
-use crate::model::{BosArg, CpuArgs};
+use crate::layerwise::{CalibrationArgs, ChoiceArgs, calibrated, cost};
+use crate::model::CpuArgs;
 use crate::output::{Bars, Format, LayersArg, json, percent, table};
 
 /// Set the weights of a model that matter least to zero, and write it as a directory like the one it came from. An interrupted run
@@ -29,23 +30,10 @@ pub struct Args {
     /// uniform, or owl: layers with more outliers keep more, at most 8 points from the target, which is the mean
     #[arg(long, default_value_t, help_heading = "Sparsity")]
     allocation: Allocation,
-    /// Prune only tensors whose names fit a pattern of *, ? and [...]; may be repeated [default: every matrix of the decoder layers]
-    #[arg(long, value_name = "GLOB", help_heading = "Sparsity")]
-    include: Vec<String>,
-    /// Leave tensors whose names fit a pattern as they are; may be repeated
-    #[arg(long, value_name = "GLOB", help_heading = "Sparsity")]
-    exclude: Vec<String>,
-    /// UTF-8 text to calibrate on; the last tenth of its tokens is held out and measures the quality
-    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
-    text: PathBuf,
-    /// Tokens per calibration window
-    #[arg(long, default_value_t = 256, help_heading = "Calibration", value_parser = clap::value_parser!(u32).range(2..))]
-    window: u32,
+    #[command(flatten, next_help_heading = "Sparsity")]
+    choice: ChoiceArgs,
     #[command(flatten, next_help_heading = "Calibration")]
-    bos: BosArg,
-    /// Use this many tokens of the text
-    #[arg(long, alias = "tokens", default_value_t = 65_536, value_name = "N", help_heading = "Calibration")]
-    max_tokens: usize,
+    calibration: CalibrationArgs,
     #[command(flatten)]
     cpu: CpuArgs,
     /// Form of the output
@@ -74,16 +62,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let target = sparsity.map(Target::Sparsity).or(pattern.map(Target::Pattern)).expect("one is required");
     let options = PruneOptions {
         allocation: args.allocation,
-        include: args.include,
-        exclude: args.exclude,
-        window: args.window as usize,
-        bos: args.bos.begins(),
-        max_tokens: args.max_tokens,
+        include: args.choice.include,
+        exclude: args.choice.exclude,
+        window: args.calibration.window as usize,
+        bos: args.calibration.bos.begins(),
+        max_tokens: args.calibration.max_tokens,
         ..PruneOptions::new(args.method, target)
     };
     let mut bars = Bars::new(name, |_| false);
     let report = |stage, done, total| bars.show(stage, done, total);
-    let record = prune(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
+    let record = prune(&dir, &args.output, &args.calibration.text, &options, &args.cpu.cpu(), report)?;
     bars.clear();
     match args.format {
         Format::Json => json(&record),
@@ -96,7 +84,7 @@ fn print(output: &Path, record: &PruningRecord, layers: bool) -> anyhow::Result<
         print_layers(record)?;
     }
     outln!("{}: {}", output.display(), describe(record));
-    outln!("{}", cost(record));
+    outln!("{}", cost(&record.quality));
     Ok(())
 }
 
@@ -121,34 +109,17 @@ fn print_layers(record: &PruningRecord) -> anyhow::Result<()> {
 /// What was done to a model, in a few words.
 pub fn describe(record: &PruningRecord) -> String {
     let PruningRecord { method, target, allocation, calibration, .. } = record;
-    let calibrated = match calibration.tokens {
-        0 => String::new(),
-        tokens => format!(", calibrated on {tokens} tokens of {}", calibration.file),
-    };
     format!(
-        "{method} to {target}, {allocation}; {} of the weights of its tensors are zero{calibrated}",
-        percent(record.sparsity)
-    )
-}
-
-/// What it cost, in a few words.
-pub fn cost(record: &PruningRecord) -> String {
-    let (q, e) = (&record.quality, &record.quality.evaluation);
-    format!(
-        "perplexity {:.4}, before {:.4} ({:+.2} %); KL divergence {:.2e}; same top token {} ({})",
-        e.perplexity,
-        e.dense_perplexity,
-        (e.perplexity / e.dense_perplexity - 1.0) * 100.0,
-        e.kl_mean,
-        percent(e.top1_agreement),
-        q.text
+        "{method} to {target}, {allocation}; {} of the weights of its tensors are zero{}",
+        percent(record.sparsity),
+        calibrated(calibration)
     )
 }
 
 fn name(stage: Stage) -> &'static str {
     match stage {
         Stage::Allocating => "looking for outliers",
-        Stage::Pruning => "pruning layers",
+        Stage::Changing => "pruning layers",
         Stage::Evaluating => "measuring quality",
     }
 }

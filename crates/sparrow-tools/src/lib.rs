@@ -15,6 +15,8 @@
 pub mod calibrate;
 pub mod convert;
 pub mod eval;
+mod layerwise;
+mod named;
 pub mod observe;
 pub mod pack;
 pub mod prune;

@@ -1,89 +1,93 @@
-//! What pruning needs to know of the inputs of a layer's matrices, summed up over the calibration text.
+//! What must be known of the inputs of a layer's matrices, summed up over the calibration text.
 
 use sparrow::internals::backend::{ActiveNeurons, Observer, Point};
 use sparrow::internals::spec::ModelSpec;
 use sparrow::{Cpu, Error, Result};
-use sparrow_linalg::{View, ViewMut, add_product, inverse_cholesky_factor};
+use sparrow_linalg::{View, ViewMut, add_product};
 
-use super::options::Method;
-use super::tensors::{Input, Prunable};
-
-/// Share of the mean of a Hessian's diagonal that is added to it, so that it can be inverted (arXiv 2301.00774).
-const DAMPING: f64 = 0.01;
+use super::hessian::Hessian;
+use super::matrices::{Input, LayerMatrix};
 
 /// Rows of a Hessian, and inputs, that are summed together: the sums do not depend on the number of threads.
 const TILE: usize = 128;
+
+/// What is kept of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Nothing: the text need not be read.
+    Nothing,
+    /// The squares of its values.
+    Squares,
+    /// The products of its values with each other.
+    Products,
+}
 
 /// Sums over the tokens of what enters a matrix.
 enum Sums {
     /// Of squares, `[n]`.
     Squares(Vec<f64>),
-    /// Of products, `[n, n]`, of which the upper triangle counts: half the Hessian of the squared error of an output. 4·n² bytes.
+    /// Of products, `[n, n]`, of which the upper triangle counts.
     Products(Vec<f32>),
 }
 
-/// What an input was over the calibration text, ready to prune by.
-pub(super) enum Statistics {
-    /// `‖x_j‖₂` of each input, `[n]`.
-    Norms(Vec<f32>),
-    /// `U` with `Uᵀ·U = H⁻¹`, `[n, n]`; see [`inverse_cholesky_factor`].
-    InverseFactor(Vec<f32>),
-}
-
 /// Sums up the inputs of one layer's matrices; see [`Input::ALL`] for the order.
-pub(super) struct LayerInputs<'a> {
+pub(crate) struct LayerInputs<'a> {
     cpu: &'a Cpu,
+    layer: usize,
     sums: [Option<Sums>; 4],
 }
 
 impl<'a> LayerInputs<'a> {
-    /// Those that `method` needs for these matrices.
-    pub fn new(cpu: &'a Cpu, spec: &ModelSpec, method: Method, matrices: &[Prunable]) -> Self {
+    /// What is to be kept of the inputs of these matrices.
+    pub fn new(cpu: &'a Cpu, spec: &ModelSpec, layer: usize, kept: Kept, matrices: &[LayerMatrix]) -> Self {
         let sums = Input::ALL.map(|input| {
             let n = input.width(spec);
-            match method {
+            match kept {
                 _ if matrices.iter().all(|m| m.input != input) => None,
-                Method::Magnitude => None,
-                Method::Wanda => Some(Sums::Squares(vec![0.0; n])),
-                Method::SparseGpt => Some(Sums::Products(vec![0.0; n * n])),
+                Kept::Nothing => None,
+                Kept::Squares => Some(Sums::Squares(vec![0.0; n])),
+                Kept::Products => Some(Sums::Products(vec![0.0; n * n])),
             }
         });
-        LayerInputs { cpu, sums }
+        LayerInputs { cpu, layer, sums }
     }
 
-    /// What was seen of `input`, whose sums are given up; none if it is not needed.
+    /// `‖x_j‖₂` of each value of `input`, `[n]`; none if no squares were kept. The sums are given up.
     ///
     /// # Errors
-    /// If activations were not finite, or the Hessian cannot be factored.
-    pub fn take(&mut self, input: Input, layer: usize) -> Result<Option<Statistics>> {
-        let not_finite =
-            || Error::option("text", format!("the activations of layer {layer} are not finite on this text"));
-        Ok(match self.sums[input as usize].take() {
-            None => None,
-            Some(Sums::Squares(sums)) => {
-                let norms: Vec<f32> = sums.iter().map(|sum| sum.sqrt() as f32).collect();
-                if norms.iter().any(|norm| !norm.is_finite()) {
-                    return Err(not_finite());
-                }
-                Some(Statistics::Norms(norms))
+    /// If activations were not finite.
+    pub fn norms(&mut self, input: Input) -> Result<Option<Vec<f32>>> {
+        let Some(Sums::Squares(sums)) = self.sums[input as usize].take_if(|s| matches!(s, Sums::Squares(_))) else {
+            return Ok(None);
+        };
+        let norms: Vec<f32> = sums.iter().map(|sum| sum.sqrt() as f32).collect();
+        self.require_finite(&norms)?;
+        Ok(Some(norms))
+    }
+
+    /// The products of the values of `input`; none if none were kept. The sums are given up.
+    ///
+    /// # Errors
+    /// If activations were not finite.
+    pub fn hessian(&mut self, input: Input) -> Result<Option<Hessian>> {
+        let Some(Sums::Products(products)) = self.sums[input as usize].take_if(|s| matches!(s, Sums::Products(_)))
+        else {
+            return Ok(None);
+        };
+        let n = products.len().isqrt();
+        let hessian = Hessian::new(products, n);
+        self.require_finite(&hessian.diagonal())?;
+        Ok(Some(hessian))
+    }
+
+    fn require_finite(&self, values: &[f32]) -> Result<()> {
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(()),
+            false => {
+                let message = format!("the activations of layer {} are not finite on this text", self.layer);
+                Err(Error::option("text", message))
             }
-            Some(Sums::Products(mut products)) => {
-                let n = products.len().isqrt();
-                let diagonal = |i: usize| i * n + i;
-                let mean = (0..n).map(|i| f64::from(products[diagonal(i)])).sum::<f64>() / n as f64;
-                if !mean.is_finite() {
-                    return Err(not_finite());
-                }
-                // Where nothing ever enters every weight is as good as any other.
-                let damping = if mean > 0.0 { DAMPING * mean } else { 1.0 };
-                (0..n).for_each(|i| products[diagonal(i)] += damping as f32);
-                let factor = inverse_cholesky_factor(products, n).ok_or_else(|| {
-                    let message = format!("the Hessian of layer {layer} cannot be factored: use more tokens, or wanda");
-                    Error::option("method", message)
-                })?;
-                Some(Statistics::InverseFactor(factor))
-            }
-        })
+        }
     }
 
     fn add(&mut self, input: Input, x: &[f32], m: usize) {

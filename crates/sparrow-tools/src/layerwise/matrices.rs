@@ -1,4 +1,4 @@
-//! Which tensors are pruned, and what each of them reads.
+//! Which tensors are changed, and what each of them reads.
 
 use glob::Pattern;
 use sparrow::internals::checkpoint::Checkpoint;
@@ -8,11 +8,9 @@ use sparrow::internals::tensor::Tensor;
 use sparrow::{Error, Result};
 use sparrow_kernels::{DType, decode};
 
-use super::options::{PruneOptions, Target};
-
 /// What enters a matrix: matrices that share an input share its statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Input {
+pub(crate) enum Input {
     /// Of queries, keys and values.
     Attention,
     /// Of attention's output projection.
@@ -37,9 +35,9 @@ impl Input {
     }
 }
 
-/// A matrix that is to be pruned, `[out, in]`.
+/// A matrix that is to be changed, `[out, in]`.
 #[derive(Debug, Clone)]
-pub(super) struct Prunable {
+pub(crate) struct LayerMatrix {
     pub name: String,
     pub input: Input,
     pub dtype: DType,
@@ -47,7 +45,7 @@ pub(super) struct Prunable {
     pub cols: usize,
 }
 
-impl Prunable {
+impl LayerMatrix {
     /// Its weights in the checkpoint that it was found in.
     ///
     /// # Errors
@@ -57,8 +55,20 @@ impl Prunable {
         Ok(checkpoint.tensor(&info)?.expect("it was found to be a matrix"))
     }
 
+    /// The same as numbers, `[rows, cols]`.
+    ///
     /// # Errors
-    /// As [`weights`](Self::weights), or if a weight is not finite: it has no magnitude to compare.
+    /// As [`weights`](Self::weights).
+    pub fn values(&self, checkpoint: &Checkpoint) -> Result<Vec<f32>> {
+        let (weights, mut values) = (self.weights(checkpoint)?, vec![0.0; self.rows * self.cols]);
+        for (r, row) in values.chunks_exact_mut(self.cols).enumerate() {
+            decode(self.dtype, weights.matrix().row(r), row);
+        }
+        Ok(values)
+    }
+
+    /// # Errors
+    /// As [`weights`](Self::weights), or if a weight is not finite: it can be neither compared nor rounded.
     pub fn require_finite(&self, checkpoint: &Checkpoint) -> Result<()> {
         let (weights, mut row) = (self.weights(checkpoint)?, vec![0.0; self.cols]);
         for r in 0..self.rows {
@@ -92,45 +102,57 @@ fn parts(names: &TensorNames) -> [(&'static str, Input); 9] {
     ]
 }
 
-/// The matrices of every decoder layer whose names the options' patterns choose.
+/// Which matrices are wanted, and what for.
+pub(crate) struct Choice<'a> {
+    /// Patterns of names; none: every matrix of the decoder layers.
+    pub include: &'a [String],
+    /// Patterns of the names of those to leave as they are.
+    pub exclude: &'a [String],
+    /// What is done to them, as a verb.
+    pub verb: &'static str,
+    /// What to do about a model that has none.
+    pub mend: &'static str,
+}
+
+/// The matrices of every decoder layer that are wanted.
 ///
 /// # Errors
-/// If a pattern is malformed or fits no matrix, nothing is left, or an n:m pattern does not divide a matrix.
-pub(super) fn choose(spec: &ModelSpec, checkpoint: &Checkpoint, options: &PruneOptions) -> Result<Vec<Vec<Prunable>>> {
-    let mut layers: Vec<Vec<Prunable>> = (0..spec.num_layers).map(|l| matrices(&spec.names, checkpoint, l)).collect();
-    let Some(Prunable { name: example, .. }) = layers.iter().flatten().next().cloned() else {
-        let message = "has no matrix that is stored as plain numbers: prune the original, then pack the result";
+/// If a pattern is malformed or fits no matrix, or nothing is left.
+pub(crate) fn choose(spec: &ModelSpec, checkpoint: &Checkpoint, choice: &Choice) -> Result<Vec<Vec<LayerMatrix>>> {
+    let mut layers: Vec<Vec<LayerMatrix>> =
+        (0..spec.num_layers).map(|l| layer_matrices(&spec.names, checkpoint, l)).collect();
+    let Some(LayerMatrix { name: example, .. }) = layers.iter().flatten().next().cloned() else {
+        let message = format!("has no matrix that is stored as plain numbers: {}", choice.mend);
         return Err(Error::option("model", message));
     };
-    let include = patterns("include", &options.include, &layers, &example)?;
-    let exclude = patterns("exclude", &options.exclude, &layers, &example)?;
+    let include = patterns("include", choice.include, &layers, &example)?;
+    let exclude = patterns("exclude", choice.exclude, &layers, &example)?;
     let fits = |patterns: &[Pattern], name: &str| patterns.iter().any(|p| p.matches(name));
     for layer in &mut layers {
         layer.retain(|t| (include.is_empty() || fits(&include, &t.name)) && !fits(&exclude, &t.name));
     }
     if layers.iter().all(Vec::is_empty) {
-        return Err(Error::option("exclude", "leaves nothing to prune"));
-    }
-    if let Target::Pattern(pattern) = options.target
-        && let Some(t) = layers.iter().flatten().find(|t| !t.cols.is_multiple_of(pattern.of))
-    {
-        let (name, cols) = (&t.name, t.cols);
-        let message = format!("{pattern} does not divide the {cols} inputs of {name}: exclude it or use --sparsity");
-        return Err(Error::option("pattern", message));
+        return Err(Error::option("exclude", format!("leaves nothing to {}", choice.verb)));
     }
     Ok(layers)
 }
 
-fn matrices(names: &TensorNames, checkpoint: &Checkpoint, layer: usize) -> Vec<Prunable> {
+/// Every matrix of a layer.
+pub(crate) fn layer_matrices(names: &TensorNames, checkpoint: &Checkpoint, layer: usize) -> Vec<LayerMatrix> {
     let found = parts(names).into_iter().filter_map(|(part, input)| {
         let name = format!("{}.weight", names.layer(layer, part));
         let (dtype, [rows, cols]) = checkpoint.info(&name)?.matrix()?;
-        Some(Prunable { name, input, dtype, rows, cols })
+        Some(LayerMatrix { name, input, dtype, rows, cols })
     });
     found.collect()
 }
 
-fn patterns(option: &'static str, texts: &[String], layers: &[Vec<Prunable>], example: &str) -> Result<Vec<Pattern>> {
+fn patterns(
+    option: &'static str,
+    texts: &[String],
+    layers: &[Vec<LayerMatrix>],
+    example: &str,
+) -> Result<Vec<Pattern>> {
     let parse = |text: &String| {
         let pattern = Pattern::new(text).map_err(|e| Error::option(option, format!("{text:?} is no pattern: {e}")))?;
         if !layers.iter().flatten().any(|t| pattern.matches(&t.name)) {

@@ -5,8 +5,8 @@
 pub enum Stage {
     /// Looking for outliers, in tokens times layers.
     Allocating,
-    /// Reading the text, and pruning layer after layer, in tokens times layers.
-    Pruning,
+    /// Reading the text, and changing layer after layer, in tokens times layers.
+    Changing,
     /// Measuring quality, in tokens.
     Evaluating,
 }

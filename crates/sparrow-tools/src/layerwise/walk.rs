@@ -1,4 +1,4 @@
-//! The way through the layers: observe, prune, write, go on with what is left of the layer.
+//! The way through the layers: observe, change, write, go on with what has become of the layer.
 
 use sparrow::internals::checkpoint::Checkpoint;
 use sparrow::internals::record::Evaluation;
@@ -6,79 +6,39 @@ use sparrow::internals::run::{After, LOGIT_ROWS, LayerStream, Run};
 use sparrow::internals::weights::LayerWeights;
 use sparrow::{Cpu, Model, Result, Selector};
 
-use super::allocate::{outlier_ratio, owl};
-use super::inputs::{LayerInputs, Statistics};
-use super::layer;
-use super::options::{Allocation, Method, PruneOptions};
+use super::inputs::{Kept, LayerInputs};
+use super::matrices::LayerMatrix;
+use super::quality::MeasuredQuality;
+use super::shards::{Replaced, Shards};
 use super::stage::{Progress, Stage};
-use super::tensors::{Input, Prunable};
-use super::write::Shards;
 use crate::eval::Comparison;
 use crate::text::Text;
 
-/// What is pruned, and on what.
-pub(super) struct Pass<'a> {
+/// What is changed, and on what.
+pub(crate) struct Walk<'a> {
     pub cpu: &'a Cpu,
-    pub source: &'a Checkpoint,
-    /// The matrices to prune, by layer.
-    pub chosen: &'a [Vec<Prunable>],
-    pub options: &'a PruneOptions,
+    /// The matrices to change, by layer.
+    pub chosen: &'a [Vec<LayerMatrix>],
     pub text: &'a Text,
+    pub shards: &'a Shards<'a>,
+    /// What is kept of their inputs.
+    pub kept: Kept,
 }
 
-impl Pass<'_> {
-    /// The sparsity of each layer.
+impl Walk<'_> {
+    /// Has `change(layer, inputs)` say what becomes of each layer and writes it, unless it is there already; layers of `model` are
+    /// replaced by what was written. Then writes the rest of the files, and returns what all that cost on the held-out text.
     ///
     /// # Errors
-    /// If activations are not finite, or weights cannot be read.
-    pub fn allocate(&self, model: &Model, progress: &mut Progress) -> Result<Vec<f64>> {
-        let (layers, target) = (self.chosen.len(), self.options.target.sparsity());
-        if self.options.allocation == Allocation::Uniform {
-            return Ok(vec![target; layers]);
-        }
-        let seen = self.text.seen();
-        let (mut done, total) = (0, (layers * seen.len()) as u64);
-        let mut stream = LayerStream::new(self.cpu, model, seen, self.text.window)?;
-        let mut ratios = Vec::new();
-        for (l, matrices) in self.chosen.iter().enumerate() {
-            matrices.iter().try_for_each(|m| m.require_finite(self.source))?;
-            let mut inputs = LayerInputs::new(self.cpu, &model.spec, Method::Wanda, matrices);
-            stream.run(&dense(model, l, After::Advance), &mut inputs, |tokens, _| {
-                done += tokens as u64;
-                progress(Stage::Allocating, done, total);
-            })?;
-            model.weights.layers[l].release();
-            let norms = Input::ALL.map(|input| inputs.take(input, l));
-            let norms = norms.into_iter().collect::<Result<Vec<_>>>()?;
-            let scored = matrices.iter().filter_map(|matrix| match &norms[matrix.input as usize] {
-                Some(Statistics::Norms(norms)) => {
-                    Some(matrix.weights(self.source).map(|stored| (stored, norms.as_slice())))
-                }
-                _ => None,
-            });
-            let scored = scored.collect::<Result<Vec<_>>>()?;
-            let scored: Vec<_> = scored.iter().map(|(stored, norms)| (stored.matrix(), *norms)).collect();
-            let weights: usize = matrices.iter().map(|m| m.rows * m.cols).sum();
-            ratios.push((outlier_ratio(self.cpu, &scored), weights as f64));
-        }
-        Ok(owl(&ratios, target))
-    }
-
-    /// Prunes each layer to its sparsity of `targets` and writes it, unless it is there already; layers of `model` are replaced by
-    /// what was written. Returns what it cost on the held-out text.
-    ///
-    /// # Errors
-    /// If weights or activations are not finite, or files cannot be read or written.
-    pub fn prune(
+    /// If weights or activations are not finite, `change` says so, or files cannot be read or written.
+    pub fn run(
         &self,
         model: &mut Model,
-        shards: &Shards,
-        targets: &[f64],
         progress: &mut Progress,
-    ) -> Result<Evaluation> {
-        let (cpu, window, options) = (self.cpu, self.text.window, self.options);
-        let calibrates = options.method != Method::Magnitude;
-        let seen = if calibrates { self.text.seen() } else { &[] };
+        mut change: impl FnMut(usize, &mut LayerInputs) -> Result<Replaced>,
+    ) -> Result<MeasuredQuality> {
+        let (cpu, window, shards) = (self.cpu, self.text.window, self.shards);
+        let seen = if self.kept == Kept::Nothing { &[] } else { self.text.seen() };
         let held_out = self.text.held_out();
         let mut calibration = LayerStream::new(cpu, model, seen, window)?;
         let mut before = LayerStream::new(cpu, model, held_out, window)?;
@@ -86,40 +46,40 @@ impl Pass<'_> {
         let of_layer = 2 * (seen.len() + held_out.len());
         for (l, matrices) in self.chosen.iter().enumerate() {
             let mut done = l * of_layer;
-            let total = (targets.len() * of_layer) as u64;
+            let total = (self.chosen.len() * of_layer) as u64;
             let mut tokens = |tokens: usize, _: &[f32]| {
                 done += tokens;
-                progress(Stage::Pruning, done as u64, total);
+                progress(Stage::Changing, done as u64, total);
             };
             let path = shards.path(l);
             if !path.exists() {
-                matrices.iter().try_for_each(|m| m.require_finite(self.source))?;
-                let mut inputs = LayerInputs::new(cpu, &model.spec, options.method, matrices);
+                matrices.iter().try_for_each(|m| m.require_finite(shards.source))?;
+                let mut inputs = LayerInputs::new(cpu, &model.spec, l, self.kept, matrices);
                 calibration.run(&dense(model, l, After::Stay), &mut inputs, &mut tokens)?;
-                let rule = (options.method, options.target);
-                let pruned = layer::prune(cpu, self.source, l, matrices, &mut inputs, rule, targets[l])?;
-                shards.write(l, &pruned)?;
+                shards.write(l, &change(l, &mut inputs)?)?;
             }
             before.run(&dense(model, l, After::Advance), &mut (), &mut tokens)?;
-            let pruned = LayerWeights::load(&model.spec, &mut Checkpoint::open_file(&path)?, l)?;
-            std::mem::replace(&mut model.weights_mut().layers[l], pruned).release();
+            let changed = LayerWeights::load(&model.spec, &mut Checkpoint::open_file(&path)?, l)?;
+            std::mem::replace(&mut model.weights_mut().layers[l], changed).release();
             after.run(&dense(model, l, After::Advance), &mut (), &mut tokens)?;
-            if l + 1 < targets.len() {
+            if l + 1 < self.chosen.len() {
                 calibration.run(&dense(model, l, After::Advance), &mut (), &mut tokens)?;
             }
             model.weights.layers[l].release();
         }
         drop(calibration);
-        compare(model, self.text, before, after, progress)
+        let evaluation = compare(model, self.text, before, after, progress)?;
+        shards.write_rest()?;
+        Ok(MeasuredQuality { text: self.text.held_out_name(), evaluation })
     }
 }
 
 /// A layer, all of it.
-fn dense(model: &Model, layer: usize, after: After) -> Run<'_> {
+pub(crate) fn dense(model: &Model, layer: usize, after: After) -> Run<'_> {
     Run { model, layer, selector: &Selector::Dense, after }
 }
 
-/// What the streams before and after pruning predict of the held-out text.
+/// What the streams before and after the change predict of the held-out text.
 fn compare(
     model: &Model,
     text: &Text,
@@ -135,11 +95,11 @@ fn compare(
         // The last token of a window predicts nothing.
         for start in (first..first + window.len() - 1).step_by(LOGIT_ROWS) {
             let range = start..(start + LOGIT_ROWS).min(first + window.len() - 1);
-            let [dense, pruned] = &mut logits;
+            let [dense, changed] = &mut logits;
             before.logits(model, range.clone(), &mut dense[..range.len() * vocab])?;
-            after.logits(model, range.clone(), &mut pruned[..range.len() * vocab])?;
-            for (i, (dense, pruned)) in range.zip(dense.chunks(vocab).zip(pruned.chunks(vocab))) {
-                comparison.add(dense, pruned, ids[i + 1]);
+            after.logits(model, range.clone(), &mut changed[..range.len() * vocab])?;
+            for (i, (dense, changed)) in range.zip(dense.chunks(vocab).zip(changed.chunks(vocab))) {
+                comparison.add(dense, changed, ids[i + 1]);
             }
         }
         progress(Stage::Evaluating, (first + window.len()) as u64, ids.len() as u64);

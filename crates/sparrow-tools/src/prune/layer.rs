@@ -1,45 +1,48 @@
 //! Pruning the matrices of one layer.
 
-use std::collections::BTreeMap;
-
-use sparrow::internals::checkpoint::Checkpoint;
+use sparrow::internals::checkpoint::{Checkpoint, file_dtype};
 use sparrow::{Cpu, Error, Result};
 use sparrow_kernels::{DType, encode};
 
-use super::inputs::{LayerInputs, Statistics};
 use super::options::{Method, Target};
 use super::score::Group;
-use super::tensors::{Input, Prunable};
 use super::{score, sparsegpt};
+use crate::layerwise::{Input, LayerInputs, LayerMatrix, NewTensor, Replaced};
 
-/// The bytes of each of these matrices of `source`, less a fraction `sparsity`, or as a pattern says.
+/// These matrices of `source`, less a fraction `sparsity`, or as a pattern says.
 ///
 /// # Errors
-/// If the inputs were not finite, or a weight does not fit its type any more.
+/// If the inputs were not finite or cannot be made up for, or a weight does not fit its type any more.
 pub(super) fn prune(
     cpu: &Cpu,
     source: &Checkpoint,
     layer: usize,
-    matrices: &[Prunable],
+    matrices: &[LayerMatrix],
     inputs: &mut LayerInputs,
     (method, target): (Method, Target),
     sparsity: f64,
-) -> Result<BTreeMap<String, Vec<u8>>> {
+) -> Result<Replaced> {
     let group = match (target, method) {
         (Target::Pattern(pattern), _) => Group::Pattern(pattern),
         (Target::Sparsity(_), Method::Magnitude) => Group::Matrix(sparsity),
         (Target::Sparsity(_), Method::Wanda | Method::SparseGpt) => Group::Row(sparsity),
     };
-    let mut pruned = BTreeMap::new();
+    let mut pruned = Replaced::new();
     for input in Input::ALL {
-        let statistics = inputs.take(input, layer)?;
+        let norms = inputs.norms(input)?;
+        let factor = inputs.hessian(input)?.map(|hessian| {
+            hessian.damped().inverse_factor().ok_or_else(|| {
+                let message = format!("the Hessian of layer {layer} cannot be factored: use more tokens, or wanda");
+                Error::option("method", message)
+            })
+        });
+        let factor = factor.transpose()?;
         for matrix in matrices.iter().filter(|m| m.input == input) {
             let stored = matrix.weights(source)?;
             let weights = stored.matrix();
-            let bytes = match &statistics {
-                None => score::prune(cpu, weights, None, group),
-                Some(Statistics::Norms(norms)) => score::prune(cpu, weights, Some(norms), group),
-                Some(Statistics::InverseFactor(factor)) => {
+            let bytes = match &factor {
+                None => score::prune(cpu, weights, norms.as_deref(), group),
+                Some(factor) => {
                     let values = sparsegpt::prune(cpu, weights, factor, group);
                     to_bytes(matrix.dtype, &values).ok_or_else(|| Error::Tensor {
                         path: source.dir().to_owned(),
@@ -49,7 +52,9 @@ pub(super) fn prune(
                     })?
                 }
             };
-            pruned.insert(matrix.name.clone(), bytes);
+            let (name, shape) = (matrix.name.clone(), vec![matrix.rows, matrix.cols]);
+            let new = NewTensor { name: name.clone(), dtype: file_dtype(matrix.dtype), shape, bytes };
+            pruned.insert(name, vec![new]);
         }
     }
     Ok(pruned)

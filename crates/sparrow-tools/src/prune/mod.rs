@@ -2,20 +2,15 @@
 //! layers before it make of the text.
 
 mod allocate;
-mod inputs;
-mod journal;
 mod layer;
+mod measure;
 mod options;
-mod pass;
 mod record;
 mod score;
 mod sparsegpt;
-mod stage;
-mod tensors;
-
+mod spread;
 #[cfg(test)]
 mod tests;
-mod write;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,12 +19,10 @@ use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerpr
 use sparrow::internals::record::SidecarFile;
 use sparrow::{Cpu, Error, Model, Placement, Result, Tokenizer};
 
-use self::journal::Journal;
 pub use self::options::{Allocation, Method, Pattern, PruneOptions, Target};
-use self::pass::Pass;
-pub use self::record::{LayerRecord, PruningQuality, PruningRecord};
-pub use self::stage::{Progress, Stage};
-use self::write::{Shards, measure};
+pub use self::record::{LayerRecord, PruningRecord};
+use crate::layerwise::{Choice, Journal, Kept, LayerMatrix, Shards, Walk, choose};
+pub use crate::layerwise::{MeasuredQuality, Progress, Stage};
 use crate::text::{Reading, Text};
 
 /// Prunes the model in `dir`, calibrated on the text file `text`, and writes it as the new directory `out`: the same tensors in
@@ -61,24 +54,33 @@ pub fn prune(
         return Err(Error::option("model", message));
     }
     let source = files.checkpoint()?;
-    let chosen = tensors::choose(&model.spec, &source, options)?;
+    let chosen = chosen(&model, &source, options)?;
     let PruneOptions { max_tokens, window, bos, .. } = *options;
     let text =
         Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts: 1 }, &model.spec)?;
     let source_fingerprint = fingerprint(&source);
     let directory = Directory::resume(out, ".pruning")?;
-    let mut journal = Journal::open(&directory, &source_fingerprint, &text.sha256, options)?;
-
-    let pass = Pass { cpu, source: &source, chosen: &chosen, options, text: &text };
+    let mut journal = Journal::open(&directory, "pruning", &source_fingerprint, &text.sha256, options)?;
     let targets = match journal.layers.clone() {
         Some(targets) => targets,
-        None => journal.allocate(&directory, pass.allocate(&model, &mut progress)?)?,
+        None => {
+            let targets = spread::allocate(cpu, &model, (&source, &chosen), options, &text, &mut progress)?;
+            journal.allocate(&directory, targets)?
+        }
     };
     let names = model.spec.names.clone();
     let shards = Shards { directory: &directory, source: &source, names: &names, layers: model.spec.num_layers };
-    let evaluation = pass.prune(&mut model, &shards, &targets, &mut progress)?;
-    shards.write_rest()?;
-    let (sparsity, layers) = measure(&Checkpoint::open(directory.path())?, &chosen, &targets)?;
+    let kept = match options.method {
+        Method::Magnitude => Kept::Nothing,
+        Method::Wanda => Kept::Squares,
+        Method::SparseGpt => Kept::Products,
+    };
+    let walk = Walk { cpu, chosen: &chosen, text: &text, shards: &shards, kept };
+    let rule = (options.method, options.target);
+    let quality = walk.run(&mut model, &mut progress, |l, inputs| {
+        layer::prune(cpu, &source, l, &chosen[l], inputs, rule, targets[l])
+    })?;
+    let (sparsity, layers) = measure::measure(&Checkpoint::open(directory.path())?, &chosen, &targets)?;
     files.copy_companions(&directory, SidecarFile::NAME)?;
     let record = PruningRecord {
         format_version: PruningRecord::VERSION,
@@ -91,10 +93,25 @@ pub fn prune(
         calibration: text.calibration(options.calibrates()),
         sparsity,
         layers,
-        quality: PruningQuality { text: text.held_out_name(), evaluation },
+        quality,
     };
     directory.text(PruningRecord::NAME, &pretty(&record))?;
     journal.remove(&directory)?;
     directory.finish()?;
     Ok(record)
+}
+
+/// The matrices to prune, by layer.
+fn chosen(model: &Model, source: &Checkpoint, options: &PruneOptions) -> Result<Vec<Vec<LayerMatrix>>> {
+    let PruneOptions { include, exclude, .. } = options;
+    let mend = "prune the original, then pack the result";
+    let chosen = choose(&model.spec, source, &Choice { include, exclude, verb: "prune", mend })?;
+    if let Target::Pattern(pattern) = options.target
+        && let Some(t) = chosen.iter().flatten().find(|t| !t.cols.is_multiple_of(pattern.of))
+    {
+        let (name, cols) = (&t.name, t.cols);
+        let message = format!("{pattern} does not divide the {cols} inputs of {name}: exclude it or use --sparsity");
+        return Err(Error::option("pattern", message));
+    }
+    Ok(chosen)
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sparrow::{Error, Result};
 
+use crate::named::named;
+
 /// Which weights matter least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -169,28 +171,6 @@ impl FromStr for Pattern {
             )),
         }
     }
-}
-
-/// `Display` and `FromStr` of an enum by the names of its values.
-macro_rules! named {
-    ($type:ident, $what:literal, $($value:ident => $name:literal),+) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($type::$value => $name),+ })
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = String;
-
-            fn from_str(name: &str) -> std::result::Result<Self, String> {
-                match name {
-                    $($name => Ok($type::$value),)+
-                    _ => Err(format!("unknown {} {name:?}: expected one of {}", $what, [$($name),+].join(", "))),
-                }
-            }
-        }
-    };
 }
 
 named!(Method, "method", Magnitude => "magnitude", Wanda => "wanda", SparseGpt => "sparsegpt");

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sparrow::internals::checkpoint::read_json;
-use sparrow::internals::record::{CalibrationText, Evaluation};
-use sparrow::{Error, Result};
+use sparrow::Result;
+use sparrow::internals::record::CalibrationText;
 
 use super::options::{Allocation, Method, Target};
+use crate::layerwise::{MeasuredQuality, read_record};
 
 /// The file itself. Versioned and human-readable; it describes the weights beside it, nothing depends on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub struct PruningRecord {
     /// What became of each layer.
     pub layers: Vec<LayerRecord>,
     /// What it cost, measured on text that calibration did not see; `dense` stands for the model before.
-    pub quality: PruningQuality,
+    pub quality: MeasuredQuality,
 }
 
 /// One decoder layer.
@@ -46,16 +46,6 @@ pub struct LayerRecord {
     pub target: f64,
     /// Zeros ÷ weights of each pruned tensor.
     pub tensors: BTreeMap<String, f64>,
-}
-
-/// Measured cost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PruningQuality {
-    /// Which text.
-    pub text: String,
-    /// Perplexity, KL divergence and agreement.
-    #[serde(flatten)]
-    pub evaluation: Evaluation,
 }
 
 impl PruningRecord {
@@ -69,16 +59,6 @@ impl PruningRecord {
     /// # Errors
     /// If it is malformed or of another version; the message names the field.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(Self::NAME);
-        if path.symlink_metadata().is_err() {
-            return Ok(None);
-        }
-        let json = read_json(&path)?;
-        let version = json.get("format_version").cloned().unwrap_or_default();
-        if version != Self::VERSION {
-            let message = format!("field format_version: expected {}, found {version}: remove the file", Self::VERSION);
-            return Err(Error::config(&path, message));
-        }
-        serde_path_to_error::deserialize(json).map(Some).map_err(|e| Error::config(&path, format!("field {e}")))
+        read_record(&dir.join(Self::NAME), Self::VERSION)
     }
 }

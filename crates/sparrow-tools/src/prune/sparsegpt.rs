@@ -3,23 +3,19 @@
 
 use sparrow::Cpu;
 use sparrow_kernels::{Matrix, decode};
-use sparrow_linalg::{View, ViewMut, add_product};
 
 use super::options::Pattern;
 use super::score::{Group, count, smallest};
+use crate::layerwise::{feed_back, make_up};
 
 /// Columns whose weights are chosen together.
 const BLOCK: usize = 128;
 
-/// Rows that one task works on.
+/// Rows that one task decodes.
 const ROWS: usize = 32;
 
 /// The weights `[out, in]` that are left of `weights`, zeros among them: those of least `w² ÷ U_jj²` among a block's columns of
-/// all rows (or in each few of a row), and those that were zero before. `factor` is the `U` of
-/// [`inverse_cholesky_factor`](sparrow_linalg::inverse_cholesky_factor), `[in, in]`.
-///
-/// Row `j` of `U ÷ U_jj` says how the columns after `j` change where a weight of column `j` does (OBS, with the inverse Hessian of
-/// the columns that are left).
+/// all rows (or in each few of a row), and those that were zero before. `factor` is that of [`feed_back`], `[in, in]`.
 pub(super) fn prune(cpu: &Cpu, weights: Matrix, factor: &[f32], group: Group) -> Vec<f32> {
     let (rows, n) = (weights.rows(), weights.cols());
     let mut w = vec![0.0; rows * n];
@@ -49,17 +45,8 @@ pub(super) fn prune(cpu: &Cpu, weights: Matrix, factor: &[f32], group: Group) ->
             smallest(scores, count(fraction, rows * width), &mut keys).iter().for_each(|&i| dropped[i as usize] = true);
         }
         let dropped = &dropped;
-        cpu.compute.pool().for_chunks(&mut w, ROWS * n, &|i, part| {
-            let here = part.len() / n;
-            let mut errors = vec![0.0; here * width];
-            for (r, (row, errors)) in part.chunks_exact_mut(n).zip(errors.chunks_exact_mut(width)).enumerate() {
-                let dropped = &dropped[(i * ROWS + r) * width..][..width];
-                prune_row(row, dropped, factor, start, pattern, errors);
-            }
-            let after = n - block.end;
-            let errors = View::new(&errors, here, width);
-            let factor = View::strided(&factor[start * n + block.end..], width, after, n);
-            add_product(-1.0, errors, factor, ViewMut::strided(&mut part[block.end..], here, after, n));
+        feed_back(cpu, &mut w, n, factor, block.clone(), |r, row, errors| {
+            prune_row(row, &dropped[r * width..][..width], factor, start, pattern, errors);
         });
     }
     w
@@ -91,12 +78,7 @@ fn prune_row(
             smallest(scores, of - keep, &mut keys).iter().for_each(|&k| dropped[j + k as usize] = true);
         }
         if dropped[j] {
-            let pivots = &factor[(start + j) * n..][start..start + width];
-            let error = row[start + j] / pivots[j];
-            let after = row[start + j + 1..start + width].iter_mut().zip(&pivots[j + 1..]);
-            after.for_each(|(w, u)| *w -= error * u);
-            row[start + j] = 0.0;
-            errors[j] = error;
+            errors[j] = make_up(row, start + j, start + width, 0.0, factor);
         }
     }
 }
