@@ -10,11 +10,12 @@ use sparrow::internals::spec::{Positions, Rope, RopeScaling};
 use sparrow::internals::tensor::Weight;
 use sparrow::{Model, Placement};
 use sparrow_tools::prune::PruningRecord;
+use sparrow_tools::quantize::QuantizationRecord;
 
 use crate::layerwise::cost;
 use crate::model::{demo_dir, resolve};
 use crate::output::{self, Format, LayersArg, by_layer, percent};
-use crate::prune;
+use crate::{prune, quantize};
 
 /// Show what a model is.
 #[derive(clap::Args)]
@@ -42,6 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let sidecar = model.sidecar.as_ref().map(|s| &s.file);
     let bitmaps = Bitmaps::of(&model);
     let pruning = PruningRecord::read(&dir)?;
+    let quantization = QuantizationRecord::read(&dir)?;
     if args.format == Format::Json {
         return output::json(&json!({
             "model": dir.display().to_string(),
@@ -61,6 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "bitmaps": bitmaps,
             "sparsity": sidecar,
             "pruning": pruning,
+            "quantization": quantization,
         }));
     }
     let positions = match &spec.positions {
@@ -125,6 +128,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(p) = &pruning {
         writeln!(out, "{:>14}  {}", "pruned", prune::describe(p))?;
         writeln!(out, "{:>14}  {}", "its cost", cost(&p.quality))?;
+    }
+    if let Some(q) = &quantization {
+        writeln!(out, "{:>14}  {}", "quantised", quantize::describe(q))?;
+        writeln!(out, "{:>14}  {}", "its cost", cost(&q.quality))?;
     }
     match sidecar {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,

@@ -24,6 +24,7 @@ mod pack;
 mod plot;
 mod profile;
 mod prune;
+mod quantize;
 mod report;
 mod sample;
 mod sparsify;
@@ -70,6 +71,8 @@ enum Command {
     Pack(pack::Args),
     /// Set weights to zero: magnitude, Wanda or SparseGPT, calibrated on a text
     Prune(prune::Args),
+    /// Round weights to 4 or 8 bits: RTN, GPTQ or AWQ, calibrated on a text
+    Quantize(quantize::Args),
     /// Write a GGUF file as a Hugging Face directory
     Convert(convert::Args),
     /// Show what a model is: architecture, shapes, sizes, sparsity
@@ -118,6 +121,7 @@ fn run(Cli { quiet, command }: Cli) -> anyhow::Result<()> {
         Command::Sparsify(args) => sparsify::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Prune(args) => prune::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`sparsify::sparsify`] | calibrate a selector on a text, and write a directory that runs sparse |
 //! | [`prune::prune`] | set weights to zero: magnitude, Wanda, SparseGPT |
+//! | [`quantize::quantize`] | round weights to 4 or 8 bits: RTN, GPTQ, AWQ |
 //! | [`convert::convert`] | write a GGUF file as a Hugging Face directory |
 //! | [`pack::pack`] | write pruned matrices as bitmaps |
 //! | [`eval::evaluate`] | perplexity, KL divergence and agreement against a reference |
@@ -20,6 +21,7 @@ mod named;
 pub mod observe;
 pub mod pack;
 pub mod prune;
+pub mod quantize;
 pub mod shapes;
 pub mod sparsify;
 pub mod synth;

@@ -7,6 +7,7 @@ mod families;
 mod observers;
 mod packing;
 mod pruning;
+mod quantizing;
 mod real_models;
 mod sidecars;
 mod sparsify;

@@ -1,0 +1,155 @@
+//! From a model directory to one with weights of 4 or 8 bits: layer by layer, in order, each calibrated on what the quantised layers
+//! before it make of the text.
+
+mod awq;
+mod fold;
+mod grid;
+mod layer;
+mod options;
+mod packed;
+mod record;
+mod round;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sparrow::internals::checkpoint::config::describe_packed;
+use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerprint, pretty};
+use sparrow::internals::record::SidecarFile;
+use sparrow::internals::spec::ModelSpec;
+use sparrow::{Cpu, Error, Model, Placement, Result, Tokenizer};
+
+use self::layer::Layer;
+pub use self::options::{Method, QuantizeOptions};
+pub use self::record::QuantizationRecord;
+use crate::layerwise::{Choice, Journal, Kept, LayerMatrix, Shards, Walk, choose};
+pub use crate::layerwise::{MeasuredQuality, Progress, Stage};
+use crate::text::{Reading, Text};
+
+/// Quantises the model in `dir`, calibrated on the text file `text`, and writes it as the new directory `out`, in the format
+/// `pack-quantized` of compressed-tensors. A run that is interrupted leaves `out` with `.quantizing` added, and goes on from there when
+/// called again; the result is the same, byte for byte.
+///
+/// Memory: the residual stream of the text, 4 · hidden bytes per token; the quantised layers; the layer that is being quantised, in
+/// f32; but for RTN also 4·n² bytes for each input of `n` values, and three times that while the largest is factored.
+///
+/// # Errors
+/// If the model or text cannot be read, weights or activations are not finite, the text is too short, an option is out of range,
+/// or `out` exists or cannot be written.
+pub fn quantize(
+    dir: &Path,
+    out: &Path,
+    text: &Path,
+    options: &QuantizeOptions,
+    cpu: &Arc<Cpu>,
+    mut progress: impl FnMut(Stage, u64, u64),
+) -> Result<QuantizationRecord> {
+    options.check()?;
+    let files = ModelFiles::open(dir)?;
+    let mut model = Model::read(&files, Placement::default(), |_, _| ())?;
+    if model.sidecar.is_some() || model.weights.is_neuron_major() {
+        let message = format!(
+            "{} is laid out for sparse execution, whose rows of single neurons compressed-tensors has no words for: quantise the \
+             original",
+            dir.display()
+        );
+        return Err(Error::option("model", message));
+    }
+    let source = files.checkpoint()?;
+    let mut config = files.json("config.json")?.unwrap_or_default();
+    if config.get("quantization_config").is_some_and(|there| !there.is_null()) {
+        let message = format!("{} is quantised or packed already: quantise the original", dir.display());
+        return Err(Error::option("model", message));
+    }
+    let chosen = chosen(&model, &source, options)?;
+    let QuantizeOptions { max_tokens, window, bos, .. } = *options;
+    let text =
+        Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts: 1 }, &model.spec)?;
+    let source_fingerprint = fingerprint(&source);
+    let directory = Directory::resume(out, ".quantizing")?;
+    let journal = Journal::open(&directory, "quantising", &source_fingerprint, &text.sha256, options)?;
+
+    let spec = model.spec.clone();
+    let shards = Shards { directory: &directory, source: &source, names: &spec.names, layers: spec.num_layers };
+    let kept = if options.method == Method::Rtn { Kept::Nothing } else { Kept::Products };
+    let walk = Walk { cpu, chosen: &chosen, text: &text, shards: &shards, kept };
+    let quality = walk.run(&mut model, &mut progress, |index, inputs| {
+        let matrices = &chosen[index];
+        Layer { cpu, spec: &spec, source: &source, index, matrices, options }.quantize(inputs)
+    })?;
+    files.copy_companions(&directory, SidecarFile::NAME)?;
+    config["quantization_config"] =
+        describe_packed(&left_out(&spec, &source, &chosen), options.bits, options.group, options.zero_points);
+    directory.text("config.json", &pretty(&config))?;
+    let sizes = Sizes::of(&Checkpoint::open(directory.path())?, &chosen);
+    let record = QuantizationRecord {
+        format_version: QuantizationRecord::VERSION,
+        method: options.method,
+        bits: options.bits,
+        group: options.group,
+        zero_points: options.zero_points,
+        include: options.include.clone(),
+        exclude: options.exclude.clone(),
+        source: source_fingerprint,
+        calibration: text.calibration(kept != Kept::Nothing),
+        matrices: chosen.iter().flatten().count(),
+        bits_per_weight: sizes.quantized_bits / sizes.quantized,
+        bits_per_weight_of_model: sizes.bits / spec.parameters() as f64,
+        quality,
+    };
+    directory.text(QuantizationRecord::NAME, &pretty(&record))?;
+    journal.remove(&directory)?;
+    directory.finish()?;
+    Ok(record)
+}
+
+/// The matrices to quantise, by layer.
+fn chosen(model: &Model, source: &Checkpoint, options: &QuantizeOptions) -> Result<Vec<Vec<LayerMatrix>>> {
+    let QuantizeOptions { include, exclude, .. } = options;
+    let choice = Choice { include, exclude, verb: "quantise", mend: "quantise the original" };
+    let chosen = choose(&model.spec, source, &choice)?;
+    if let Some(group) = options.group
+        && let Some(t) = chosen.iter().flatten().find(|t| !t.cols.is_multiple_of(group))
+    {
+        let (name, cols) = (&t.name, t.cols);
+        let message = format!("{group} does not divide the {cols} inputs of {name}: exclude it or use another");
+        return Err(Error::option("group", message));
+    }
+    Ok(chosen)
+}
+
+/// The linear layers that are not quantised, by the names of their modules.
+fn left_out(spec: &ModelSpec, source: &Checkpoint, chosen: &[Vec<LayerMatrix>]) -> Vec<String> {
+    let is_chosen = |name: &str| chosen.iter().flatten().any(|matrix| matrix.name == name);
+    let of_layers = source.tensors().filter(|info| info.shape.len() == 2 && spec.names.is_of_layer(&info.name));
+    let layers = of_layers.filter(|info| !is_chosen(&info.name));
+    let modules = layers.filter_map(|info| info.name.strip_suffix(".weight").map(str::to_owned));
+    std::iter::once(spec.names.head.to_owned()).chain(modules).collect()
+}
+
+/// What a written model takes.
+struct Sizes {
+    /// Weights that were quantised.
+    quantized: f64,
+    /// Their bits.
+    quantized_bits: f64,
+    /// Bits of all tensors.
+    bits: f64,
+}
+
+impl Sizes {
+    fn of(written: &Checkpoint, chosen: &[Vec<LayerMatrix>]) -> Self {
+        let mut sizes = Sizes { quantized: 0.0, quantized_bits: 0.0, bits: 0.0 };
+        sizes.bits = written.tensors().map(|info| info.bytes as f64 * 8.0).sum();
+        for matrix in chosen.iter().flatten() {
+            let layer = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name);
+            let parts = ["weight_packed", "weight_scale", "weight_zero_point"];
+            let stored = parts.iter().filter_map(|part| written.info(&format!("{layer}.{part}")));
+            sizes.quantized += (matrix.rows * matrix.cols) as f64;
+            sizes.quantized_bits += stored.map(|info| info.bytes as f64 * 8.0).sum::<f64>();
+        }
+        sizes
+    }
+}

@@ -1,0 +1,316 @@
+//! Quantising whole models: what is written, against an independent calculation, interrupted, and refused.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sparrow::internals::checkpoint::Checkpoint;
+use sparrow::internals::weights::LayerWeights;
+use sparrow::{Cpu, DType, KvOptions, Model, Result, Selector, Session, SessionOptions, Tokenizer};
+use sparrow_testing::reference::{ATTENTION, DOWN, MLP, OUTPUT};
+use sparrow_testing::*;
+use sparrow_tools::eval::evaluate;
+use sparrow_tools::quantize::{Method, QuantizationRecord, QuantizeOptions, quantize};
+use sparrow_tools::text::windows;
+
+const WINDOW: usize = 32;
+
+fn options(method: Method, bits: u32) -> QuantizeOptions {
+    QuantizeOptions { window: WINDOW, max_tokens: 330, ..QuantizeOptions::new(method, bits) }
+}
+
+fn text() -> PathBuf {
+    demo_dir().join("sample.txt")
+}
+
+fn quantize_demo(out: &Path, options: &QuantizeOptions) -> Result<QuantizationRecord> {
+    quantize(&demo_dir(), out, &text(), options, &cpu(), |_, _, _| ())
+}
+
+fn config(dir: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap()
+}
+
+/// The matrices of a layer, `[out, in]` in f64, the width of their inputs, and which these are.
+fn matrices(layer: &LayerWeights) -> [(Vec<f64>, usize, usize); 7] {
+    let mlp = &layer.mlp;
+    [
+        (&layer.q, ATTENTION),
+        (&layer.k, ATTENTION),
+        (&layer.v, ATTENTION),
+        (&layer.o, OUTPUT),
+        (mlp.gate.as_ref().unwrap(), MLP),
+        (&mlp.up, MLP),
+        (&mlp.down, DOWN),
+    ]
+    .map(|(linear, input)| {
+        let tensor = linear.weight.dense().unwrap();
+        (reference::values(tensor), tensor.cols(), input)
+    })
+}
+
+#[test]
+fn weights_come_back_as_near_as_their_bits_allow() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = demo();
+    // How far a weight is off, as root mean square ÷ that of the weights.
+    for (bits, group, zero_points, dtype, bound) in [
+        (4, Some(32), false, DType::I4G32, 0.08),
+        (4, Some(32), true, DType::I4G32Z, 0.08),
+        (4, Some(64), false, DType::I4G32, 0.09),
+        (4, Some(64), true, DType::I4G32Z, 0.09),
+        (4, Some(128), false, DType::I4G128, 0.10),
+        (4, Some(128), true, DType::I4G128Z, 0.10),
+        (8, None, false, DType::I8, 0.02),
+    ] {
+        let what = format!("{bits} bits, {group:?}, {zero_points}");
+        let out = dir.path().join("out");
+        let options = QuantizeOptions { group, zero_points, ..options(Method::Rtn, bits) };
+        let record = quantize_demo(&out, &options).unwrap();
+        let model = load(&out);
+        assert_eq!(model.weights.dtype(), dtype, "{what}");
+        for (before, after) in original.weights.layers.iter().zip(&model.weights.layers) {
+            for ((before, ..), (after, ..)) in matrices(before).into_iter().zip(matrices(after)) {
+                let off: f64 = before.iter().zip(&after).map(|(a, b)| (a - b).powi(2)).sum();
+                let size: f64 = before.iter().map(|w| w.powi(2)).sum();
+                assert!((off / size).sqrt() < bound, "{what}: {}", (off / size).sqrt());
+            }
+        }
+        // 16 bits of scale and 4 of a zero point for each group.
+        let expected = group.map_or(8.0, |g| 4.0 + if zero_points { 20.0 } else { 16.0 } / g as f64);
+        let rows = if bits == 8 { 16.0 / 256.0 } else { 1e-9 };
+        assert!((expected..=expected + rows).contains(&record.bits_per_weight), "{what}: {}", record.bits_per_weight);
+        assert_eq!(record.matrices, 35);
+        let bytes: usize = Checkpoint::open(&out).unwrap().tensors().map(|info| info.bytes).sum();
+        let of_model = bytes as f64 * 8.0 / original.spec.parameters() as f64;
+        assert!((record.bits_per_weight_of_model / of_model - 1.0).abs() < 1e-12, "{what}");
+        let embedding = |model: &Model| model.weights.embedding.dense().unwrap().bytes().to_vec();
+        assert!(embedding(&original) == embedding(&model), "{what}");
+        std::fs::remove_dir_all(out).unwrap();
+    }
+}
+
+#[test]
+fn the_configuration_says_what_compressed_tensors_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let [int4, int8] = ["int4", "int8"].map(|name| dir.path().join(name));
+    let some = QuantizeOptions {
+        group: Some(64),
+        zero_points: true,
+        exclude: vec!["*.k_proj.*".into(), "*layers.[1234].*".into()],
+        ..options(Method::Rtn, 4)
+    };
+    quantize_demo(&int4, &some).unwrap();
+    quantize_demo(&int8, &options(Method::Rtn, 8)).unwrap();
+    let [mut int4, mut int8] = [int4, int8].map(|dir| config(&dir));
+    let original = config(&demo_dir());
+    let [int4, int8] = [&mut int4, &mut int8].map(|config| {
+        let described = config.as_object_mut().unwrap().remove("quantization_config").unwrap();
+        assert_eq!(*config, original);
+        described
+    });
+    for described in [&int4, &int8] {
+        assert_eq!(described["quant_method"], "compressed-tensors");
+        assert_eq!(described["format"], "pack-quantized");
+        assert_eq!(described["quantization_status"], "compressed");
+        assert_eq!(described["config_groups"]["group_0"]["targets"], json!(["Linear"]));
+    }
+    let weights = |described: &Value| described["config_groups"]["group_0"]["weights"].clone();
+    let common = |more: Value| {
+        let mut all = json!({ "type": "int", "dynamic": false });
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    let expected = json!({ "num_bits": 4, "symmetric": false, "strategy": "group", "group_size": 64 });
+    assert_eq!(weights(&int4), common(expected));
+    assert_eq!(weights(&int8), common(json!({ "num_bits": 8, "symmetric": true, "strategy": "channel" })));
+    assert_eq!(int8["ignore"], json!(["lm_head"]));
+    let ignored: Vec<&str> = int4["ignore"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(ignored.len(), 1 + 1 + 4 * 7, "{ignored:?}");
+    assert!(ignored.contains(&"model.layers.0.self_attn.k_proj") && ignored.contains(&"model.layers.4.mlp.up_proj"));
+}
+
+/// What a model's layers err over the calibration text, summed over their matrices, where each layer sees what the quantised ones
+/// before it make of the text.
+fn output_error(out: &Path, ids: &[u32]) -> f64 {
+    let (original, mut model) = (demo(), demo());
+    let quantized = Arc::into_inner(load(out).weights).unwrap();
+    let mut error = 0.0;
+    for (l, after) in quantized.layers.into_iter().enumerate() {
+        let differences: Vec<_> = matrices(&original.weights.layers[l])
+            .into_iter()
+            .zip(matrices(&after))
+            .map(|((a, n, input), (b, ..))| (a.iter().zip(&b).map(|(a, b)| a - b).collect::<Vec<f64>>(), n, input))
+            .collect();
+        for window in ids.chunks(WINDOW) {
+            reference::inputs(&model, window, &mut |layer, which, x| {
+                for (difference, n, _) in differences.iter().filter(|(.., input)| layer == l && *input == which) {
+                    error += difference.chunks(*n).map(|row| reference::dot(row, x).powi(2)).sum::<f64>();
+                }
+            });
+        }
+        model.weights_mut().layers[l] = after;
+    }
+    error
+}
+
+#[test]
+fn gptq_errs_less_in_the_outputs_than_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = Tokenizer::load(&demo_dir()).unwrap();
+    let ids = tokenizer.encode(&std::fs::read_to_string(text()).unwrap(), false).unwrap();
+    let seen = windows(&ids[..297], &tokenizer.beginning().unwrap(), WINDOW).unwrap();
+    let [rtn, gptq] = [Method::Rtn, Method::Gptq].map(|method| {
+        let out = dir.path().join(method.to_string());
+        quantize_demo(&out, &options(method, 4)).unwrap();
+        output_error(&out, &seen)
+    });
+    assert!(gptq < 0.5 * rtn, "{gptq} against {rtn}");
+}
+
+#[test]
+fn methods_that_calibrate_cost_less_on_text_that_they_have_not_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |method, bits| {
+        let options = QuantizeOptions { max_tokens: 1_800, ..options(method, bits) };
+        let record = quantize_demo(&dir.path().join(format!("{method}-{bits}")), &options).unwrap();
+        assert_eq!(record.calibration.tokens == 0, method == Method::Rtn);
+        record.quality.evaluation
+    };
+    let [rtn, gptq, awq] = [Method::Rtn, Method::Gptq, Method::Awq].map(|method| run(method, 4));
+    assert!(rtn.kl_mean < 0.01, "{rtn:?}");
+    assert!(gptq.kl_mean < 0.6 * rtn.kl_mean && awq.kl_mean < 1.05 * rtn.kl_mean, "{rtn:?} {gptq:?} {awq:?}");
+    assert!(gptq.perplexity < 1.01 * gptq.dense_perplexity, "{gptq:?}");
+    for method in [Method::Rtn, Method::Gptq, Method::Awq] {
+        let eight = run(method, 8);
+        assert!(eight.kl_mean < 5e-4 && (eight.perplexity / eight.dense_perplexity - 1.0).abs() < 0.005, "{eight:?}");
+    }
+}
+
+#[test]
+fn the_written_quality_is_what_evaluation_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let record = quantize(&demo_dir(), &out, &text(), &options(Method::Gptq, 4), &exact(), |_, _, _| ()).unwrap();
+    let tokenizer = Tokenizer::load(&out).unwrap();
+    let ids = tokenizer.encode(&std::fs::read_to_string(text()).unwrap(), false).unwrap();
+    let options = SessionOptions { sequences: 1, capacity: WINDOW, kv: KvOptions::default() };
+    let session = |model| Session::new(Arc::new(model), exact(), Selector::dense(), options).unwrap();
+    let (mut before, mut after) = (session(demo()), session(load(&out)));
+    let held_out = windows(&ids[297..330], &tokenizer.beginning().unwrap(), WINDOW).unwrap();
+    let expected = evaluate(&mut before, &mut after, &held_out, WINDOW, &mut (), |_| ()).unwrap();
+    let found = &record.quality.evaluation;
+    assert_eq!(found.tokens, expected.tokens);
+    for (a, b) in [
+        (found.perplexity, expected.perplexity),
+        (found.dense_perplexity, expected.dense_perplexity),
+        (found.kl_mean, expected.kl_mean),
+    ] {
+        assert!((a / b - 1.0).abs() < 1e-4, "{a} {b}");
+    }
+    assert_eq!(QuantizationRecord::read(&out).unwrap(), Some(record));
+}
+
+/// Every file of a directory.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    for method in [Method::Rtn, Method::Gptq, Method::Awq] {
+        let options = QuantizeOptions { max_tokens: 110, ..options(method, 4) };
+        let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+        quantize_demo(&whole, &options).unwrap();
+        let expected = files(&whole);
+        let one = Arc::new(Cpu::new(Some(1)));
+        let mut interrupted = 0;
+        for patience in [3, 8, 14, 20, 30, usize::MAX] {
+            let mut left = patience;
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                quantize(&demo_dir(), &parts, &text(), &options, &one, |_, _, _| {
+                    left -= 1;
+                    assert!(left > 0, "interrupted, as it should be");
+                })
+            }));
+            match run {
+                Ok(done) => drop(done.unwrap()),
+                Err(_) => {
+                    interrupted += 1;
+                    assert!(!parts.exists());
+                }
+            }
+            if parts.exists() {
+                break;
+            }
+        }
+        assert!(interrupted > 1, "{method}");
+        let found = files(&parts);
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        found.iter().for_each(|(name, bytes)| assert!(bytes == &expected[name], "{method}: {name}"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        [whole, parts].iter().for_each(|dir| std::fs::remove_dir_all(dir).unwrap());
+    }
+}
+
+#[test]
+fn what_cannot_be_quantised_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    #[track_caller]
+    fn refused(result: Result<QuantizationRecord>, says: &str) {
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(says), "{message:?} does not say {says:?}");
+    }
+    let with = |change: &dyn Fn(&mut QuantizeOptions)| {
+        let mut options = options(Method::Rtn, 4);
+        change(&mut options);
+        quantize_demo(&out, &options)
+    };
+    refused(with(&|o| o.bits = 3), "bits: must be 4 or 8, found 3");
+    refused(with(&|o| o.group = Some(16)), "group: must be 32, 64 or 128, found 16");
+    refused(with(&|o| o.group = None), "group: is missing: 4 bits take groups of 32, 64 or 128");
+    refused(with(&|o| o.bits = 8), "group: is for 4 bits: weights of 8 bits have one scale per row");
+    refused(
+        with(&|o| (o.bits, o.group, o.zero_points) = (8, None, true)),
+        "zero-points: are for 4 bits: weights of 8 bits are symmetric",
+    );
+    refused(
+        with(&|o| o.include = vec!["*lm_head*".into()]),
+        "include: \"*lm_head*\" fits no matrix of the decoder layers; one is called model.layers.0.self_attn.q_proj.weight",
+    );
+    refused(with(&|o| o.exclude = vec!["*".into()]), "exclude: leaves nothing to quantise");
+    refused(with(&|o| o.max_tokens = 20), "text: has 20 tokens: too few");
+
+    let tiny = dir.path().join("tiny");
+    std::fs::create_dir(&tiny).unwrap();
+    tiny::write_model(&tiny);
+    let of_tiny = || quantize(&tiny, &out, &text(), &options(Method::Rtn, 4), &cpu(), |_, _, _| ());
+    let q = "model.layers.0.self_attn.q_proj.weight";
+    refused(of_tiny(), &format!("group: 32 does not divide the 8 inputs of {q}: exclude it or use another"));
+    tiny::write_sidecar(&tiny);
+    refused(of_tiny(), "is laid out for sparse execution, whose rows of single neurons");
+    std::fs::remove_dir_all(&tiny).unwrap();
+
+    with(&|_| ()).unwrap();
+    refused(with(&|_| ()), "already exists: choose another, or remove it first");
+    let again = dir.path().join("again");
+    let message = quantize(&out, &again, &text(), &options(Method::Rtn, 8), &cpu(), |_, _, _| ());
+    refused(message, "is quantised or packed already: quantise the original");
+    std::fs::remove_dir_all(&out).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+
+    let interrupt = || quantize(&demo_dir(), &out, &text(), &options(Method::Rtn, 4), &cpu(), |_, _, _| panic!());
+    assert!(catch_unwind(AssertUnwindSafe(interrupt)).is_err());
+    refused(
+        with(&|o| o.zero_points = true),
+        "out.quantizing holds interrupted quantising of another model or text or with other options: remove it",
+    );
+    with(&|_| ()).unwrap();
+}
