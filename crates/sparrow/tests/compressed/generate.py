@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 # Odd sizes leave bits of the last byte or word unused; groups need sizes they divide.
 ODD = dict(hidden_size=20, intermediate_size=28, num_attention_heads=2, num_key_value_heads=1, head_dim=6)
 GROUPS_32 = dict(hidden_size=64, intermediate_size=96, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+GROUPS_64 = dict(hidden_size=128, intermediate_size=192, num_attention_heads=4, num_key_value_heads=1, head_dim=32)
 GROUPS_128 = dict(hidden_size=128, intermediate_size=128, num_attention_heads=2, num_key_value_heads=1, head_dim=8)
 
 
@@ -124,6 +125,8 @@ def quantised_cases():
     quantised("int4-group-128-zero", 5, GROUPS_128, "pack-quantized",
               int_args(num_bits=4, strategy="group", group_size=128, symmetric=False),
               ignore=("lm_head", "re:.*o_proj$"))
+    quantised("int4-group-64-zero", 8, GROUPS_64, "pack-quantized",
+              int_args(num_bits=4, strategy="group", group_size=64, symmetric=False))
     quantised("int4-channel-zero", 6, GROUPS_32, "pack-quantized",
               int_args(num_bits=4, strategy="channel", symmetric=False), torch.float16)
 

@@ -14,11 +14,12 @@ use sparrow_kernels::decode;
 use sparrow_testing::*;
 
 /// Quantised cases, and the type that their layers have in memory.
-const CASES: [(&str, DType); 6] = [
+const CASES: [(&str, DType); 7] = [
     ("int8-channel", DType::I8),
     ("int8-tensor", DType::I8),
     ("int8-packed", DType::I8),
     ("int4-group-32", DType::I4G32),
+    ("int4-group-64-zero", DType::I4G32Z),
     ("int4-group-128-zero", DType::I4G128Z),
     ("int4-channel-zero", DType::I4G128Z),
 ];
@@ -203,7 +204,7 @@ fn configurations_that_cannot_be_read_are_refused_by_field() {
         ("int8-channel", "/weights", "num_bits", json!(3), &["weights.num_bits", "is 3"]),
         ("int8-channel", "/weights", "symmetric", json!(false), &["weights.symmetric"]),
         ("int8-channel", "/weights", "strategy", json!("block"), &["weights.strategy", "\"block\"", "channel"]),
-        ("int4-group-32", "/weights", "group_size", json!(64), &["weights.group_size", "is 64"]),
+        ("int4-group-32", "/weights", "group_size", json!(48), &["weights.group_size", "is 48"]),
         ("int4-group-32", "/weights", "actorder", json!("group"), &["weights.actorder", "static"]),
         (
             "int8-channel",
