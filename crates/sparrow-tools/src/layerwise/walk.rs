@@ -3,8 +3,10 @@
 use sparrow::internals::checkpoint::Checkpoint;
 use sparrow::internals::record::Evaluation;
 use sparrow::internals::run::{After, LOGIT_ROWS, LayerStream, Run};
+use sparrow::internals::tensor::Tensor;
 use sparrow::internals::weights::LayerWeights;
-use sparrow::{Cpu, Model, Result, Selector};
+use sparrow::{Cpu, DType, Model, Result, Selector};
+use sparrow_kernels::encode;
 
 use super::inputs::{Kept, LayerInputs};
 use super::matrices::LayerMatrix;
@@ -59,12 +61,15 @@ impl Walk<'_> {
                 shards.write(l, &change(l, &mut inputs)?)?;
             }
             before.run(&dense(model, l, After::Advance), &mut (), &mut tokens)?;
-            let changed = LayerWeights::load(&model.spec, &mut Checkpoint::open_file(&path)?, l)?;
-            std::mem::replace(&mut model.weights_mut().layers[l], changed).release();
+            let mut changed = LayerWeights::load(&model.spec, &mut Checkpoint::open_file(&path)?, l)?;
+            as_numbers(&mut changed)?;
+            let original = std::mem::replace(&mut model.weights_mut().layers[l], changed);
             after.run(&dense(model, l, After::Advance), &mut (), &mut tokens)?;
             if l + 1 < self.chosen.len() {
                 calibration.run(&dense(model, l, After::Advance), &mut (), &mut tokens)?;
             }
+            // Nothing looks at a layer again: what was made in memory for the changed one is given up.
+            std::mem::replace(&mut model.weights_mut().layers[l], original).release();
             model.weights.layers[l].release();
         }
         drop(calibration);
@@ -72,6 +77,26 @@ impl Walk<'_> {
         shards.write_rest()?;
         Ok(MeasuredQuality { text: self.text.held_out_name(), evaluation })
     }
+}
+
+/// Decodes what is quantised of a layer: the measured quality and what later layers see is then that of the weights alone, whatever
+/// kernels for them round, and a text is read several times as fast.
+fn as_numbers(layer: &mut LayerWeights) -> Result<()> {
+    let LayerWeights { q, k, v, o, mlp, .. } = layer;
+    let linears = [q, k, v, o, &mut mlp.up, &mut mlp.down].into_iter().chain(&mut mlp.gate);
+    for linear in linears.filter(|linear| linear.weight.dtype().is_quantized()) {
+        let weight = &linear.weight;
+        let (rows, cols) = (weight.rows(), weight.cols());
+        let decoded = Tensor::in_memory(DType::F32, rows, cols, |out| {
+            let mut row = vec![0.0; cols];
+            for (i, bytes) in out.chunks_exact_mut(DType::F32.row_bytes(cols)).enumerate() {
+                weight.decode(i..i + 1, &mut row);
+                encode(DType::F32, &row, bytes);
+            }
+        })?;
+        linear.weight = decoded.into();
+    }
+    Ok(())
 }
 
 /// A layer, all of it.
