@@ -9,7 +9,7 @@ use crate::model::CpuArgs;
 use crate::output::{Bars, Format, json};
 
 /// Round the weights of a model's linear layers to 4 or 8 bits, and write it as a directory in the format of compressed-tensors, which
-/// transformers and vLLM load too. Embeddings, norms and the head stay as they are. An interrupted run goes on when called again.
+/// transformers loads and vLLM reads. Embeddings, norms and the head stay as they are. An interrupted run goes on when called again.
 #[derive(clap::Args)]
 pub struct Args {
     /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision]

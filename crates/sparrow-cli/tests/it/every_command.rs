@@ -18,6 +18,7 @@ fn every_command_has_help() {
         "profile",
         "sparsify",
         "prune",
+        "quantize",
         "inspect",
         "doctor",
         "synth",

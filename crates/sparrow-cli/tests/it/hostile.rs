@@ -30,6 +30,7 @@ fn commands(out: &Path) -> Vec<Vec<String>> {
          bench --prompt-tokens 8 --gen-tokens 2 --runs 1
          sparsify {demo} -o OUT/sparse --selector gate --text {text} --window 64 --max-tokens 2000
          prune -m {demo} -o OUT/pruned --method magnitude --sparsity 0.5 --text {text} --max-tokens 2000
+         quantize -m {demo} -o OUT/quantized --method rtn --text {text} --max-tokens 2000
          pack -m {demo} -o OUT/packed
          synth --shape llama-3.2-1b -o /proc/none/synth
          experiments generate --example
@@ -72,7 +73,7 @@ fn survive_with(how: &str, streams: Option<&std::io::PipeWriter>) {
         if crashed {
             wrong.push(format!("{args:?}: {status}: {message}"));
         }
-        for name in ["sparse", "pruned", "packed"] {
+        for name in ["sparse", "pruned", "quantized", "packed"] {
             let path = dir.path().join(name);
             if path.exists() && !path.join("config.json").exists() {
                 wrong.push(format!("{args:?}: half a model was left"));
@@ -128,6 +129,11 @@ fn places_that_cannot_be_written() {
         fail(
             1,
             &["prune", "-m", &demo, "-o", out, "--method", "magnitude", "--sparsity", "0.5", "--text", &text],
+            &[out.rsplit_once('/').unwrap().0],
+        );
+        fail(
+            1,
+            &["quantize", "-m", &demo, "-o", out, "--method", "rtn", "--text", &text],
             &[out.rsplit_once('/').unwrap().0],
         );
         fail(1, &["pack", "-m", &demo, "-o", out], &[out.rsplit_once('/').unwrap().0]);

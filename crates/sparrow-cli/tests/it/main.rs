@@ -13,6 +13,7 @@ mod hub;
 mod inspect;
 mod pack;
 mod prune;
+mod quantize;
 mod sparsify;
 mod synth;
 #[cfg(target_os = "linux")]

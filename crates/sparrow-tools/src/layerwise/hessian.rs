@@ -60,16 +60,32 @@ impl Hessian {
         inverse_cholesky_factor(self.products, self.n)
     }
 
+    /// Its inputs.
+    pub fn inputs(&self) -> usize {
+        self.n
+    }
+
+    /// The products of input `j` with all.
+    pub fn row(&self, j: usize) -> &[f32] {
+        &self.products[j * self.n..][..self.n]
+    }
+
+    /// `rows · H`, on the calling thread alone; `rows` is `[any, n]`.
+    pub fn times(&self, rows: &[f32]) -> Vec<f32> {
+        let (n, mut out) = (self.n, vec![0.0; rows.len()]);
+        let (left, right) = (View::new(rows, rows.len() / n, n), View::new(&self.products, n, n));
+        add_product(1.0, left, right, ViewMut::strided(&mut out, rows.len() / n, n, n));
+        out
+    }
+
     /// The squared error of all outputs over the text where weights are off by `difference`, `[rows, n]`.
     pub fn error(&self, cpu: &Cpu, difference: &[f32]) -> f64 {
-        let n = self.n;
-        let mut errors = vec![0.0; (difference.len() / n).div_ceil(ROWS)];
+        let part = ROWS * self.n;
+        let mut errors = vec![0.0; difference.len().div_ceil(part)];
         cpu.compute.pool().for_chunks(&mut errors, 1, &|i, error| {
-            let part = &difference[i * ROWS * n..difference.len().min((i + 1) * ROWS * n)];
-            let (rows, mut products) = (part.len() / n, vec![0.0; part.len()]);
-            let (left, right) = (View::new(part, rows, n), View::new(&self.products, n, n));
-            add_product(1.0, left, right, ViewMut::strided(&mut products, rows, n, n));
-            error[0] = part.iter().zip(&products).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            let difference = &difference[i * part..difference.len().min((i + 1) * part)];
+            let products = self.times(difference);
+            error[0] = difference.iter().zip(&products).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
         });
         errors.iter().sum()
     }

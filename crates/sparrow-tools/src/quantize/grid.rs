@@ -55,7 +55,7 @@ impl Grid {
     }
 
     /// The scale nearest to `scale` that files hold, and that a reader of f16 scales holds too.
-    fn stored(&self, scale: f32) -> f32 {
+    pub fn stored(&self, scale: f32) -> f32 {
         let to_file = |scale: f32| match self.scales {
             DType::F16 => f16::from_f32(scale).to_f32(),
             _ => bf16::from_f32(scale).to_f32(),

@@ -8,7 +8,7 @@ use super::awq::Reader;
 use super::fold::Origin;
 use super::grid::Grid;
 use super::options::{Method, QuantizeOptions};
-use super::{awq, fold, packed, round};
+use super::{awq, fold, packed, refine, round};
 use crate::layerwise::{Hessian, Input, LayerInputs, LayerMatrix, Replaced};
 
 /// A layer to quantise.
@@ -43,8 +43,10 @@ impl Layer<'_> {
                 let (grid, weights) = (self.grid(matrix), matrix.values(self.source)?);
                 let rounded = match &feedback {
                     None => round::to_nearest(self.cpu, &grid, weights, matrix.cols, &vec![1.0; matrix.cols]),
-                    Some(Feedback { importance, order, factor }) => {
-                        round::with_feedback(self.cpu, &grid, &weights, importance, (order, factor))
+                    Some(Feedback { hessian, importance, order, factor }) => {
+                        let mut rounded = round::with_feedback(self.cpu, &grid, &weights, importance, (order, factor));
+                        refine::refine(self.cpu, &grid, &weights, hessian, &mut rounded);
+                        rounded
                     }
                 };
                 replaced.insert(matrix.name.clone(), packed::tensors(&grid, matrix, &rounded));
@@ -132,6 +134,8 @@ struct Scaled {
 
 /// What GPTQ knows of an input.
 pub(super) struct Feedback {
+    /// Damped.
+    pub hessian: Hessian,
     /// What an error of its weights counts, by value.
     pub importance: Vec<f32>,
     /// Its values, the most important first.
@@ -150,6 +154,6 @@ impl Feedback {
             let message = format!("the Hessian of layer {layer} cannot be factored: use more tokens, or rtn");
             Error::option("method", message)
         })?;
-        Ok(Feedback { importance, order, factor })
+        Ok(Feedback { hessian, importance, order, factor })
     }
 }

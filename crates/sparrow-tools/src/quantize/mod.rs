@@ -8,6 +8,7 @@ mod layer;
 mod options;
 mod packed;
 mod record;
+mod refine;
 mod round;
 #[cfg(test)]
 mod tests;
@@ -32,8 +33,8 @@ use crate::text::{Reading, Text};
 /// `pack-quantized` of compressed-tensors. A run that is interrupted leaves `out` with `.quantizing` added, and goes on from there when
 /// called again; the result is the same, byte for byte.
 ///
-/// Memory: the residual stream of the text, 4 · hidden bytes per token; the quantised layers; the layer that is being quantised, in
-/// f32; but for RTN also 4·n² bytes for each input of `n` values, and three times that while the largest is factored.
+/// Memory: the residual stream of the text, 4 · hidden bytes per token; the layer that is being quantised, in f32; but for RTN also 4·n²
+/// bytes for each input of `n` values, and three times that while the largest is factored.
 ///
 /// # Errors
 /// If the model or text cannot be read, weights or activations are not finite, the text is too short, an option is out of range,

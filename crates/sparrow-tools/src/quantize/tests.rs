@@ -8,7 +8,8 @@ use sparrow_kernels::DType;
 
 use super::grid::{Grid, Scale};
 use super::layer::Feedback;
-use super::round;
+use super::round::Rounded;
+use super::{refine, round};
 use crate::layerwise::Hessian;
 
 fn cpu() -> &'static Cpu {
@@ -60,9 +61,15 @@ impl Layer {
         round::to_nearest(cpu(), grid, self.weights.clone(), self.n, &self.importance()).values
     }
 
-    fn by_gptq(&self, cpu: &Cpu, grid: &Grid) -> Vec<f32> {
-        let Feedback { importance, order, factor } = Feedback::new(self.hessian(), 0).unwrap();
-        round::with_feedback(cpu, grid, &self.weights, &importance, (&order, &factor)).values
+    fn by_gptq(&self, cpu: &Cpu, grid: &Grid) -> Rounded {
+        let Feedback { importance, order, factor, .. } = Feedback::new(self.hessian(), 0).unwrap();
+        round::with_feedback(cpu, grid, &self.weights, &importance, (&order, &factor))
+    }
+
+    fn refined(&self, cpu: &Cpu, grid: &Grid) -> Rounded {
+        let mut rounded = self.by_gptq(cpu, grid);
+        refine::refine(cpu, grid, &self.weights, &self.hessian().damped(), &mut rounded);
+        rounded
     }
 
     /// `‖X·Wᵀ − X·W'ᵀ‖²`.
@@ -106,7 +113,7 @@ fn gptq_is_the_textbook_update() {
     for (n, group, zero_points) in [(24, 8, false), (128, 32, true), (192, 32, false), (192, 64, true)] {
         let layer = Layer::random(6, n, 2 * n, n as u64);
         let grid = grid(4, group, zero_points);
-        let (found, expected) = (layer.by_gptq(cpu(), &grid), textbook(&layer, &grid));
+        let (found, expected) = (layer.by_gptq(cpu(), &grid).values, textbook(&layer, &grid));
         for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
             // A code that is another is a step away, some tenth.
             assert!((f64::from(*a) - b).abs() < 1e-5, "{n} inputs, weight {i}: {a}, expected {b}");
@@ -125,8 +132,10 @@ fn gptq_errs_less_than_the_nearest_and_that_less_than_a_range_of_its_own() {
                 group.iter().map(|&w| grid.round(w, Scale { scale, zero: 0.0 })).collect::<Vec<_>>()
             };
             let range: Vec<f32> = layer.weights.chunks(grid.group).flat_map(whole).collect();
-            let [range, nearest, gptq] =
-                [range, layer.to_nearest(&grid), layer.by_gptq(cpu(), &grid)].map(|w| layer.error(&w));
+            let [gptq, refined] = [layer.by_gptq(cpu(), &grid), layer.refined(cpu(), &grid)];
+            let [range, nearest, gptq, refined] =
+                [range, layer.to_nearest(&grid), gptq.values, refined.values].map(|w| layer.error(&w));
+            assert!(refined < 0.97 * gptq, "{grid:?}: {refined} {gptq}");
             assert!(gptq < 0.7 * nearest && nearest < range, "{grid:?}: {gptq} {nearest} {range}");
         }
     }
@@ -181,10 +190,10 @@ fn scales_are_what_files_and_readers_hold() {
 fn inputs_that_never_come_do_no_harm() {
     let mut layer = Layer::random(8, 64, 100, 2);
     layer.inputs.iter_mut().step_by(4).for_each(|x| *x = 0.0);
-    let some = layer.by_gptq(cpu(), &grid(4, 32, true));
+    let some = layer.refined(cpu(), &grid(4, 32, true));
     layer.inputs.fill(0.0);
-    for rounded in [some, layer.by_gptq(cpu(), &grid(4, 32, true))] {
-        let off = rounded.iter().zip(&layer.weights).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    for rounded in [some, layer.refined(cpu(), &grid(4, 32, true))] {
+        let off = rounded.values.iter().zip(&layer.weights).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(off < 0.5, "{off}");
     }
 }
@@ -194,5 +203,20 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let layer = Layer::random(70, 300, 90, 7);
     let alone = Cpu::new(Some(1));
     let grid = grid(4, 100, false);
-    assert_eq!(layer.by_gptq(&alone, &grid), layer.by_gptq(cpu(), &grid));
+    assert_eq!(layer.refined(&alone, &grid), layer.refined(cpu(), &grid));
+}
+
+/// The descent goes on from where its own bookkeeping of the error says it is: no step leads uphill, and codes stay codes.
+#[test]
+fn refining_keeps_what_files_hold() {
+    let layer = Layer::random(24, 96, 300, 11);
+    for grid in [grid(4, 32, false), grid(4, 32, true), Grid { scales: DType::BF16, ..grid(4, 96, false) }] {
+        let refined = layer.refined(cpu(), &grid);
+        for (row, scales) in refined.values.chunks(96).zip(refined.scales.chunks(96 / grid.group)) {
+            for (values, &of) in row.chunks(grid.group).zip(scales) {
+                assert_eq!(grid.stored(of.scale), of.scale);
+                values.iter().for_each(|&value| assert_eq!(grid.round(value, of), value));
+            }
+        }
+    }
 }
