@@ -86,8 +86,8 @@ impl Grid {
             for i in 0..RANGES {
                 let scale = (most - least) / (high - low) * range(i);
                 let middle = low - least / scale.max(f32::MIN_POSITIVE);
-                for shift in [-1.0, 0.0, 1.0] {
-                    consider(scale, (middle.round() + shift).clamp(low, high));
+                for shift in -SHIFTS..=SHIFTS {
+                    consider(scale, (middle.round() + shift as f32).clamp(low, high));
                 }
             }
         } else {
@@ -130,6 +130,9 @@ struct Sums {
 
 /// Ranges that are tried for a group.
 const RANGES: usize = 24;
+
+/// Codes that a zero point is moved by, at most, from where the range puts it.
+const SHIFTS: i32 = 3;
 
 /// Range `i`, as a fraction of that of the weights: 0.6 to 1.175.
 fn range(i: usize) -> f32 {

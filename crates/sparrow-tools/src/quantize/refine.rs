@@ -27,10 +27,17 @@ pub(super) fn refine(cpu: &Cpu, grid: &Grid, weights: &[f32], hessian: &Hessian,
         let difference: Vec<f32> =
             rows.iter().flat_map(|row| row.weights.iter().zip(row.values.iter()).map(|(w, v)| w - v)).collect();
         let mut gradients = hessian.times(&difference);
-        for (row, gradient) in rows.iter_mut().zip(gradients.chunks_exact_mut(n)) {
-            for _ in 0..SWEEPS {
-                row.refit(grid, hessian, gradient);
-                row.recode(grid, hessian, gradient);
+        // All rows of a task take a step before the next, for they read the same part of the Hessian.
+        for _ in 0..SWEEPS {
+            for g in 0..groups {
+                for (row, gradient) in rows.iter_mut().zip(gradients.chunks_exact_mut(n)) {
+                    row.refit(grid, hessian, g, gradient);
+                }
+            }
+            for j in 0..n {
+                for (row, gradient) in rows.iter_mut().zip(gradients.chunks_exact_mut(n)) {
+                    row.recode(grid, hessian, j, gradient);
+                }
             }
         }
     });
@@ -43,46 +50,45 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Sets each scale to the best for all codes. `gradient` is `H · (weights − values)`, half of that of the error, downwards.
-    fn refit(&mut self, grid: &Grid, hessian: &Hessian, gradient: &mut [f32]) {
-        for (g, values) in self.values.chunks_mut(grid.group).enumerate() {
-            let (first, of) = (g * grid.group, self.scales[g]);
-            let codes: Vec<f32> = values.iter().map(|&value| grid.code(value, of) - of.zero).collect();
-            let slope: f32 = codes.iter().zip(&gradient[first..]).map(|(c, g)| c * g).sum();
-            let curvature: f32 = codes
-                .iter()
-                .enumerate()
-                .map(|(i, c)| c * codes.iter().zip(&hessian.row(first + i)[first..]).map(|(c, h)| c * h).sum::<f32>())
-                .sum();
-            if curvature <= 0.0 {
-                continue;
-            }
-            let scale = grid.stored(of.scale + slope / curvature);
-            let step = scale - of.scale;
-            // Rounded to what files hold, a step may lead uphill.
-            if step != 0.0 && step * (step * curvature - 2.0 * slope) < 0.0 {
-                self.scales[g].scale = scale;
-                for (i, (value, code)) in values.iter_mut().zip(&codes).enumerate() {
-                    *value = code * scale;
-                    descend(gradient, hessian.row(first + i), step * code);
-                }
+    /// Sets the scale of group `g` to the best for all codes. `gradient` is `H · (weights − values)`, half of that of the error, downwards.
+    fn refit(&mut self, grid: &Grid, hessian: &Hessian, g: usize, gradient: &mut [f32]) {
+        let (first, of) = (g * grid.group, self.scales[g]);
+        let end = self.values.len().min(first + grid.group);
+        let values = &mut self.values[first..end];
+        let codes: Vec<f32> = values.iter().map(|&value| grid.code(value, of) - of.zero).collect();
+        let slope = dot(&codes, &gradient[first..end]);
+        let curvature: f32 =
+            codes.iter().zip(first..end).map(|(code, j)| code * dot(&codes, &hessian.row(j)[first..end])).sum();
+        if curvature <= 0.0 {
+            return;
+        }
+        let scale = grid.stored(of.scale + slope / curvature);
+        let step = scale - of.scale;
+        // Rounded to what files hold, a step may lead uphill.
+        if step != 0.0 && step * (step * curvature - 2.0 * slope) < 0.0 {
+            self.scales[g].scale = scale;
+            for ((value, code), j) in values.iter_mut().zip(&codes).zip(first..end) {
+                *value = code * scale;
+                descend(gradient, hessian.row(j), step * code);
             }
         }
     }
 
-    /// Sets each code to the best beside all others.
-    fn recode(&mut self, grid: &Grid, hessian: &Hessian, gradient: &mut [f32]) {
-        for j in 0..self.values.len() {
-            let products = hessian.row(j);
-            let wanted = self.values[j] + gradient[j] / products[j];
-            let value = grid.round(wanted, self.scales[j / grid.group]);
-            let step = value - self.values[j];
-            if step != 0.0 && step * (step * products[j] - 2.0 * gradient[j]) < 0.0 {
-                self.values[j] = value;
-                descend(gradient, products, step);
-            }
+    /// Sets the code of column `j` to the best beside all others.
+    fn recode(&mut self, grid: &Grid, hessian: &Hessian, j: usize, gradient: &mut [f32]) {
+        let products = hessian.row(j);
+        let wanted = self.values[j] + gradient[j] / products[j];
+        let value = grid.round(wanted, self.scales[j / grid.group]);
+        let step = value - self.values[j];
+        if step != 0.0 && step * (step * products[j] - 2.0 * gradient[j]) < 0.0 {
+            self.values[j] = value;
+            descend(gradient, products, step);
         }
     }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// The gradient after a value took a step.
