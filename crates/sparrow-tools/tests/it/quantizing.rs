@@ -208,7 +208,9 @@ fn the_written_quality_is_what_evaluation_finds() {
     ] {
         assert!((a / b - 1.0).abs() < 1e-4, "{a} {b}");
     }
-    assert_eq!(QuantizationRecord::read(&out).unwrap(), Some(record));
+    // Reading decimals may change the last bit of a number.
+    let written: QuantizationRecord = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+    assert_eq!(QuantizationRecord::read(&out).unwrap(), Some(written));
 }
 
 /// Every file of a directory.
