@@ -42,7 +42,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "peak_tflops": { "f32": peak.f32, "bf16": peak.bf16, "int8": peak.int8 },
         }));
     }
-    let tera = |peak: Option<f64>, unit| peak.map_or("no kernels".into(), |p| format!("{p:.2} T{unit}"));
     let quota = cpu_quota().map_or("none".into(), |q| format!("{q:.2} CPUs"));
     let lines = [
         ("CPU", machine::cpu_name()),
@@ -54,8 +53,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ("huge pages", machine::huge_pages().unwrap_or("unknown".into())),
         ("read bandwidth", format!("{read_gb_s:.1} GB/s")),
         ("f32 peak", format!("{:.2} TFLOP/s", peak.f32)),
-        ("bf16 peak", tera(peak.bf16, "FLOP/s")),
-        ("int8 peak", tera(peak.int8, "OP/s")),
+        ("bf16 peak", format!("{:.2} TFLOP/s", peak.bf16)),
+        ("int8 peak", format!("{:.2} TOP/s", peak.int8)),
     ];
     for (name, value) in lines {
         outln!("{name:>14}  {value}");

@@ -47,12 +47,7 @@ fn main() {
                     let floor = if rows > 1 {
                         let operations = 2.0 * (rows * (rows + 1) * width) as f64 / 1e12;
                         let peak = peak(&compute);
-                        operations
-                            / if matches!(dtype, DType::BF16 | DType::I8) {
-                                peak.bf16.unwrap_or(peak.f32)
-                            } else {
-                                peak.f32
-                            }
+                        operations / if matches!(dtype, DType::BF16 | DType::I8) { peak.bf16 } else { peak.f32 }
                     } else {
                         2.0 * cache as f64 / 1e9 / read_bandwidth(&compute)
                     };

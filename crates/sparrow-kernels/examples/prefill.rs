@@ -46,7 +46,7 @@ fn main() {
             let mut results = [(); 4].map(|()| Vec::new());
             for bytes in &bytes {
                 let peaks = peak(&compute);
-                let peak = if dtype == DType::BF16 { peaks.bf16.unwrap_or(peaks.f32) } else { peaks.f32 };
+                let peak = if dtype == DType::BF16 { peaks.bf16 } else { peaks.f32 };
                 let mut rest = &bytes[..];
                 let mut linear: Vec<LinearPart> = (parts.iter().zip(&mut outs))
                     .map(|(&n, out)| {

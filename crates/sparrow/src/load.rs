@@ -136,8 +136,12 @@ impl Load {
         let cpu = cpu.unwrap_or_else(|| Arc::new(Cpu::new(threads)));
         let (mut model, tokenizer) = match source {
             Source::Named(source) => {
-                let float = dtype.filter(|dtype| !dtype.is_quantized());
-                let files = ModelFiles::open(&resolve(&source)?)?.decoded_to(float);
+                let files = ModelFiles::open(&resolve(&source)?)?;
+                let files = match dtype {
+                    None => files.as_stored(),
+                    // Quantised later.
+                    Some(dtype) => files.decoded_to(Some(dtype).filter(|dtype| !dtype.is_quantized())),
+                };
                 let tokenizer = files.has("tokenizer.json").then(|| Tokenizer::read(&files));
                 let read = |done, total| progress(LoadStage::Reading, done, total);
                 (Model::read(&files, weights, read)?, tokenizer.transpose()?.map(Arc::new))

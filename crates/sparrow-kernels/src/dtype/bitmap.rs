@@ -133,8 +133,8 @@ unsafe fn last_mask_bits(mask: *const u8, n: usize) -> u64 {
 /// The int4 type, if it is one.
 const fn int4(dtype: DType) -> Option<Int4> {
     match dtype {
-        DType::F32 | DType::F16 | DType::BF16 | DType::I8 => None,
-        _ => Some(Int4::of(dtype as u8)),
+        DType::I4G32 | DType::I4G32Z | DType::I4G128 | DType::I4G128Z => Some(Int4::of(dtype as u8)),
+        _ => None,
     }
 }
 
@@ -175,7 +175,7 @@ impl<'a> BitmapParts<'a> {
     pub const fn supports(dtype: DType) -> bool {
         match int4(dtype) {
             Some(int4) => !int4.zero_points,
-            None => true,
+            None => dtype.block().is_none(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Conversion between stored elements and `f32`, one element at a time.
 
+use super::coded::SPAN;
 use super::layout::{self, Int4};
 use super::quantized;
 use super::types::{BF16, DType, F16, F32, I8};
@@ -47,6 +48,9 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         dtype.row_bytes(out.len()),
         "decode: bytes.len() does not match out.len() elements of {dtype}"
     );
+    if let Some(format) = dtype.block() {
+        return format.decode(bytes, out);
+    }
     match dtype {
         DType::I8 => decode_row::<I8>(bytes, out),
         DType::I4G32 => decode_row::<{ DType::I4G32 as u8 }>(bytes, out),
@@ -68,6 +72,25 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 *value = bf16_to_f32(u16::from_le_bytes(*b));
             }
         }
+        _ => unreachable!("blocks are decoded above"),
+    }
+}
+
+/// The elements of a row of `cols` from `c`, a multiple of [`SPAN`], on, as many as `out` has.
+///
+/// # Panics
+/// If the row does not have them, or `out` is longer than a span.
+pub(crate) fn part(dtype: DType, row: &[u8], cols: usize, c: usize, out: &mut [f32]) {
+    assert!(out.len() <= SPAN && c + out.len() <= cols, "part: elements of a row");
+    match dtype.block() {
+        Some(format) => {
+            let at = c / format.elements * format.bytes;
+            format.decode(&row[at..at + format.row_bytes(out.len())], out);
+        }
+        None => {
+            let int4 = Int4::of(dtype as u8);
+            out.iter_mut().enumerate().for_each(|(i, value)| *value = int4.element(row, cols, c + i));
+        }
     }
 }
 
@@ -85,7 +108,7 @@ pub(crate) fn decode_row<const D: u8>(row: &[u8], out: &mut [f32]) {
 /// group; where that is NaN or infinite, all of it becomes NaN.
 ///
 /// # Panics
-/// If `out.len()` is not `dtype.row_bytes(values.len())`.
+/// If `out.len()` is not `dtype.row_bytes(values.len())`, or the type is not [written](DType::is_writable).
 pub fn encode(dtype: DType, values: &[f32], out: &mut [u8]) {
     assert_eq!(
         out.len(),
@@ -110,6 +133,22 @@ pub fn encode(dtype: DType, values: &[f32], out: &mut [u8]) {
                 *b = bf16::from_f32(*value).to_le_bytes();
             }
         }
+        blocks => encode_blocks(blocks, values, out),
+    }
+}
+
+fn encode_blocks(dtype: DType, values: &[f32], out: &mut [u8]) {
+    let format = dtype.block().expect("floats and int4 are written above");
+    let encode = format.encode.unwrap_or_else(|| panic!("encode: {dtype} is only read"));
+    let (whole, rest) = values.split_at(values.len() / format.elements * format.elements);
+    let mut blocks = out.chunks_exact_mut(format.bytes);
+    for (values, block) in whole.chunks_exact(format.elements).zip(&mut blocks) {
+        encode(values, block);
+    }
+    if let Some(block) = blocks.next() {
+        let mut padded = [0.0; SPAN];
+        padded[..rest.len()].copy_from_slice(rest);
+        encode(&padded[..format.elements], block);
     }
 }
 

@@ -8,6 +8,8 @@
 //! Nibbles come in blocks of 32 elements, 16 bytes: byte j holds element j in its low and element j + 16 in its high
 //! half, so that each half of a block is 16 neighbours. Elements beyond n are stored as zeros (q = z).
 //!
+//! The other types are rows of GGML's blocks, see [`block`](super::block).
+//!
 //! Symmetric int8 with one scale per output is the `int-quantized` scheme of compressed-tensors, groups with and
 //! without zero points its `pack-quantized` one; the block order of nibbles is that of GGML's Q4_0.
 
@@ -90,10 +92,15 @@ impl DType {
             DType::I4G32Z => Int4::of(I4G32Z).row_bytes(cols),
             DType::I4G128 => Int4::of(I4G128).row_bytes(cols),
             DType::I4G128Z => Int4::of(I4G128Z).row_bytes(cols),
+            blocks => match blocks.block() {
+                Some(format) => format.row_bytes(cols),
+                None => unreachable!(),
+            },
         }
     }
 
-    /// Bytes of the elements of a row of `cols`, with their padding: what comes before the scales.
+    /// Bytes of the elements of a row of `cols`, with their padding: what comes before the scales, of types that have a
+    /// bitmap form.
     pub(crate) const fn code_bytes(self, cols: usize) -> usize {
         match self {
             DType::F32 | DType::F16 | DType::BF16 => self.row_bytes(cols),

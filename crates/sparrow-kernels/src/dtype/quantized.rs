@@ -121,17 +121,16 @@ fn symmetric_scale(values: &[f32]) -> f32 {
 /// Quantises one row to int8: its largest magnitude becomes 127. A row with NaN or infinity gets the scale NaN.
 pub(crate) fn encode_int8(values: &[f32], out: &mut [u8]) {
     let (codes, scale) = out.split_at_mut(int8_scale_at(values.len()));
-    let (s, _) = quantize_int8(values, codes);
+    let s = quantize_int8(values, codes);
     scale.copy_from_slice(&s.to_le_bytes());
 }
 
-/// codesᵢ ← round(valueᵢ / s) to even, s = max |value| / 127; zeros beyond the values. Returns s and the sum of the
-/// codes.
+/// codesᵢ ← round(valueᵢ / s) to even, s = max |value| / 127; zeros beyond the values. Returns s.
 ///
 /// Codes are `i8` as bytes. With NaN or infinity among the values s is NaN and the codes are 0; values so small that
 /// 127 ÷ max overflows count as 0.
 #[inline(always)]
-pub(crate) fn quantize_int8(values: &[f32], codes: &mut [u8]) -> (f32, i32) {
+pub(crate) fn quantize_int8(values: &[f32], codes: &mut [u8]) -> f32 {
     const LANES: usize = 32;
     let mut largest = [0.0f32; LANES];
     let mut finite = [true; LANES];
@@ -148,20 +147,17 @@ pub(crate) fn quantize_int8(values: &[f32], codes: &mut [u8]) -> (f32, i32) {
     let finite = !finite.contains(&false) && rest.iter().all(|v| v.is_finite());
     if !finite || !inverse.is_finite() {
         codes.fill(0);
-        return (if finite { 0.0 } else { f32::NAN }, 0);
+        return if finite { 0.0 } else { f32::NAN };
     }
     // Adding 1.5 · 2²³ rounds to even and leaves the integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let code = |v: f32| ((v * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let (filled, padding) = codes.split_at_mut(values.len());
     padding.fill(0);
-    let mut sum = 0;
     for (to, &v) in filled.iter_mut().zip(values) {
-        let q = code(v);
-        sum += q;
-        *to = q as u8;
+        *to = code(v) as u8;
     }
-    (max / 127.0, sum)
+    max / 127.0
 }
 
 #[cfg(test)]
@@ -229,7 +225,7 @@ mod tests {
 
     #[test]
     fn special_rows() {
-        for dtype in DType::ALL.into_iter().filter(|t| t.is_quantized()) {
+        for dtype in DType::ALL.into_iter().filter(|t| t.is_quantized() && t.is_writable()) {
             assert_eq!(round_trip(dtype, &[]), []);
             assert_eq!(round_trip(dtype, &[0.0; 40]), [0.0; 40]);
             assert_eq!(round_trip(dtype, &[1e-44; 3]), [0.0; 3]);
@@ -240,10 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn codes_sum_and_pad() {
+    fn codes_are_padded() {
         let mut codes = [9; 8];
-        let (scale, sum) = quantize_int8(&[1.0, -0.5, 0.25], &mut codes);
+        let scale = quantize_int8(&[1.0, -0.5, 0.25], &mut codes);
         assert_eq!(codes.map(|c| c as i8), [127, -64, 32, 0, 0, 0, 0, 0]);
-        assert_eq!((scale, sum), (1.0 / 127.0, 95));
+        assert_eq!(scale, 1.0 / 127.0);
     }
 }

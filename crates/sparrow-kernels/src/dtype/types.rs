@@ -1,15 +1,13 @@
 //! The element types.
 
-use std::fmt;
-use std::str::FromStr;
-
 /// How the numbers of a stored tensor are written, little-endian.
 ///
 /// The names of the float types are those of the safetensors format in lower case. In a quantised type a row is
-/// complete in itself: its elements, then what scales them, so rows can be gathered one by one. See
-/// `dtype/layout.rs` for the layout.
+/// complete in itself: its elements and what scales them, so rows can be gathered one by one. See `dtype/layout.rs` for
+/// the layout; types from [`Q4_0`](Self::Q4_0) on are GGML's, in blocks, see [`BlockFormat`](crate::BlockFormat).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
+#[allow(non_camel_case_types)] // The names that everybody knows.
 pub enum DType {
     /// IEEE 754 binary32.
     F32 = 0,
@@ -27,6 +25,30 @@ pub enum DType {
     I4G128 = 6,
     /// As [`I4G32Z`](Self::I4G32Z) in groups of 128.
     I4G128Z = 7,
+    /// 4 bits less 8, a scale per 32.
+    Q4_0 = 8,
+    /// 4 bits, a scale and a smallest value per 32.
+    Q4_1 = 9,
+    /// 5 bits less 16, a scale per 32.
+    Q5_0 = 10,
+    /// 5 bits, a scale and a smallest value per 32.
+    Q5_1 = 11,
+    /// 8 bits, a scale per 32.
+    Q8_0 = 12,
+    /// 2 bits, a scale and a smallest value per 16, which 256 share the scales of.
+    Q2_K = 13,
+    /// 3 bits, a scale per 16.
+    Q3_K = 14,
+    /// 4 bits, a scale and a smallest value per 32.
+    Q4_K = 15,
+    /// 5 bits, a scale and a smallest value per 32.
+    Q5_K = 16,
+    /// 6 bits, a scale per 16.
+    Q6_K = 17,
+    /// 4 bits that stand for unevenly spaced values, a scale per 32.
+    IQ4_NL = 18,
+    /// As [`IQ4_NL`](Self::IQ4_NL), 256 sharing the scale of their scales.
+    IQ4_XS = 19,
 }
 
 /// [`DType::F32`] as a constant generic argument of a kernel.
@@ -48,6 +70,8 @@ pub(crate) const I4G128Z: u8 = DType::I4G128Z as u8;
 
 /// The number of types: tables of kernels have one entry for each.
 pub(crate) const TYPES: usize = DType::ALL.len();
+/// The number of types that a cache may have, [`DType::CACHES`]: the first ones.
+pub(crate) const CACHES: usize = DType::CACHES.len();
 
 /// Bytes from one element to the next, of the type whose discriminant is `code`.
 pub(crate) const fn code_size(code: u8) -> usize {
@@ -55,68 +79,43 @@ pub(crate) const fn code_size(code: u8) -> usize {
         F32 => 4,
         F16 | BF16 => 2,
         I8 => 1,
-        _ => panic!("two int4 elements share a byte"),
+        _ => panic!("elements share bytes"),
     }
 }
 
 impl DType {
     /// Every type, in the order of the discriminants.
-    pub const ALL: [DType; 8] =
-        [DType::F32, DType::F16, DType::BF16, DType::I8, DType::I4G32, DType::I4G32Z, DType::I4G128, DType::I4G128Z];
+    pub const ALL: [DType; 20] = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I8,
+        DType::I4G32,
+        DType::I4G32Z,
+        DType::I4G128,
+        DType::I4G128Z,
+        DType::Q4_0,
+        DType::Q4_1,
+        DType::Q5_0,
+        DType::Q5_1,
+        DType::Q8_0,
+        DType::Q2_K,
+        DType::Q3_K,
+        DType::Q4_K,
+        DType::Q5_K,
+        DType::Q6_K,
+        DType::IQ4_NL,
+        DType::IQ4_XS,
+    ];
 
     /// The types whose elements stand alone.
     pub const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
+    /// The types that keys and values are cached in.
+    pub const CACHES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::I8];
+
     /// Whether elements share scales, so that only whole rows can be read or written.
     pub const fn is_quantized(self) -> bool {
         self as u8 >= I8
-    }
-
-    /// The name: `f32`, `f16`, `bf16`, `int8`, `int4`, `int4-zero`, `int4-g128` or `int4-g128-zero`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            DType::I8 => "int8",
-            DType::I4G32 => "int4",
-            DType::I4G32Z => "int4-zero",
-            DType::I4G128 => "int4-g128",
-            DType::I4G128Z => "int4-g128-zero",
-        }
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// A name that is no [`DType`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownDType(pub String);
-
-impl fmt::Display for UnknownDType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = DType::ALL.map(DType::name).join(", ");
-        write!(f, "unknown element type {:?}: expected one of {names}", self.0)
-    }
-}
-
-impl std::error::Error for UnknownDType {}
-
-impl FromStr for DType {
-    type Err = UnknownDType;
-
-    /// Accepts the short names and, of floats, those of `config.json` (`float32`, `float16`, `bfloat16`), in any case.
-    fn from_str(name: &str) -> Result<Self, UnknownDType> {
-        let lower = name.to_ascii_lowercase();
-        match lower.as_str() {
-            "float32" | "float" => Ok(DType::F32),
-            "float16" | "half" => Ok(DType::F16),
-            "bfloat16" => Ok(DType::BF16),
-            _ => DType::ALL.into_iter().find(|t| t.name() == lower).ok_or_else(|| UnknownDType(name.to_string())),
-        }
     }
 }

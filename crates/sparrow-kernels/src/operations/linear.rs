@@ -1,6 +1,7 @@
 //! Dense linear layers over weights stored `[out, in]`.
 
 use super::products::{Activations, Products};
+use super::quantize_activations::takes_int16;
 use crate::compute::Compute;
 use crate::dtype::{DType, Stored};
 use crate::kernels::gemm::{Gemm, GemmFn, Layout, Part};
@@ -26,15 +27,19 @@ impl Compute {
     ///
     /// `x` is `[m, k]`; the shapes of a part are in [`LinearPart`]. Accumulates in `f32`, whatever the weights' type;
     /// the error of one result is at most (k/8 + 16) · 2⁻²⁴ · (Σᵢ |W·x| + |bias|) for m ≤ 8, (k + 16) · 2⁻²⁴ times that
-    /// sum for more. For more than 8 activations and bf16 or int4 weights [`Isa::Amx`](crate::Isa::Amx) first rounds x,
-    /// and int4 weights, to bf16 (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
+    /// sum for more.
+    ///
+    /// For quantised weights each row of x is first rounded to 16-bit integers, ties to even, with the scale
+    /// max |x| / 32512: 2⁻¹⁶ · max |x| · Σᵢ |W| more. A row of x that holds NaN or infinity gives NaN. For int8 weights
+    /// the sums are then exact integers, and every tier gives the same result.
+    ///
+    /// For more than 8 activations AVX512-BF16 and [`Isa::Amx`](crate::Isa::Amx) round x to bf16 if the weights are, and
+    /// [`Isa::Amx`](crate::Isa::Amx) both if they are quantised in groups (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more
+    /// for each.
     ///
     /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the
     /// error above, but [`Isa::Amx`](crate::Isa::Amx) may take subnormal values of a bf16 bitmap for 0 and make
     /// infinite ones NaN, for any number of activations.
-    ///
-    /// For int8 weights each row of x is first quantised to int8 with the scale max |x| / 127, ties to even; the sums
-    /// are then exact integers, and every tier gives the same result. A row of x that holds NaN or infinity gives NaN.
     ///
     /// # Panics
     /// If `x.len()` is not `m * k`, or a bias or result does not fit its weight.
@@ -50,8 +55,8 @@ impl Compute {
         if m == 0 {
             return;
         }
-        let int8 = parts.iter().any(|p| p.weights.dtype() == DType::I8).then(|| self.quantize_activations(x, m));
-        let x = Activations { x, int8: int8.as_ref(), m, exact: m <= FEW };
+        let int16 = parts.iter().any(|p| takes_int16(p.weights.dtype())).then(|| self.quantize_activations(x, m));
+        let x = Activations { x, int16: int16.as_ref(), m, exact: m <= FEW };
         if m > FEW {
             self.multiply_blocked(x, parts);
         }
@@ -65,7 +70,7 @@ impl Compute {
 
     /// The parts with a blocked product: a region for each element type.
     fn multiply_blocked(&self, activations: Activations, parts: &mut [LinearPart]) {
-        let Activations { x, int8, m, .. } = activations;
+        let Activations { x, int16, m, .. } = activations;
         for dtype in DType::ALL {
             let parts: Vec<Part> = parts
                 .iter_mut()
@@ -74,7 +79,19 @@ impl Compute {
                 .collect();
             if let (Some(gemm), Some(part)) = (self.kernels.gemm[dtype as usize], parts.first()) {
                 let (k, expand) = (part.weights.cols(), self.expander());
-                let args = Gemm { x, int8, m, k, layout: Layout::OutIn, ids: None, parts: &parts, expand };
+                let decode = self.kernels.decode_codes[dtype as usize];
+                let args = Gemm {
+                    x,
+                    int16,
+                    m,
+                    k,
+                    layout: Layout::OutIn,
+                    ids: None,
+                    parts: &parts,
+                    expand,
+                    decode,
+                    pack: None,
+                };
                 // SAFETY: the table holds only kernels that this CPU can run; the shapes were checked, and the results
                 // are borrowed mutably.
                 unsafe { gemm(&self.workers, &args) };
@@ -129,7 +146,7 @@ impl Compute {
     }
 }
 
-/// Rows `range` of one weight, for all activations, which for int8 weights are also given in int8.
+/// Rows `range` of one weight, for all activations.
 fn linear_block(
     compute: &Compute,
     x: Activations,

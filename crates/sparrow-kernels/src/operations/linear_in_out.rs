@@ -34,10 +34,11 @@ impl Compute {
     /// `inputs` holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`,
     /// overwritten. The result does not depend on the number of threads.
     ///
-    /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations
-    /// [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of int4 weights, to bf16:
-    /// 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights it quantises x times the scales of the inputs to int8, a
-    /// row with its largest magnitude as 127: up to half a step per input more. Of a bf16 bitmap's subnormal and
+    /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations AVX512-BF16 and
+    /// [`Isa::Amx`](crate::Isa::Amx) first round x of bf16 weights, and [`Isa::Amx`](crate::Isa::Amx) both x and W of
+    /// weights quantised in groups, to bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
+    /// round x times the scales of the inputs to 16-bit integers, a row with its largest magnitude as 32512: up to half
+    /// a step per input more. Of a bf16 bitmap's subnormal and
     /// infinite values see [`linear`](Self::linear).
     ///
     /// # Panics
@@ -70,10 +71,19 @@ impl Compute {
             let int8 = w.dtype() == DType::I8;
             let gathered = (int8 || inputs.is_some()).then(|| self.gather(x, k, w, inputs));
             let x = gathered.as_deref().unwrap_or(x);
-            let int8 = int8.then(|| self.quantize_activations(x, m));
-            let expand = self.expander();
-            let gemm_of =
-                |parts| Gemm { x, int8: int8.as_ref(), m, k: count, layout: Layout::InOut, ids: inputs, parts, expand };
+            let int16 = int8.then(|| self.quantize_activations(x, m));
+            let gemm_of = |parts| Gemm {
+                x,
+                int16: int16.as_ref(),
+                m,
+                k: count,
+                layout: Layout::InOut,
+                ids: inputs,
+                parts,
+                expand: self.expander(),
+                decode: self.kernels.decode_codes[w.dtype() as usize],
+                pack: None,
+            };
             // SAFETY: the table holds only kernels that this CPU can run; the shapes and ids were checked, and out is
             // borrowed mutably.
             unsafe { gemm(&self.workers, &gemm_of(&[part])) };

@@ -1,8 +1,6 @@
 //! What the machine can do at best: memory bandwidth and arithmetic peaks, to judge kernels against.
 
 use crate::compute::Compute;
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::probe::amx;
 use crate::parallel::SharedMut;
 use std::time::Instant;
 
@@ -61,35 +59,21 @@ impl BandwidthProbe {
 pub struct Peak {
     /// Fused multiply-adds of `f32` with the tier's vectors, in TFLOP/s.
     pub f32: f64,
-    /// AMX products of bf16 accumulated in `f32`, in TFLOP/s; `None` below [`Isa::Amx`](crate::Isa::Amx).
-    pub bf16: Option<f64>,
-    /// AMX products of int8 accumulated in int32, in TOP/s; `None` below [`Isa::Amx`](crate::Isa::Amx).
-    pub int8: Option<f64>,
+    /// Products of bf16 weights accumulated in `f32`, in TFLOP/s, by what the tier has for them: AMX, AVX512-BF16, or
+    /// multiply-adds of `f32`.
+    pub bf16: f64,
+    /// Products of int8 weights with 16-bit activations accumulated in int32, in TOP/s, by what the tier has for them.
+    pub int8: f64,
 }
 
 /// Measures the arithmetic peaks with loops that touch nothing but registers. Takes a fraction of a second.
 pub fn peak(compute: &Compute) -> Peak {
-    // SAFETY: the table holds only kernels that this CPU can run.
-    let f32 = measure(compute, &|steps| unsafe { (compute.kernels.peak_f32)(steps) });
-    let (bf16, int8) = amx_peaks(compute);
+    let kernels = compute.kernels;
+    let [f32, bf16, int8] = [kernels.peak_f32, kernels.peak_bf16, kernels.peak_int8].map(|kernel| {
+        // SAFETY: the table holds only kernels that this CPU can run.
+        measure(compute, &|steps| unsafe { kernel(steps) })
+    });
     Peak { f32, bf16, int8 }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn amx_peaks(compute: &Compute) -> (Option<f64>, Option<f64>) {
-    if compute.isa() < crate::cpu::Isa::Amx {
-        return (None, None);
-    }
-    // SAFETY: a table of the AMX tier proves that the CPU has AMX and that this process may use it.
-    let bf16 = measure(compute, &|steps| unsafe { amx::peak_bf16_amx(steps) });
-    // SAFETY: as above.
-    let int8 = measure(compute, &|steps| unsafe { amx::peak_int8_amx(steps) });
-    (Some(bf16), Some(int8))
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn amx_peaks(_: &Compute) -> (Option<f64>, Option<f64>) {
-    (None, None)
 }
 
 /// 10¹² operations per second of `f(steps)`, which returns the operations it did, on all threads at once.

@@ -4,8 +4,9 @@ use crate::compute::Compute;
 use crate::dtype::{Bitmap, DType, Matrix, Stored};
 use crate::kernels::bitmap_dot::{BitmapDotInt8, FEW_IN_REGISTERS};
 use crate::kernels::dot::{DotRows, RowsDot, RowsDotKernel, arranged_bytes};
+use crate::kernels::dot_codes::DotCodes;
 use crate::kernels::dot_int8::DotInt8;
-use crate::rows::{BitmapRows, FEW, Int8Activations, RowSet, Rows};
+use crate::rows::{BitmapRows, FEW, Int16Activations, RowSet, Rows};
 
 /// Values of x that one pass over rows covers, to stay in L2 beside them.
 const X_BLOCK: usize = 128 * 1024;
@@ -18,8 +19,8 @@ const PANEL: usize = 64;
 #[derive(Clone, Copy)]
 pub(super) struct Activations<'a> {
     pub x: &'a [f32],
-    /// The same in int8, which int8 weights are multiplied by.
-    pub int8: Option<&'a Int8Activations<'a>>,
+    /// The same in 16-bit integers, which quantised weights are multiplied by.
+    pub int16: Option<&'a Int16Activations<'a>>,
     pub m: usize,
     /// Whether a kernel must not round x to bf16, which it does for more than [`FEW`] activations only.
     pub exact: bool,
@@ -36,7 +37,7 @@ impl Compute {
     /// out\[t, j\] = W\[row(j), :\] · x\[t, :\].
     ///
     /// # Safety
-    /// The rows must be rows of `w`, `x` `[m, w.cols()]` with int8 for int8 weights, and nobody else may use these
+    /// The rows must be rows of `w`, `x` `[m, w.cols()]` with int16 for quantised weights, and nobody else may use these
     /// results.
     pub(super) unsafe fn products(&self, w: Stored, rows: RowSet, x: Activations, to: Products) {
         // SAFETY: the contract is the caller's.
@@ -65,10 +66,15 @@ impl Compute {
             RowSet::Range(range) => Rows::of(w.row_range(range), None),
             RowSet::Ids(ids) => Rows::of(w, Some(ids)),
         };
-        if let (Some(int8), DType::I8) = (x.int8, w.dtype()) {
-            let args = DotInt8 { rows, x: int8.rows(), m: x.m, out: to.out, out_stride: to.stride };
+        if let Some(int16) = x.int16.filter(|_| w.dtype().is_quantized()) {
+            let (x, m, out, out_stride) = (int16.rows(), x.m, to.out, to.stride);
             // SAFETY: the table holds only kernels that this CPU can run; the contract is the caller's.
-            unsafe { (self.kernels.dot_int8)(&args) };
+            unsafe {
+                match self.kernels.dot_codes[w.dtype() as usize] {
+                    Some(kernel) => kernel(&DotCodes { rows, x, m, out, out_stride }),
+                    None => (self.kernels.dot_int8)(&DotInt8 { rows, x, m, out, out_stride }),
+                }
+            }
             return;
         }
         let k = w.cols();
@@ -120,10 +126,10 @@ impl Compute {
         if m <= self.few(Stored::Bitmap(w)) {
             let (in_int8, in_floats) = (self.kernels.bitmap_dot_int8, self.kernels.bitmap_dot[dtype as usize]);
             let here = |t: usize, most: usize| (most.min(m - t), to.out.wrapping_add(t * to.stride));
-            if let (Some(int8), Some(kernel), DType::I8) = (x.int8, in_int8, dtype) {
+            if let (Some(int16), Some(kernel), DType::I8) = (x.int16, in_int8, dtype) {
                 let rows = BitmapRows::of(&w, &rows);
                 for t in (0..m).step_by(FEW) {
-                    let ((m, out), x) = (here(t, FEW), int8.rows().from(t));
+                    let ((m, out), x) = (here(t, FEW), int16.rows().from(t));
                     // SAFETY: the table holds only kernels that this CPU can run; the contract is the caller's.
                     unsafe { kernel(&BitmapDotInt8 { rows, x, m, out, out_stride: to.stride }) };
                 }

@@ -1,26 +1,31 @@
-//! Activations quantised to int8, for int8 weights.
+//! Activations in 16-bit integers, for weights of int8 and of codes.
 
 use crate::compute::Compute;
+use crate::dtype::DType;
 use crate::parallel::SharedMut;
-use crate::rows::{Int8Activations, int8};
+use crate::rows::Int16Activations;
+use crate::rows::int16::Int16Layout;
+
+/// Whether weights of this type are multiplied by activations in 16-bit integers.
+pub(crate) fn takes_int16(dtype: DType) -> bool {
+    dtype.is_quantized()
+}
 
 impl Compute {
-    /// The rows of x `[m, k]`, each quantised with the scale max |x| / 127, to nearest, ties to even. A row with NaN or
-    /// infinity has the scale NaN.
-    pub(crate) fn quantize_activations(&self, x: &[f32], m: usize) -> Int8Activations<'_> {
+    /// The rows of x `[m, k]`, each quantised with the scale max |x| / 32512, to nearest, ties to even. A row with NaN
+    /// or infinity has the scale NaN.
+    pub(crate) fn quantize_activations(&self, x: &[f32], m: usize) -> Int16Activations<'_> {
         let k = x.len() / m;
-        let [padded, row_bytes] = int8::row_bytes(k);
+        let layout = Int16Layout::of(k);
+        let row_bytes = layout.row_bytes();
         let mut bytes = self.workers.scratch.take_aligned(m * row_bytes);
         let rows = SharedMut::new(&mut bytes[..]);
         self.workers.parallel(m, 4 * x.len(), &|t| {
             // SAFETY: each task has its own row.
             let row = unsafe { rows.part(t * row_bytes..(t + 1) * row_bytes) };
-            let (codes, stats) = row.split_at_mut(padded);
             // SAFETY: the table holds only kernels that this CPU can run.
-            let (scale, sum) = unsafe { (self.kernels.quantize)(&x[t * k..(t + 1) * k], codes) };
-            stats[..4].copy_from_slice(&sum.to_ne_bytes());
-            stats[4..8].copy_from_slice(&scale.to_ne_bytes());
+            unsafe { (self.kernels.quantize)(&x[t * k..(t + 1) * k], row) };
         });
-        Int8Activations::of(bytes, row_bytes)
+        Int16Activations::of(bytes, layout)
     }
 }

@@ -5,12 +5,13 @@ use std::ops::Range;
 use super::add_rows::Coefficients;
 use super::check::check_ids;
 use super::products::{Activations, Products};
+use super::quantize_activations::takes_int16;
 use super::select::mask_words;
 use crate::compute::Compute;
-use crate::dtype::{DType, Stored};
+use crate::dtype::Stored;
 use crate::kernels::activation::Activation;
 use crate::parallel::SharedMut;
-use crate::rows::{Int8Activations, RowSet};
+use crate::rows::{Int16Activations, RowSet};
 
 /// An MLP, gated or not, with its down projection stored neuron by neuron: I neurons, hidden size H. The matrices hold
 /// the rows of all neurons, or, where `pooled`, of some in any order.
@@ -95,7 +96,7 @@ impl Compute {
     ///
     /// `out` is `[rows, H]`, overwritten. Where rows are `pooled` makes no difference to the result.
     ///
-    /// Int8 gate and up see x quantised to int8, as in [`linear`](Self::linear); h stays `f32`.
+    /// Quantised gate and up see x in 16-bit integers, as in [`linear`](Self::linear); h stays `f32`.
     ///
     /// Accumulates in `f32` in blocks that depend only on the number of `neurons`, so the result does not depend on the
     /// number of threads. Error at most (H/8 + neurons + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute
@@ -110,12 +111,12 @@ impl Compute {
         let active = inputs.neurons.len();
         let blocks = active.div_ceil(CHUNK).clamp(1, MAX_BLOCKS);
         let block = active.div_ceil(blocks).next_multiple_of(8);
-        let is_int8 = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| w.dtype() == DType::I8);
+        let quantized = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| takes_int16(w.dtype()));
         for start in (0..inputs.rows).step_by(TOKENS) {
             let rows = start..inputs.rows.min(start + TOKENS);
             let inputs = inputs.part(rows.clone(), neurons, hidden);
-            let int8 = is_int8.then(|| self.quantize_activations(inputs.x, inputs.rows));
-            let call = Call { compute: self, mlp, inputs, int8: int8.as_ref() };
+            let int16 = quantized.then(|| self.quantize_activations(inputs.x, inputs.rows));
+            let call = Call { compute: self, mlp, inputs, int16: int16.as_ref() };
             call.run(blocks, block, &mut out[rows.start * hidden..rows.end * hidden]);
         }
     }
@@ -126,8 +127,8 @@ struct Call<'a> {
     compute: &'a Compute,
     mlp: &'a SparseMlp<'a>,
     inputs: SparseMlpInputs<'a>,
-    /// x in int8, for int8 weights.
-    int8: Option<&'a Int8Activations<'a>>,
+    /// x in 16-bit integers, for quantised weights.
+    int16: Option<&'a Int16Activations<'a>>,
 }
 
 impl Call<'_> {
@@ -207,9 +208,9 @@ impl Call<'_> {
 
     /// out `[m, ids]` = x · W\[rows\]ᵀ + bias\[ids\].
     fn project(&self, weights: Stored, bias: Option<&[f32]>, ids: &[u32], rows: &[u32], out: &mut [f32]) {
-        let x = Activations { x: self.inputs.x, int8: self.int8, m: self.inputs.rows, exact: true };
+        let x = Activations { x: self.inputs.x, int16: self.int16, m: self.inputs.rows, exact: true };
         let to = Products { out: out.as_mut_ptr(), stride: ids.len() };
-        // SAFETY: the rows are rows of the weights, x is [m, k], with int8 where a weight is, and out is [m, ids].
+        // SAFETY: the rows are rows of the weights, x is [m, k], with int16 where a weight is quantised, and out is [m, ids].
         unsafe { self.compute.products(weights, RowSet::Ids(rows), x, to) };
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(ids.len()) {

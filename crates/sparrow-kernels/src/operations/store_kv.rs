@@ -1,6 +1,7 @@
 //! Storing keys and values: rows of `f32` narrowed to the type of the cache.
 
 use crate::compute::Compute;
+use crate::dtype::DType;
 use crate::kv::KvMut;
 use crate::parallel::SharedMut;
 
@@ -12,9 +13,10 @@ impl Compute {
     /// rounded as [`encode`](crate::encode) rounds each head's row. Parallel over rows.
     ///
     /// # Panics
-    /// If the lengths do not match these shapes, or the positions are not within the capacity.
+    /// If the type is not one of [`DType::CACHES`](crate::DType::CACHES), the lengths do not match these shapes, or the positions are not within the capacity.
     pub fn store_kv(&self, cache: KvMut, kv_heads: usize, head_dim: usize, first: usize, keys: &[f32], values: &[f32]) {
         let KvMut { dtype, keys: key_cache, values: value_cache, capacity } = cache;
+        assert!(DType::CACHES.contains(&dtype), "store_kv: no cache is kept in {dtype}");
         let (size, row_bytes) = (kv_heads * head_dim, dtype.row_bytes(head_dim));
         let rows = keys.len().checked_div(size).unwrap_or(0);
         let bytes = kv_heads * capacity * row_bytes;

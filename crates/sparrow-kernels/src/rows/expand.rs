@@ -55,7 +55,8 @@ const fn kernel(dtype: DType) -> usize {
         DType::F32 => 3,
         DType::F16 | DType::BF16 => 2,
         DType::I8 => 1,
-        DType::I4G32 | DType::I4G32Z | DType::I4G128 | DType::I4G128Z => 0,
+        // Of the rest only int4 has a bitmap form.
+        _ => 0,
     }
 }
 

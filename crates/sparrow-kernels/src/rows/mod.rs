@@ -4,13 +4,13 @@
 mod bitmap;
 mod dense;
 pub(crate) mod expand;
-pub(crate) mod int8;
+pub(crate) mod int16;
 mod set;
 mod steps;
 
 pub(crate) use bitmap::BitmapRows;
 pub(crate) use dense::Rows;
 pub(crate) use expand::Expander;
-pub(crate) use int8::{Int8Activations, Int8Rows};
+pub(crate) use int16::{Int16Activations, Int16Rows};
 pub(crate) use set::RowSet;
 pub(crate) use steps::{COLUMN_STEP, FEW, STEP};

@@ -1,8 +1,8 @@
 //! AVX2 loads, widened to `f32`, and sums.
 
 use super::vector::{Vector, padded};
-use crate::dtype::layout::{BLOCK, Int4, MIDDLE};
-use crate::dtype::{BF16, F16, F32, I8, code_size};
+use crate::dtype::coded::{CHUNK, Scales};
+use crate::dtype::{BF16, Coded, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
 
 /// Elements of one vector.
@@ -43,30 +43,19 @@ pub(crate) unsafe fn load_part<const D: u8>(p: *const u8, n: usize) -> __m256 {
     }
 }
 
-/// Elements `c..c + 8` of a stored row of `cols` elements, `c` a multiple of 8; of int8 without the row's scale.
+/// Elements `c..c + 8` of a stored row, `c` a multiple of 8; of int8 without the row's scale.
 ///
 /// # Safety
 /// The row must be readable and hold 8 elements from `c` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize) -> __m256 {
-    // SAFETY: a quantised row holds its elements, padding, scales and zero points, see `dtype/layout.rs`; of floats
-    // the caller guarantees the elements.
+pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, c: usize) -> __m256 {
+    // SAFETY: an int8 row holds its elements, padding and scale; of floats the caller guarantees the elements.
     unsafe {
         match D {
             F32 | F16 | BF16 => load::<D>(row.add(c * code_size(D))),
             I8 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(row.add(c).cast()))),
-            _ => {
-                let int4 = Int4::of(D);
-                let bytes = _mm_loadl_epi64(row.add(c / BLOCK * (BLOCK / 2) + c % (BLOCK / 2)).cast());
-                let shift = _mm_cvtsi32_si128(if c % BLOCK < BLOCK / 2 { 0 } else { 4 });
-                let nibbles = _mm256_srl_epi32(_mm256_cvtepu8_epi32(bytes), shift);
-                let q = _mm256_cvtepi32_ps(_mm256_and_si256(nibbles, _mm256_set1_epi32(0xf)));
-                let group = c / int4.group;
-                let scale = _mm_set1_epi16(row.add(int4.scales_at(cols) + 2 * group).cast::<i16>().read_unaligned());
-                let zero = if int4.zero_points { *row.add(int4.zeros_at(cols) + group) } else { MIDDLE };
-                _mm256_mul_ps(_mm256_sub_ps(q, _mm256_set1_ps(f32::from(zero))), _mm256_cvtph_ps(scale))
-            }
+            _ => unreachable!("codes are read 32 at a time"),
         }
     }
 }
@@ -77,15 +66,63 @@ pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize)
 /// The row must be readable and hold `n` elements from `c` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn load_part_at<const D: u8>(row: *const u8, cols: usize, c: usize, n: usize) -> __m256 {
-    // SAFETY: an int8 row has at least 8 bytes from a multiple of 8 below `cols` on, int4 elements are padded to whole
-    // blocks; of floats only n elements are read.
+pub(crate) unsafe fn load_part_at<const D: u8>(row: *const u8, c: usize, n: usize) -> __m256 {
+    // SAFETY: an int8 row has at least 8 bytes from a multiple of 8 below `cols` on; of floats only n elements are read.
     unsafe {
         match D {
             F32 | F16 | BF16 => load_part::<D>(row.add(c * code_size(D)), n),
-            _ => load_at::<D>(row, cols, c),
+            _ => load_at::<D>(row, c),
         }
     }
+}
+
+/// What the codes of chunk number `chunk` of a span are worth.
+///
+/// # Safety
+/// The scales must be those of the span; AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn values<F: Coded>(codes: __m256i, scales: &Scales, chunk: usize) -> [__m256; 4] {
+    let (low, high) = (_mm256_castsi256_si128(codes), _mm256_extracti128_si256::<1>(codes));
+    let eights = [low, _mm_unpackhi_epi64(low, low), high, _mm_unpackhi_epi64(high, high)];
+    let group = chunk * CHUNK / F::GROUP;
+    let mut values = [_mm256_setzero_ps(); 4];
+    for (i, eight) in eights.into_iter().enumerate() {
+        let code = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+        let at = group + 8 * i / F::GROUP;
+        let factor = _mm256_set1_ps(scales.factors[at]);
+        values[i] = if F::OFFSETS {
+            _mm256_fmadd_ps(code, factor, _mm256_set1_ps(scales.offsets[at]))
+        } else {
+            _mm256_mul_ps(code, factor)
+        };
+    }
+    values
+}
+
+/// An 8 × 8 matrix of 32-bit values transposed, one row per vector.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn transpose8(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let mut a = rows;
+    for i in 0..4 {
+        a[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut b = a;
+    for i in 0..2 {
+        b[4 * i] = _mm256_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 1] = _mm256_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 2] = _mm256_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        b[4 * i + 3] = _mm256_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+    // b[4i + c], half h: rows 4i.. of column 4h + c.
+    let mut columns = rows;
+    for c in 0..4 {
+        columns[c] = _mm256_permute2x128_si256::<0x20>(b[c], b[4 + c]);
+        columns[4 + c] = _mm256_permute2x128_si256::<0x31>(b[c], b[4 + c]);
+    }
+    columns
 }
 
 /// The sum of all lanes.

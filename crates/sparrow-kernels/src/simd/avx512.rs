@@ -1,7 +1,7 @@
 //! AVX-512 loads, widened to `f32`.
 
 use super::vector::{Vector, padded};
-use crate::dtype::layout::{BLOCK, Int4, MIDDLE, int8_scale};
+use crate::dtype::layout::int8_scale;
 use crate::dtype::{BF16, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
 
@@ -59,38 +59,13 @@ pub(crate) unsafe fn load_masked<const D: u8>(mask: __mmask16, p: *const u8) -> 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize, n: usize) -> __m512 {
-    // SAFETY: of floats and int8 only n elements are read; int4 rows are padded to whole blocks, zeros in value, and
-    // have a scale and a zero point for each group.
+    // SAFETY: only n elements are read.
     unsafe {
         match D {
             F32 | F16 | BF16 if n >= LANES => load::<D>(row.add(c * code_size(D))),
             F32 | F16 | BF16 => load_masked::<D>(first(n), row.add(c * code_size(D))),
             I8 => _mm512_mul_ps(load_masked::<I8>(upto16(n), row.add(c)), _mm512_set1_ps(int8_scale(row, cols))),
-            _ => {
-                let int4 = Int4::of(D);
-                let bytes = _mm_loadu_si128(row.add(c / BLOCK * (BLOCK / 2)).cast());
-                let shift = _mm_cvtsi32_si128(if c % BLOCK < BLOCK / 2 { 0 } else { 4 });
-                let nibbles = _mm512_srl_epi32(_mm512_cvtepu8_epi32(bytes), shift);
-                let q = _mm512_cvtepi32_ps(_mm512_and_si512(nibbles, _mm512_set1_epi32(0xf)));
-                let group = c / int4.group;
-                let scale = row.add(int4.scales_at(cols) + 2 * group).cast::<i16>().read_unaligned();
-                let zero = if int4.zero_points { *row.add(int4.zeros_at(cols) + group) } else { MIDDLE };
-                let scale = _mm512_cvtph_ps(_mm256_set1_epi16(scale));
-                _mm512_mul_ps(_mm512_sub_ps(q, _mm512_set1_ps(f32::from(zero))), scale)
-            }
-        }
-    }
-}
-
-/// Asks for the line at `p`, into L2 to be read or into L1 to be written. The address may be any.
-#[inline(always)]
-pub(crate) fn prefetch(p: *const u8, write: bool) {
-    // SAFETY: a prefetch never faults; PREFETCHW, like PREFETCHT1, does nothing on CPUs that lack it.
-    unsafe {
-        if write {
-            std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, readonly, preserves_flags));
-        } else {
-            _mm_prefetch::<_MM_HINT_T1>(p.cast());
+            _ => unreachable!("codes are read 32 at a time"),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Elements of 8 and 16 bits need VBMI2. `near_end` says that a whole vector may not be readable where the stored
 //! elements are; then only those that the mask asks for are.
 
-use super::avx512::{prefetch, upto16, upto32};
+use super::avx512::{upto16, upto32};
+use super::prefetch;
 use crate::dtype::{BF16, F32, I8};
 use std::arch::x86_64::*;
 

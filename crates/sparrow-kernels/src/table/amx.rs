@@ -3,11 +3,12 @@
 use super::avx512::AVX512_VBMI2;
 use super::kernels::Kernels;
 use crate::cpu::Isa;
-use crate::dtype::DType;
+use crate::dtype::{DType, TYPES};
 use crate::kernels::bitmap_axpy::BitmapAxpyKernel;
 use crate::kernels::bitmap_dot::BitmapDotKernel;
 use crate::kernels::dot::RowsDotKernel;
-use crate::kernels::{attention, bitmap_axpy, bitmap_dot, dot, gemm};
+use crate::kernels::gemm::GemmFn;
+use crate::kernels::{attention, bitmap_axpy, bitmap_dot, dot, gemm, probe};
 
 pub(super) const AMX: Kernels = Kernels {
     isa: Isa::Amx,
@@ -27,25 +28,16 @@ pub(super) const AMX: Kernels = Kernels {
         kernels[DType::BF16 as usize] = Some(BitmapAxpyKernel { run: bitmap_axpy::amx::bitmap_axpy_bf16_amx, few: 16 });
         kernels
     },
-    gemm: [
-        Some(gemm::avx512::gemm_f32_avx512),
-        Some(gemm::avx512::gemm_f16_avx512),
-        Some(gemm::amx::gemm_bf16_amx),
-        Some(gemm::amx_int8::gemm_i8_amx),
-        Some(gemm::amx::gemm_i4g32_amx),
-        Some(gemm::amx::gemm_i4g32z_amx),
-        Some(gemm::amx::gemm_i4g128_amx),
-        Some(gemm::amx::gemm_i4g128z_amx),
-    ],
-    block_rounded: [
-        None,
-        None,
-        Some(attention::amx::block_bf16_amx),
-        Some(attention::amx::block_i8_amx),
-        None,
-        None,
-        None,
-        None,
-    ],
+    gemm: {
+        let mut kernels = [Some(gemm::amx::gemm_codes_amx as GemmFn); TYPES];
+        kernels[DType::F32 as usize] = Some(gemm::avx512::gemm_f32_avx512);
+        kernels[DType::F16 as usize] = Some(gemm::avx512::gemm_f16_avx512);
+        kernels[DType::BF16 as usize] = Some(gemm::amx::gemm_bf16_amx);
+        kernels[DType::I8 as usize] = Some(gemm::amx_int8::gemm_i8_amx);
+        kernels
+    },
+    block_rounded: [None, None, Some(attention::amx::block_bf16_amx), Some(attention::amx::block_i8_amx)],
+    peak_bf16: probe::amx::peak_bf16_amx,
+    peak_int8: probe::amx::peak_int8_amx,
     ..AVX512_VBMI2
 };

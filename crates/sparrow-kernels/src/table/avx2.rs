@@ -2,35 +2,28 @@
 
 use super::kernels::Kernels;
 use crate::cpu::Isa;
-use crate::dtype::TYPES;
+use crate::dtype::{CACHES, TYPES, by_type};
 use crate::kernels::{
-    activation, attention, axpy, dot, dot_int8, encode, expand, integer, norm, probe, rope, select, sign, softmax,
+    activation, attention, axpy, decode_codes, dot, dot_codes, dot_int8, encode, expand, gemm, integer, norm, probe,
+    rope, select, sign, softmax,
 };
 
 pub(super) const AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
-    dot_rows: [
-        dot::avx2::dot_rows_f32_avx2,
-        dot::avx2::dot_rows_f16_avx2,
-        dot::avx2::dot_rows_bf16_avx2,
-        dot::avx2::dot_rows_i8_avx2,
-        dot::avx2::dot_rows_i4g32_avx2,
-        dot::avx2::dot_rows_i4g32z_avx2,
-        dot::avx2::dot_rows_i4g128_avx2,
-        dot::avx2::dot_rows_i4g128z_avx2,
-    ],
-    axpy_rows: [
-        axpy::avx2::axpy_rows_f32_avx2,
-        axpy::avx2::axpy_rows_f16_avx2,
-        axpy::avx2::axpy_rows_bf16_avx2,
-        axpy::avx2::axpy_rows_i8_avx2,
-        axpy::avx2::axpy_rows_i4g32_avx2,
-        axpy::avx2::axpy_rows_i4g32z_avx2,
-        axpy::avx2::axpy_rows_i4g128_avx2,
-        axpy::avx2::axpy_rows_i4g128z_avx2,
-    ],
+    dot_rows: [dot::avx2::dot_rows_f32_avx2, dot::avx2::dot_rows_f16_avx2, dot::avx2::dot_rows_bf16_avx2],
+    axpy_rows: by_type!(
+        [
+            axpy::avx2::axpy_rows_f32_avx2,
+            axpy::avx2::axpy_rows_f16_avx2,
+            axpy::avx2::axpy_rows_bf16_avx2,
+            axpy::avx2::axpy_rows_i8_avx2,
+        ],
+        <axpy::avx2_codes::axpy_codes_avx2>
+    ),
     dot_many: [None; TYPES],
     dot_int8: dot_int8::avx2::dot_int8_avx2,
+    dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx2::dot_codes_avx2>),
+    decode_codes: by_type!([None, None, None, None], Some<decode_codes::avx2::decode_codes_avx2>),
     quantize: dot_int8::avx2::quantize_avx2,
     expand: [
         expand::avx2::expand_4_bits_avx2,
@@ -41,37 +34,33 @@ pub(super) const AVX2: Kernels = Kernels {
     bitmap_dot: [None; TYPES],
     bitmap_dot_int8: None,
     bitmap_axpy: [None; TYPES],
-    gemm: [None; TYPES],
+    gemm: by_type!(
+        [
+            Some(gemm::avx2::gemm_f32_avx2),
+            Some(gemm::avx2::gemm_f16_avx2),
+            Some(gemm::avx2::gemm_bf16_avx2),
+            Some(gemm::avx2::gemm_i8_avx2),
+        ],
+        Some<gemm::avx2::gemm_codes_avx2>
+    ),
     span: [
         attention::avx2::span_f32_avx2,
         attention::avx2::span_f16_avx2,
         attention::avx2::span_bf16_avx2,
         attention::avx2::span_i8_avx2,
-        attention::scalar::span_i4g32_scalar,
-        attention::scalar::span_i4g32z_scalar,
-        attention::scalar::span_i4g128_scalar,
-        attention::scalar::span_i4g128z_scalar,
     ],
     block: [
         Some(attention::avx2::block_f32_avx2),
         Some(attention::avx2::block_f16_avx2),
         Some(attention::avx2::block_bf16_avx2),
         Some(attention::avx2::block_i8_avx2),
-        None,
-        None,
-        None,
-        None,
     ],
-    block_rounded: [None; TYPES],
+    block_rounded: [None; CACHES],
     encode: [
         encode::scalar::encode_f32_scalar,
         encode::avx2::encode_f16_avx2,
         encode::avx2::encode_bf16_avx2,
         encode::avx2::encode_i8_avx2,
-        encode::scalar::encode_i4g32_scalar,
-        encode::scalar::encode_i4g32z_scalar,
-        encode::scalar::encode_i4g128_scalar,
-        encode::scalar::encode_i4g128z_scalar,
     ],
     activate: activation::avx2::activate_f32_avx2,
     gated: activation::avx2::gated_f32_avx2,
@@ -90,4 +79,6 @@ pub(super) const AVX2: Kernels = Kernels {
     axpy_i32: integer::avx2::axpy_i32_avx2,
     read: probe::avx2::read_avx2,
     peak_f32: probe::avx2::peak_f32_avx2,
+    peak_bf16: probe::avx2::peak_f32_avx2,
+    peak_int8: probe::avx2::peak_int8_avx2,
 };

@@ -2,38 +2,30 @@
 
 use super::kernels::Kernels;
 use crate::cpu::Isa;
-use crate::dtype::TYPES;
+use crate::dtype::{CACHES, DType, TYPES, by_type};
 use crate::kernels::bitmap_axpy::BitmapAxpyKernel;
 use crate::kernels::bitmap_dot::BitmapDotKernel;
 use crate::kernels::{
-    activation, attention, axpy, bitmap_axpy, bitmap_dot, dot, dot_int8, encode, expand, gemm, integer, norm, probe,
-    rope, select, sign, softmax,
+    activation, attention, axpy, bitmap_axpy, bitmap_dot, decode_codes, dot, dot_codes, dot_int8, encode, expand, gemm,
+    integer, norm, probe, rope, select, sign, softmax,
 };
 
 pub(super) const AVX512: Kernels = Kernels {
     isa: Isa::Avx512,
-    dot_rows: [
-        dot::avx512::dot_rows_f32_avx512,
-        dot::avx512::dot_rows_f16_avx512,
-        dot::avx512::dot_rows_bf16_avx512,
-        dot::avx512::dot_rows_i8_avx512,
-        dot::avx512::dot_rows_i4g32_avx512,
-        dot::avx512::dot_rows_i4g32z_avx512,
-        dot::avx512::dot_rows_i4g128_avx512,
-        dot::avx512::dot_rows_i4g128z_avx512,
-    ],
-    axpy_rows: [
-        axpy::avx512::axpy_rows_f32_avx512,
-        axpy::avx512::axpy_rows_f16_avx512,
-        axpy::avx512::axpy_rows_bf16_avx512,
-        axpy::avx512::axpy_rows_i8_avx512,
-        axpy::avx512::axpy_rows_i4g32_avx512,
-        axpy::avx512::axpy_rows_i4g32z_avx512,
-        axpy::avx512::axpy_rows_i4g128_avx512,
-        axpy::avx512::axpy_rows_i4g128z_avx512,
-    ],
+    dot_rows: [dot::avx512::dot_rows_f32_avx512, dot::avx512::dot_rows_f16_avx512, dot::avx512::dot_rows_bf16_avx512],
+    axpy_rows: by_type!(
+        [
+            axpy::avx512::axpy_rows_f32_avx512,
+            axpy::avx512::axpy_rows_f16_avx512,
+            axpy::avx512::axpy_rows_bf16_avx512,
+            axpy::avx512::axpy_rows_i8_avx512,
+        ],
+        <axpy::avx512_codes::axpy_codes_avx512>
+    ),
     dot_many: [None; TYPES],
     dot_int8: dot_int8::avx2::dot_int8_avx2,
+    dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx2::dot_codes_avx2>),
+    decode_codes: by_type!([None, None, None, None], Some<decode_codes::avx2::decode_codes_avx2>),
     quantize: dot_int8::avx512::quantize_avx512,
     expand: [
         expand::avx2::expand_4_bits_avx2,
@@ -44,46 +36,33 @@ pub(super) const AVX512: Kernels = Kernels {
     bitmap_dot: [None; TYPES],
     bitmap_dot_int8: None,
     bitmap_axpy: [None; TYPES],
-    gemm: [
-        Some(gemm::avx512::gemm_f32_avx512),
-        Some(gemm::avx512::gemm_f16_avx512),
-        Some(gemm::avx512::gemm_bf16_avx512),
-        None,
-        Some(gemm::avx512::gemm_i4g32_avx512),
-        Some(gemm::avx512::gemm_i4g32z_avx512),
-        Some(gemm::avx512::gemm_i4g128_avx512),
-        Some(gemm::avx512::gemm_i4g128z_avx512),
-    ],
+    gemm: by_type!(
+        [
+            Some(gemm::avx512::gemm_f32_avx512),
+            Some(gemm::avx512::gemm_f16_avx512),
+            Some(gemm::avx512::gemm_bf16_avx512),
+            Some(gemm::avx2::gemm_i8_avx2),
+        ],
+        Some<gemm::avx2::gemm_codes_avx2>
+    ),
     span: [
         attention::avx512::span_f32_avx512,
         attention::avx512::span_f16_avx512,
         attention::avx512::span_bf16_avx512,
         attention::avx512::span_i8_avx512,
-        attention::scalar::span_i4g32_scalar,
-        attention::scalar::span_i4g32z_scalar,
-        attention::scalar::span_i4g128_scalar,
-        attention::scalar::span_i4g128z_scalar,
     ],
     block: [
         Some(attention::avx512::block_f32_avx512),
         Some(attention::avx512::block_f16_avx512),
         Some(attention::avx512::block_bf16_avx512),
         Some(attention::avx512::block_i8_avx512),
-        None,
-        None,
-        None,
-        None,
     ],
-    block_rounded: [None; TYPES],
+    block_rounded: [None; CACHES],
     encode: [
         encode::scalar::encode_f32_scalar,
         encode::avx512::encode_f16_avx512,
         encode::avx512::encode_bf16_avx512,
         encode::avx512::encode_i8_avx512,
-        encode::scalar::encode_i4g32_scalar,
-        encode::scalar::encode_i4g32z_scalar,
-        encode::scalar::encode_i4g128_scalar,
-        encode::scalar::encode_i4g128z_scalar,
     ],
     activate: activation::avx512::activate_f32_avx512,
     gated: activation::avx512::gated_f32_avx512,
@@ -103,10 +82,26 @@ pub(super) const AVX512: Kernels = Kernels {
     axpy_i32: integer::avx512::axpy_i32_avx512,
     read: probe::avx512::read_avx512,
     peak_f32: probe::avx512::peak_f32_avx512,
+    peak_bf16: probe::avx512::peak_f32_avx512,
+    peak_int8: probe::avx2::peak_int8_avx2,
 };
 
 /// AVX-512 where the CPU has VNNI too.
-pub(super) const AVX512_VNNI: Kernels = Kernels { dot_int8: dot_int8::avx512::dot_int8_avx512, ..AVX512 };
+pub(super) const AVX512_VNNI: Kernels = Kernels {
+    dot_int8: dot_int8::avx512::dot_int8_avx512,
+    dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx512::dot_codes_avx512>),
+    gemm: by_type!(
+        [
+            Some(gemm::avx512::gemm_f32_avx512),
+            Some(gemm::avx512::gemm_f16_avx512),
+            Some(gemm::avx512::gemm_bf16_avx512),
+            Some(gemm::avx512::gemm_i8_avx512),
+        ],
+        Some<gemm::avx512::gemm_codes_avx512>
+    ),
+    peak_int8: probe::avx512::peak_int8_avx512,
+    ..AVX512
+};
 
 /// AVX-512 where the CPU has VNNI and VBMI2, which puts small elements in their places.
 pub(super) const AVX512_VBMI2: Kernels = Kernels {
@@ -116,36 +111,41 @@ pub(super) const AVX512_VBMI2: Kernels = Kernels {
         expand::avx512::expand_16_bits_avx512,
         expand::avx512::expand_32_bits_avx512,
     ],
-    bitmap_dot: [
-        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f32_avx512)),
-        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f16_avx512)),
-        Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_bf16_avx512)),
-        None,
-        None,
-        None,
-        None,
-        None,
-    ],
+    bitmap_dot: {
+        let mut kernels = [None; TYPES];
+        kernels[DType::F32 as usize] = Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f32_avx512));
+        kernels[DType::F16 as usize] = Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_f16_avx512));
+        kernels[DType::BF16 as usize] = Some(BitmapDotKernel::in_registers(bitmap_dot::avx512::bitmap_dot_bf16_avx512));
+        kernels
+    },
     bitmap_dot_int8: Some(bitmap_dot::avx512_int8::bitmap_dot_int8_avx512),
-    bitmap_axpy: [
-        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f32_avx512)),
-        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f16_avx512)),
-        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_bf16_avx512)),
-        Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_i8_avx512)),
-        None,
-        None,
-        None,
-        None,
-    ],
+    bitmap_axpy: {
+        let mut kernels = [None; TYPES];
+        kernels[DType::F32 as usize] =
+            Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f32_avx512));
+        kernels[DType::F16 as usize] =
+            Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_f16_avx512));
+        kernels[DType::BF16 as usize] =
+            Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_bf16_avx512));
+        kernels[DType::I8 as usize] = Some(BitmapAxpyKernel::in_registers(bitmap_axpy::avx512::bitmap_axpy_i8_avx512));
+        kernels
+    },
     span: [
         attention::avx512_vbmi2::span_f32_avx512_vbmi2,
         attention::avx512_vbmi2::span_f16_avx512_vbmi2,
         attention::avx512_vbmi2::span_bf16_avx512_vbmi2,
         attention::avx512_vbmi2::span_i8_avx512_vbmi2,
-        attention::scalar::span_i4g32_scalar,
-        attention::scalar::span_i4g32z_scalar,
-        attention::scalar::span_i4g128_scalar,
-        attention::scalar::span_i4g128z_scalar,
     ],
     ..AVX512_VNNI
+};
+
+/// The same where the CPU has BF16 too.
+pub(super) const AVX512_BF16: Kernels = Kernels {
+    gemm: {
+        let mut kernels = AVX512_VBMI2.gemm;
+        kernels[DType::BF16 as usize] = Some(gemm::avx512_bf16::gemm_bf16_avx512_bf16);
+        kernels
+    },
+    peak_bf16: probe::avx512::peak_bf16_avx512,
+    ..AVX512_VBMI2
 };

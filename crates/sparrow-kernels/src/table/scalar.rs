@@ -2,36 +2,30 @@
 
 use super::kernels::Kernels;
 use crate::cpu::Isa;
-use crate::dtype::TYPES;
+use crate::dtype::{CACHES, TYPES, by_type};
 use crate::kernels::{
-    activation, attention, axpy, dot, dot_int8, encode, expand, integer, norm, probe, rope, select, sign, softmax,
+    activation, attention, axpy, decode_codes, dot, dot_codes, dot_int8, encode, expand, integer, norm, probe, rope,
+    select, sign, softmax,
 };
+use crate::rows::int16::quantize_row;
 
 pub(super) const SCALAR: Kernels = Kernels {
     isa: Isa::Scalar,
-    dot_rows: [
-        dot::scalar::dot_rows_f32_scalar,
-        dot::scalar::dot_rows_f16_scalar,
-        dot::scalar::dot_rows_bf16_scalar,
-        dot::scalar::dot_rows_i8_scalar,
-        dot::scalar::dot_rows_i4g32_scalar,
-        dot::scalar::dot_rows_i4g32z_scalar,
-        dot::scalar::dot_rows_i4g128_scalar,
-        dot::scalar::dot_rows_i4g128z_scalar,
-    ],
-    axpy_rows: [
-        axpy::scalar::axpy_rows_f32_scalar,
-        axpy::scalar::axpy_rows_f16_scalar,
-        axpy::scalar::axpy_rows_bf16_scalar,
-        axpy::scalar::axpy_rows_i8_scalar,
-        axpy::scalar::axpy_rows_i4g32_scalar,
-        axpy::scalar::axpy_rows_i4g32z_scalar,
-        axpy::scalar::axpy_rows_i4g128_scalar,
-        axpy::scalar::axpy_rows_i4g128z_scalar,
-    ],
+    dot_rows: [dot::scalar::dot_rows_f32_scalar, dot::scalar::dot_rows_f16_scalar, dot::scalar::dot_rows_bf16_scalar],
+    axpy_rows: by_type!(
+        [
+            axpy::scalar::axpy_rows_f32_scalar,
+            axpy::scalar::axpy_rows_f16_scalar,
+            axpy::scalar::axpy_rows_bf16_scalar,
+            axpy::scalar::axpy_rows_i8_scalar,
+        ],
+        <axpy::scalar::axpy_codes_scalar>
+    ),
     dot_many: [None; TYPES],
     dot_int8: dot_int8::scalar::dot_int8_scalar,
-    quantize: dot_int8::scalar::quantize_scalar,
+    dot_codes: by_type!([None, None, None, None], Some<dot_codes::scalar::dot_codes_scalar>),
+    decode_codes: by_type!([None, None, None, None], Some<decode_codes::scalar::decode_codes_scalar>),
+    quantize: quantize_row,
     expand: [
         expand::scalar::expand_4_bits_scalar,
         expand::scalar::expand_8_bits_scalar,
@@ -47,22 +41,14 @@ pub(super) const SCALAR: Kernels = Kernels {
         attention::scalar::span_f16_scalar,
         attention::scalar::span_bf16_scalar,
         attention::scalar::span_i8_scalar,
-        attention::scalar::span_i4g32_scalar,
-        attention::scalar::span_i4g32z_scalar,
-        attention::scalar::span_i4g128_scalar,
-        attention::scalar::span_i4g128z_scalar,
     ],
-    block: [None; TYPES],
-    block_rounded: [None; TYPES],
+    block: [None; CACHES],
+    block_rounded: [None; CACHES],
     encode: [
         encode::scalar::encode_f32_scalar,
         encode::scalar::encode_f16_scalar,
         encode::scalar::encode_bf16_scalar,
         encode::scalar::encode_i8_scalar,
-        encode::scalar::encode_i4g32_scalar,
-        encode::scalar::encode_i4g32z_scalar,
-        encode::scalar::encode_i4g128_scalar,
-        encode::scalar::encode_i4g128z_scalar,
     ],
     activate: activation::scalar::activate_f32_scalar,
     gated: activation::scalar::gated_f32_scalar,
@@ -81,4 +67,6 @@ pub(super) const SCALAR: Kernels = Kernels {
     axpy_i32: integer::scalar::axpy_i32_scalar,
     read: probe::scalar::read_scalar,
     peak_f32: probe::scalar::peak_f32_scalar,
+    peak_bf16: probe::scalar::peak_f32_scalar,
+    peak_int8: probe::scalar::peak_int8_scalar,
 };

@@ -387,7 +387,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_or_refused(
-        which in 0usize..8,
+        which in 0..DType::ALL.len(),
         (rows, cols) in prop_oneof![4 => (0usize..4, 0usize..40), 1 => (any::<usize>(), any::<usize>())],
         mask in proptest::collection::vec(any::<u8>(), 0..24),
         mut offsets in proptest::collection::vec(0u64..60, 0..6),

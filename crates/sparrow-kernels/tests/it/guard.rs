@@ -223,7 +223,7 @@ fn operations_stay_within_their_slices() {
     for compute in computes() {
         for guard in [Guard::Before, Guard::After] {
             for dtype in DType::ALL {
-                for k in EDGES {
+                for k in EDGES.into_iter().filter(|k| dtype.is_writable() || k % 2 == 1) {
                     for (m, n) in [(1, 1), (1, 9), (3, 17), (8, 8), (9, 16), (17, 33)] {
                         linear(&compute, guard, dtype, m, n, k);
                     }
@@ -248,7 +248,7 @@ fn operations_stay_within_their_slices() {
                 }
                 sparse_mlp(&compute, guard, dtype, 515, 1031);
             }
-            for dtype in DType::ALL {
+            for dtype in DType::CACHES {
                 for head_dim in [1, 8, 15, 16, 33, 64, 100, 128] {
                     for (rows, capacity) in [(1, 1), (1, 40), (2, 17), (20, 33), (50, 130)] {
                         attention(&compute, guard, dtype, rows, capacity, head_dim);
@@ -348,7 +348,9 @@ fn transposition(compute: &Compute, guard: Guard, dtype: DType, rows: usize, col
     case(format_args!("decode, encode {dtype} {cols} {guard:?}"));
     let (mut row, mut values) = (weights(guard, dtype, 1, cols), floats(guard, cols));
     decode(dtype, &row, &mut values);
-    encode(dtype, &values, &mut row);
+    if dtype.is_writable() {
+        encode(dtype, &values, &mut row);
+    }
 }
 
 fn attention(compute: &Compute, guard: Guard, dtype: DType, rows: usize, capacity: usize, head_dim: usize) {

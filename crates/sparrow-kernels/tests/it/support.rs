@@ -77,7 +77,28 @@ impl Sample {
     }
 
     pub fn random(dtype: DType, rows: usize, cols: usize, random: &mut Random) -> Self {
-        Self::new(dtype, rows, cols, &random.values(rows * cols))
+        if dtype.is_writable() {
+            return Self::new(dtype, rows, cols, &random.values(rows * cols));
+        }
+        let zeros = vec![0.0; rows * cols];
+        let (mut sample, row) = (Self::new(DType::F32, rows, cols, &zeros), dtype.row_bytes(cols));
+        (sample.dtype, sample.bytes, sample.skip) = (dtype, vec![0xff; rows * row + 64], 0);
+        sample.skip = 1 + (64 - sample.bytes.as_ptr() as usize % 64) % 63;
+        for r in 0..rows {
+            let stored = &mut sample.bytes[sample.skip + r * row..][..row];
+            random_blocks(dtype, random, stored);
+            decode(dtype, stored, &mut sample.values[r * cols..(r + 1) * cols]);
+        }
+        sample
+    }
+
+    /// What errors of a value are relative to: itself, or where a smallest value is added to it, more than both.
+    pub fn size(&self, row: usize, col: usize) -> f64 {
+        if !HALVES.iter().any(|(dtype, at)| *dtype == self.dtype && at.len() == 2) {
+            return self.at(row, col).abs();
+        }
+        let row = &self.values[row * self.cols..(row + 1) * self.cols];
+        8.0 * row.iter().fold(0.0, |a, &v| f64::max(a, f64::from(v).abs()))
     }
 
     pub fn matrix(&self) -> Matrix<'_> {
@@ -87,6 +108,36 @@ impl Sample {
 
     pub fn at(&self, row: usize, col: usize) -> f64 {
         f64::from(self.values[row * self.cols + col])
+    }
+}
+
+/// Where the blocks of types that are only read have their scales and smallest values, in `f16`.
+const HALVES: [(DType, &[usize]); 11] = [
+    (DType::Q4_0, &[0]),
+    (DType::Q4_1, &[0, 2]),
+    (DType::Q5_0, &[0]),
+    (DType::Q5_1, &[0, 2]),
+    (DType::Q2_K, &[80, 82]),
+    (DType::Q3_K, &[108]),
+    (DType::Q4_K, &[0, 2]),
+    (DType::Q5_K, &[0, 2]),
+    (DType::Q6_K, &[208]),
+    (DType::IQ4_NL, &[0]),
+    (DType::IQ4_XS, &[0]),
+];
+
+/// Blocks of any bits, with scales that make values of about 1.
+pub fn random_blocks(dtype: DType, random: &mut Random, bytes: &mut [u8]) {
+    let (_, halves) = HALVES.iter().find(|(known, _)| *known == dtype).expect("a type of blocks");
+    let format = dtype.block().unwrap();
+    bytes.iter_mut().for_each(|byte| *byte = (random.next() >> 20) as u8);
+    for block in bytes.chunks_exact_mut(format.bytes) {
+        for &at in *halves {
+            let mut half = [0; 2];
+            let scale = if format.elements == 256 { 2e-3 } else { 0.1 };
+            encode(DType::F16, &[(1.5 + random.value()) * scale], &mut half);
+            block[at..at + 2].copy_from_slice(&half);
+        }
     }
 }
 
@@ -106,10 +157,10 @@ pub fn describe(compute: &Compute) -> String {
     format!("{} on {} threads", compute.isa(), compute.threads())
 }
 
-/// A row of activations as int8 products see it.
+/// A row of activations as products with quantised weights see it.
 pub fn quantized(x: &[f32]) -> Vec<f32> {
     let max = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
-    let (inverse, scale) = (127.0 / max, max / 127.0);
+    let (inverse, scale) = (32512.0 / max, max / 32512.0);
     x.iter().map(|v| if max == 0.0 { 0.0 } else { (v * inverse).round_ties_even() * scale }).collect()
 }
 

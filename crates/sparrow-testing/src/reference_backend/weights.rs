@@ -107,7 +107,8 @@ impl Matrix {
         if self.input_major { self.tensor.cols() } else { self.tensor.rows() }
     }
 
-    /// `x·Wᵀ + b`, `[out]`, of one row `x`, `[in]`. Int8 weights whose rows are outputs see `x` quantised to int8.
+    /// `x·Wᵀ + b`, `[out]`, of one row `x`, `[in]`. Quantised weights whose rows are
+    /// outputs see `x` in 16-bit integers.
     pub fn times(&self, x: &[f64]) -> Vec<f64> {
         let mut out = self.bias.clone();
         if self.input_major {

@@ -142,7 +142,7 @@ fn the_written_quality_is_what_evaluation_finds() {
         assert!((a / b - 1.0).abs() < 1e-4, "{a} {b}");
     }
     assert!(found.kl_mean > 0.0);
-    // Reading decimals may change the last bit of a number.
+    // Reading JSON may change the last digit of a number.
     let written: PruningRecord = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     assert_eq!(PruningRecord::read(&out).unwrap(), Some(written));
 }

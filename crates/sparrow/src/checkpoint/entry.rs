@@ -7,7 +7,7 @@ use std::sync::Arc;
 use safetensors::Dtype;
 use sparrow_kernels::DType;
 
-use super::gguf::Coded;
+use super::gguf::{Coded, element_name};
 use crate::error::Result;
 use crate::tensor::{Bytes, MappedFile, Memory, Tensor};
 
@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub range: Range<usize>,
     /// Where the bytes of the file are not those of `dtype`.
     pub coded: Option<Coded>,
+    /// The type of blocks that it consists of, where it is to stay so; `dtype` is then that of bytes.
+    pub blocks: Option<DType>,
 }
 
 /// Name, dtype, shape and bytes of one stored tensor.
@@ -53,17 +55,22 @@ impl TensorInfo {
 impl Entry {
     /// The part `range` of a file, as it is.
     pub fn plain(file: Arc<MappedFile>, dtype: Dtype, shape: Vec<usize>, range: Range<usize>) -> Self {
-        Entry { file, dtype, shape, range, coded: None }
+        Entry { file, dtype, shape, range, coded: None, blocks: None }
     }
 
     pub fn info(&self, name: &str) -> TensorInfo {
         TensorInfo {
             name: name.to_owned(),
             dtype: self.dtype,
-            stored_as: self.coded.map(|coded| coded.element.name()),
+            stored_as: self.coded.map(|coded| element_name(coded.from)),
             shape: self.shape.clone(),
             bytes: self.range.len(),
         }
+    }
+
+    /// What kernels call the type, if they compute with it.
+    pub fn kernel_dtype(&self) -> Option<DType> {
+        self.blocks.or(kernel_dtype(self.dtype))
     }
 
     /// The bytes that the file has of it.
@@ -75,7 +82,10 @@ impl Entry {
     pub fn len(&self) -> usize {
         match self.coded {
             None => self.range.len(),
-            Some(coded) => self.shape.iter().product::<usize>() * coded.dtype.row_bytes(1),
+            Some(coded) => {
+                let (columns, rows) = self.shape.split_last().expect("there is a dimension");
+                rows.iter().product::<usize>() * coded.dtype.row_bytes(*columns)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use sparrow_kernels::DType;
 
 use super::config::{GenerationConfig, require_dir};
 use super::fields::read_json;
-use super::gguf::Gguf;
+use super::gguf::{Gguf, Matrices};
 use super::safetensors::Checkpoint;
 use super::write::{Directory, pretty};
 use crate::error::{Error, Result};
@@ -22,8 +22,8 @@ const LIMIT: u64 = 1 << 28;
 pub struct ModelFiles {
     path: PathBuf,
     gguf: Option<Arc<Gguf>>,
-    /// What the matrices of a GGUF file are decoded to.
-    dtype: Option<DType>,
+    /// What the matrices of a GGUF file become.
+    matrices: Matrices,
     /// Nothing is decoded.
     blank: bool,
 }
@@ -35,12 +35,23 @@ impl ModelFiles {
     /// If it is a GGUF file that cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
         let gguf = Gguf::is_at(path).then(|| Gguf::open(path)).transpose()?;
-        Ok(ModelFiles { path: path.to_owned(), gguf: gguf.map(Arc::new), dtype: None, blank: false })
+        Ok(ModelFiles {
+            path: path.to_owned(),
+            gguf: gguf.map(Arc::new),
+            matrices: Matrices::Decoded(None),
+            blank: false,
+        })
     }
 
-    /// Has the matrices of a GGUF file decoded to this type.
+    /// Has the matrices of a GGUF file decoded to this type, instead of bf16 where they are blocks.
     pub fn decoded_to(mut self, dtype: Option<DType>) -> Self {
-        self.dtype = dtype;
+        self.matrices = Matrices::Decoded(dtype);
+        self
+    }
+
+    /// Has the matrices of a GGUF file left as they are, to be computed with.
+    pub fn as_stored(mut self) -> Self {
+        self.matrices = Matrices::AsStored;
         self
     }
 
@@ -126,7 +137,7 @@ impl ModelFiles {
     /// As [`Checkpoint::open`].
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match &self.gguf {
-            Some(gguf) => Checkpoint::of_gguf(gguf, self.dtype, self.blank),
+            Some(gguf) => Checkpoint::of_gguf(gguf, self.matrices, self.blank),
             None => Checkpoint::open(&self.path),
         }
     }

@@ -10,9 +10,9 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 use sparrow_kernels::DType;
 
-use super::entry::{Entry, TensorInfo, file_dtype, kernel_dtype};
+use super::entry::{Entry, TensorInfo, file_dtype};
 use super::fields::{Fields, read_json};
-use super::gguf::{Gguf, StoredTensor};
+use super::gguf::{Gguf, Matrices, StoredTensor, element_name};
 use super::write::Pending;
 use super::{absent, prefix};
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ impl Checkpoint {
     /// out-of-bounds ranges, sizes that do not match shapes), or the index disagrees with the shards.
     pub fn open(dir: &Path) -> Result<Self> {
         if Gguf::is_at(dir) {
-            return Self::of_gguf(&Gguf::open(dir)?, None, false);
+            return Self::of_gguf(&Gguf::open(dir)?, Matrices::Decoded(None), false);
         }
         let mut checkpoint = Checkpoint { dir: dir.to_owned(), entries: BTreeMap::new(), taken: BTreeSet::new() };
         // A link that leads nowhere is there, to be told of.
@@ -74,29 +74,31 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The tensors of a GGUF file by the names of a Hugging Face checkpoint. Blocks are decoded to `dtype` when they are read, or
-    /// where none is given to bf16; other floats are then left as they are. With `blank` they are zeros instead.
+    /// The tensors of a GGUF file by the names of a Hugging Face checkpoint, matrices as `matrices` says. With `blank` those that
+    /// would have to be made are zeros instead.
     ///
     /// # Errors
     /// If the file describes what is not supported.
-    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>, blank: bool) -> Result<Self> {
-        let placed = gguf.placed(dtype)?;
+    pub fn of_gguf(gguf: &Gguf, matrices: Matrices, blank: bool) -> Result<Self> {
+        let placed = gguf.placed(matrices)?;
         let entries = placed.into_iter().map(|placed| {
             let StoredTensor { file, shape, range, .. } = placed.tensor.clone();
-            let dtype = file_dtype(placed.dtype);
+            let blocks = Some(placed.dtype).filter(|dtype| dtype.is_quantized());
+            let dtype = if blocks.is_some() { Dtype::U8 } else { file_dtype(placed.dtype) };
             let mut coded = placed.coded;
             coded.iter_mut().for_each(|coded| coded.blank = blank);
-            (placed.name, Entry { file, dtype, shape, range, coded })
+            (placed.name, Entry { file, dtype, shape, range, coded, blocks })
         });
         let entries = entries.collect();
         Ok(Checkpoint { dir: gguf.path().to_owned(), entries, taken: BTreeSet::new() })
     }
 
-    /// What is decoded when it is read, if anything is.
+    /// What is decoded when it is read, if any matrix is.
     pub fn decoded(&self) -> Option<Decoded> {
-        let coded =
-            || self.entries.values().filter_map(|entry| Some((entry, entry.coded.filter(|coded| !coded.blank)?)));
-        let names: BTreeSet<_> = coded().map(|(_, coded)| coded.element.name()).collect();
+        let decodes = |coded: &super::gguf::Coded| !coded.blank && !coded.moves_rows();
+        let matrices = || self.entries.values().filter(|entry| entry.shape.len() > 1);
+        let coded = || matrices().filter_map(|entry| Some((entry, entry.coded.filter(decodes)?)));
+        let names: BTreeSet<_> = coded().map(|(_, coded)| element_name(coded.from)).collect();
         let largest = coded().max_by_key(|(entry, _)| entry.len())?;
         let bytes = coded().map(|(entry, _)| entry.len() as u64).sum();
         Some(Decoded { from: names.into_iter().collect(), to: largest.1.dtype, bytes })
@@ -180,8 +182,10 @@ impl Checkpoint {
 
     pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<(&Entry, DType)> {
         let shape: Vec<_> = shape.iter().copied().map(Some).collect();
-        let entry = self.checked(name, &[Dtype::F32, Dtype::F16, Dtype::BF16], &shape)?;
-        let dtype = kernel_dtype(entry.dtype).expect("one of the three");
+        let floats = [Dtype::F32, Dtype::F16, Dtype::BF16];
+        let blocks = self.entries.get(name).is_some_and(|entry| entry.blocks.is_some());
+        let entry = self.checked(name, if blocks { &[Dtype::U8] } else { &floats }, &shape)?;
+        let dtype = entry.kernel_dtype().expect("one of the three, or blocks");
         self.taken.insert(name.to_owned());
         Ok((&self.entries[name], dtype))
     }

@@ -59,19 +59,24 @@ impl Tensor {
         self.bytes.file()
     }
 
-    /// The same weights in the quantised type `dtype`, in memory.
+    /// The same weights in the type `dtype`, in memory.
     ///
     /// # Errors
     /// If the memory cannot be had.
-    pub fn quantized(&self, dtype: DType, compute: &Compute) -> Result<Tensor> {
+    pub fn converted(&self, dtype: DType, compute: &Compute) -> Result<Tensor> {
         Tensor::in_memory(dtype, self.rows, self.cols, |out| quantize(compute, self.matrix(), dtype, out))
     }
 
-    /// The transposed matrix, in memory.
+    /// The transposed matrix, in memory: of the same type if elements stand alone, otherwise of Q8_0, whose rounding is next to
+    /// nothing beside what theirs was.
     ///
     /// # Errors
     /// If the memory cannot be had.
     pub fn transposed(&self, compute: &Compute) -> Result<Tensor> {
+        if self.dtype.is_quantized() {
+            let in_floats = self.converted(DType::F32, compute)?;
+            return in_floats.transposed(compute)?.converted(DType::Q8_0, compute);
+        }
         Tensor::in_memory(self.dtype, self.cols, self.rows, |out| transpose(compute, self.matrix(), out))
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sparrow_kernels::{Compute, DType, Stored, decode};
+use sparrow_kernels::{BitmapParts, Compute, DType, Stored, decode};
 
 use super::{BitmapTensor, MappedFile, Tensor};
 use crate::error::Result;
@@ -131,7 +131,13 @@ impl Weight {
     fn map(&self, compute: &Compute, change: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Weight> {
         match self {
             Weight::Dense(tensor) => Ok(change(tensor)?.into()),
-            Weight::Bitmap(tensor) => Ok(BitmapTensor::pack(&change(&tensor.unpack(compute)?)?, compute)?.into()),
+            Weight::Bitmap(tensor) => {
+                let changed = change(&tensor.unpack(compute)?)?;
+                match BitmapParts::supports(changed.dtype()) {
+                    true => Ok(BitmapTensor::pack(&changed, compute)?.into()),
+                    false => Ok(changed.into()),
+                }
+            }
         }
     }
 
@@ -140,7 +146,7 @@ impl Weight {
     /// # Errors
     /// If the memory cannot be had.
     pub fn quantized(&self, dtype: DType, compute: &Compute) -> Result<Weight> {
-        self.map(compute, |tensor| tensor.quantized(dtype, compute))
+        self.map(compute, |tensor| tensor.converted(dtype, compute))
     }
 
     /// The transposed matrix, in memory.

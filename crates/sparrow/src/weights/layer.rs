@@ -224,10 +224,10 @@ impl Linear {
             return Ok(());
         }
         let stored = self.weight.clone();
-        if stored.dtype().is_quantized() {
+        if stored.dtype().is_quantized() && matches!(stored, Weight::Bitmap(_)) {
             let message = format!(
-                "needs a row of each neuron, but the weights are quantised to {} with a row of each output: select (or \
-                 `sparrow sparsify`) first, then quantise",
+                "needs a row of each neuron, but the weights are bitmaps of {} with a row of each output: select (or \
+                 `sparrow sparsify`) first, then pack",
                 stored.dtype()
             );
             return Err(Error::option("selector", message));

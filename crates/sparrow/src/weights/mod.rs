@@ -170,13 +170,14 @@ impl Weights {
     }
 
     /// Quantises every matrix that tokens are multiplied with and that is not quantised yet, in memory; the mapped originals
-    /// are released. The head, and with it a tied embedding, becomes int8 also where the layers become int4: its errors go
+    /// are released. The head, and with it a tied embedding, keeps eight bits also where the layers become int4: its errors go
     /// straight into the logits, and it is a small part of the bytes. `progress(done, total)` counts bytes of the originals.
     ///
     /// # Errors
     /// If `dtype` is not a quantised type, a matrix is quantised to another, or memory runs out.
     pub fn quantize(&mut self, dtype: DType, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
-        let other = |stored: DType| !dtype.is_quantized() || stored.is_quantized() && stored != dtype;
+        let other =
+            |stored: DType| !dtype.is_quantized() || !dtype.is_writable() || stored.is_quantized() && stored != dtype;
         if let Some(stored) = self
             .layers
             .iter_mut()
@@ -184,14 +185,17 @@ impl Weights {
             .map(|w| w.weight.dtype())
             .find(|&stored| other(stored))
         {
-            let message = format!("the weights are {stored}: they can be quantised to int8 or int4, not to {dtype}");
+            let message = format!(
+                "the weights are {stored}: floats can be quantised to int8, int4 or Q8_0, not these to {dtype}"
+            );
             return Err(Error::option("dtype", message));
         }
         let tied = self.is_tied();
+        let of_head = if dtype == DType::Q8_0 { DType::Q8_0 } else { DType::I8 };
         let (total, mut done) = (self.bytes_outside_mlp() + self.mlp_bytes(), 0);
         let weights = self.layers.iter().flat_map(LayerWeights::projections).map(|linear| (&linear.weight, dtype));
         let of = |(weight, dtype): (&Weight, DType)| (weight.rows() * dtype.row_bytes(weight.cols())) as u64;
-        let weights = weights.chain([(&self.head, DType::I8)]).filter(|(weight, _)| !weight.dtype().is_quantized());
+        let weights = weights.chain([(&self.head, of_head)]).filter(|(weight, _)| !weight.dtype().is_quantized());
         room::ask(
             || format!("weights of {dtype}"),
             weights.map(of).sum(),
@@ -209,7 +213,7 @@ impl Weights {
         for linear in self.layers.iter_mut().flat_map(LayerWeights::projections_mut) {
             replace(&mut linear.weight, dtype)?;
         }
-        replace(&mut self.head, DType::I8)?;
+        replace(&mut self.head, of_head)?;
         if tied {
             self.embedding = self.head.clone();
         }

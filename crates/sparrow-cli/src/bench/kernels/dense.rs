@@ -12,7 +12,7 @@ use crate::output::percent;
 pub const NAMES: [&str; 6] = ["linear", "linear_in_out", "sparse_mlp", "attention", "transpose", "quantize"];
 
 /// The element types of keys and values.
-pub const CACHES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::I8];
+pub const CACHES: [DType; 4] = DType::CACHES;
 /// Tokens of a prompt.
 const PROMPT: usize = 512;
 /// Rows of the prompt's projection on the scalar tier, which is no faster for being given more.
@@ -22,6 +22,8 @@ const SCALAR_ROWS: usize = 64;
 pub fn cases(weights: &Weights) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
     cases.extend([1, 2, 4, 8].map(|m| linear(weights, m, INTERMEDIATE)));
+    // What neither decodes nor is a prompt: batches.
+    cases.extend([9, 16, 32, 64].map(|m| Case { tier: |isa| isa > Isa::Scalar, ..linear(weights, m, INTERMEDIATE) }));
     cases.push(Case { tier: |isa| isa > Isa::Scalar, ..linear(weights, PROMPT, HIDDEN) });
     cases.push(Case { tier: |isa| isa == Isa::Scalar, ..linear(weights, PROMPT, SCALAR_ROWS) });
     cases.extend([1, 2].map(|of| linear_in_out(weights, of)));

@@ -48,8 +48,16 @@ impl Filter {
     }
 }
 
-const TYPES: [&str; 10] =
-    ["f32", "f16", "bf16", "int8", "int4", "int4-zero", "int4-g128", "int4-g128-zero", "i32", "i64"];
+const TYPES: [&str; DType::ALL.len() + 2] = {
+    let mut names = ["i32"; DType::ALL.len() + 2];
+    names[1] = "i64";
+    let mut i = 0;
+    while i < DType::ALL.len() {
+        names[i + 2] = DType::ALL[i].name();
+        i += 1;
+    }
+    names
+};
 
 pub fn run(words: Vec<String>, threads: Option<usize>, format: Format) -> anyhow::Result<()> {
     let filter = Filter(words);
@@ -169,7 +177,8 @@ impl Bench {
 /// How far floats may be from the scalar tier's, relative to the largest of them: sums in another order; with tiles also
 /// operands rounded to bf16.
 fn tolerance(case: &Case, isa: Isa) -> f32 {
-    let rounds = isa == Isa::Amx && case.work.is_operations();
+    // AVX-512 may round the activations too.
+    let rounds = isa >= Isa::Avx512 && case.work.is_operations();
     if rounds { 1e-2 } else { 5e-4 }
 }
 
@@ -242,10 +251,5 @@ mod tests {
         assert!(filter.wants("amx", &Isa::ALL.map(Isa::name)) && !filter.wants("avx2", &Isa::ALL.map(Isa::name)));
         assert!(TYPES.iter().all(|dtype| filter.wants(dtype, &TYPES)));
         assert!(filter.check(&["linear", "rope"]).is_err());
-    }
-
-    #[test]
-    fn every_element_type_can_be_named() {
-        assert!(DType::ALL.iter().all(|dtype| TYPES.contains(&dtype.name())));
     }
 }

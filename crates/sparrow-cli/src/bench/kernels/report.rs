@@ -40,12 +40,12 @@ impl Row {
         let peak = |dtype: DType| {
             let peaks = &entrant.peaks;
             let mean = |f: &dyn Fn(usize) -> f64| (0..peaks.len()).map(f).sum::<f64>() / peaks.len() as f64 * 1e3;
-            let f32 = ("f32", mean(&|i| peaks[i].f32));
+            // Tiles take codes rounded to bf16.
+            let in_bf16 = dtype == DType::BF16 || dtype != DType::I8 && entrant.compute.isa() == Isa::Amx;
             match dtype {
-                DType::F32 | DType::F16 => f32,
-                DType::I8 if peaks[0].int8.is_some() => ("int8", mean(&|i| peaks[i].int8.unwrap_or(0.0))),
-                _ if peaks[0].bf16.is_some() => ("bf16", mean(&|i| peaks[i].bf16.unwrap_or(0.0))),
-                _ => f32,
+                DType::F32 | DType::F16 => ("f32", mean(&|i| peaks[i].f32)),
+                _ if in_bf16 => ("bf16", mean(&|i| peaks[i].bf16)),
+                _ => ("int8", mean(&|i| peaks[i].int8)),
             }
         };
         let (unit, amount, (floor, floor_rate)) = match case.work {

@@ -76,8 +76,4 @@ kernels! {
     span_f16_scalar: DType::F16;
     span_bf16_scalar: DType::BF16;
     span_i8_scalar: DType::I8;
-    span_i4g32_scalar: DType::I4G32;
-    span_i4g32z_scalar: DType::I4G32Z;
-    span_i4g128_scalar: DType::I4G128;
-    span_i4g128z_scalar: DType::I4G128Z;
 }

@@ -2,7 +2,7 @@
 
 use super::{AxpyRows, TILE};
 use crate::dtype::layout::int8_scale;
-use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8};
+use crate::dtype::{BF16, F16, F32, I8};
 use crate::simd::avx2::*;
 use std::arch::x86_64::*;
 
@@ -27,7 +27,7 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
         let out = a.out.add(t0 * a.out_stride);
         let mut c = 0;
         while c < full {
-            let w: [_; R] = load_rows::<D, R>(&rows, a.rows.cols, a.start + c);
+            let w: [_; R] = load_rows::<D, R>(&rows, a.start + c);
             for (t, k) in coefficients[..tile].iter().enumerate() {
                 let at = out.add(t * a.out_stride + c);
                 let mut even = _mm256_loadu_ps(at);
@@ -50,7 +50,7 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
                 let at = out.add(t * a.out_stride + full);
                 let mut sum = load_part::<F32>(at.cast(), n);
                 for r in 0..R {
-                    let w = load_part_at::<D>(rows[r], a.rows.cols, a.start + full, n);
+                    let w = load_part_at::<D>(rows[r], a.start + full, n);
                     sum = _mm256_fmadd_ps(_mm256_set1_ps(k[r]), w, sum);
                 }
                 let mut values = [0.0f32; LANES];
@@ -67,11 +67,11 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
 /// A whole vector must be readable there; AVX2.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn load_rows<const D: u8, const R: usize>(rows: &[*const u8; R], cols: usize, c: usize) -> [__m256; R] {
+unsafe fn load_rows<const D: u8, const R: usize>(rows: &[*const u8; R], c: usize) -> [__m256; R] {
     let mut w = [_mm256_setzero_ps(); R];
     for r in 0..R {
         // SAFETY: the caller guarantees the vector.
-        w[r] = unsafe { load_at::<D>(rows[r], cols, c) };
+        w[r] = unsafe { load_at::<D>(rows[r], c) };
     }
     w
 }
@@ -118,8 +118,4 @@ kernels! {
     axpy_rows_f16_avx2: F16;
     axpy_rows_bf16_avx2: BF16;
     axpy_rows_i8_avx2: I8;
-    axpy_rows_i4g32_avx2: I4G32;
-    axpy_rows_i4g32z_avx2: I4G32Z;
-    axpy_rows_i4g128_avx2: I4G128;
-    axpy_rows_i4g128z_avx2: I4G128Z;
 }

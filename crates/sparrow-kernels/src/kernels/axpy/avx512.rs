@@ -1,9 +1,10 @@
 //! `axpy_rows` with AVX-512.
 
-use super::{AxpyRows, TILE, avx512_int4};
+use super::{AxpyRows, TILE};
 use crate::dtype::layout::int8_scale;
-use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8, code_size};
+use crate::dtype::{BF16, F16, F32, I8, code_size};
 use crate::simd::avx512::*;
+use crate::simd::prefetch;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -190,7 +191,7 @@ unsafe fn short_rows<const D: u8>(a: &AxpyRows) -> usize {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
     let mut a = *a;
-    if D <= I8 && a.cols <= SHORT && a.rows.count >= STRIPE {
+    if a.cols <= SHORT && a.rows.count >= STRIPE {
         // SAFETY: the contract is the caller's; what is left are the columns from `done` on.
         unsafe {
             let done = short_rows::<D>(&a);
@@ -208,11 +209,10 @@ unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
             let tile = TILE.min(a.m - t);
             // SAFETY: the contract is the caller's; the rows and activations are in range.
             unsafe {
-                match (rows, D > I8) {
-                    (8, false) => group::<D, 8>(&a, j, t, tile),
-                    (_, false) => group::<D, 1>(&a, j, t, tile),
-                    (8, true) => avx512_int4::group::<D, 8>(&a, j, t, tile),
-                    (_, true) => avx512_int4::group::<D, 1>(&a, j, t, tile),
+                if rows == 8 {
+                    group::<D, 8>(&a, j, t, tile);
+                } else {
+                    group::<D, 1>(&a, j, t, tile);
                 }
             }
             t += tile;
@@ -238,8 +238,4 @@ kernels! {
     axpy_rows_f16_avx512: F16;
     axpy_rows_bf16_avx512: BF16;
     axpy_rows_i8_avx512: I8;
-    axpy_rows_i4g32_avx512: I4G32;
-    axpy_rows_i4g32z_avx512: I4G32Z;
-    axpy_rows_i4g128_avx512: I4G128;
-    axpy_rows_i4g128z_avx512: I4G128Z;
 }

@@ -1,7 +1,8 @@
 //! `axpy_rows` in portable Rust.
 
 use super::AxpyRows;
-use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8, element};
+use crate::dtype::coded::SPAN;
+use crate::dtype::{BF16, Coded, F16, F32, I8, element, part};
 
 /// # Safety
 /// See [`AxpyRowsFn`](super::AxpyRowsFn).
@@ -38,8 +39,28 @@ kernels! {
     axpy_rows_f16_scalar: F16;
     axpy_rows_bf16_scalar: BF16;
     axpy_rows_i8_scalar: I8;
-    axpy_rows_i4g32_scalar: I4G32;
-    axpy_rows_i4g32z_scalar: I4G32Z;
-    axpy_rows_i4g128_scalar: I4G128;
-    axpy_rows_i4g128z_scalar: I4G128Z;
+}
+
+/// # Safety
+/// See [`AxpyRowsFn`](super::AxpyRowsFn).
+pub(crate) unsafe fn axpy_codes_scalar<F: Coded>(a: &AxpyRows) {
+    let mut values = [0.0; SPAN];
+    for j in 0..a.rows.count {
+        // SAFETY: j < count.
+        let row = unsafe { std::slice::from_raw_parts(a.rows.row(j), F::DTYPE.row_bytes(a.rows.cols)) };
+        for c in (0..a.cols).step_by(SPAN) {
+            let values = &mut values[..SPAN.min(a.cols - c)];
+            part(F::DTYPE, row, a.rows.cols, a.start + c, values);
+            for t in 0..a.m {
+                // SAFETY: j < count and t < m; row t of out has cols elements, and nobody else uses them.
+                let (coefficient, out) = unsafe {
+                    let out = std::slice::from_raw_parts_mut(a.out.add(t * a.out_stride + c), values.len());
+                    (a.coefficient(t, j), out)
+                };
+                for (out, value) in out.iter_mut().zip(&*values) {
+                    *out += coefficient * value;
+                }
+            }
+        }
+    }
 }

@@ -2,8 +2,9 @@
 
 use super::BitmapAxpy;
 use crate::dtype::{BF16, F16, F32, I8};
-use crate::simd::avx512::{LANES, prefetch, upto16};
+use crate::simd::avx512::{LANES, upto16};
 use crate::simd::avx512_bitmap::*;
+use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
 /// Rows that are added together.

@@ -2,8 +2,9 @@
 
 use super::BitmapDot;
 use crate::dtype::{BF16, F16, F32, code_size};
-use crate::simd::avx512::{LANES, prefetch, upto16};
+use crate::simd::avx512::{LANES, upto16};
 use crate::simd::avx512_bitmap::*;
+use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
 /// x as [`next`] orders elements, padded with zeros.

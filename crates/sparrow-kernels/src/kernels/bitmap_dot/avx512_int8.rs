@@ -1,8 +1,10 @@
 //! `bitmap_dot_int8` with AVX512-VNNI and VBMI2.
 
 use super::BitmapDotInt8;
-use crate::simd::avx512::prefetch;
+use crate::kernels::dot_int8::FLUSH;
+use crate::kernels::dot_int8::avx512::total;
 use crate::simd::avx512_bitmap::{LINE, mask_lines, place_8_bits};
+use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
 /// Codes of one vector.
@@ -18,7 +20,8 @@ const LANES: usize = 64;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi2,popcnt")]
 unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapDotInt8, j: usize, apart: usize) {
     let mut sums = [[_mm512_setzero_si512(); M]; R];
-    let (cols, flip) = (a.rows.cols, _mm512_set1_epi8(-128));
+    let mut totals = [[0i64; M]; R];
+    let cols = a.rows.cols;
     // SAFETY: the rows are in the set; x is padded; out is [m, count].
     unsafe {
         let rows: [_; R] = std::array::from_fn(|r| a.rows.row(j + r * apart));
@@ -28,26 +31,40 @@ unsafe fn tile<const R: usize, const M: usize, const NEAR_END: bool>(a: &BitmapD
         for line in (0..cols).step_by(LINE) {
             let lines = mask_lines(a.rows.mask_bytes, masks, next_rows.map(|row| row.0), line);
             for step in 0..(cols - line).min(LINE).div_ceil(LANES) {
-                let mut w = [_mm512_setzero_si512(); R];
+                let mut w = [[_mm512_setzero_si512(); 2]; R];
                 for r in 0..R {
                     prefetch(values[r].wrapping_add(ahead[r]), false);
                     let bits = u64::from(lines[r].0[2 * step]) | u64::from(lines[r].0[2 * step + 1]) << 32;
-                    w[r] = _mm512_xor_si512(place_8_bits(bits, &mut values[r], NEAR_END), flip);
+                    let codes = place_8_bits(bits, &mut values[r], NEAR_END);
+                    w[r] = [
+                        _mm512_cvtepi8_epi16(_mm512_castsi512_si256(codes)),
+                        _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(codes)),
+                    ];
                 }
                 for t in 0..M {
-                    let x = _mm512_loadu_si512(a.x.codes(t).add(line + step * LANES).cast());
-                    for r in 0..R {
-                        sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], w[r], x);
+                    let x = a.x.codes(t).add(line + step * LANES);
+                    for half in 0..2 {
+                        let x = _mm512_load_si512(x.add(half * LANES / 2).cast());
+                        for r in 0..R {
+                            sums[r][t] = _mm512_dpwssd_epi32(sums[r][t], w[r][half], x);
+                        }
+                    }
+                }
+            }
+            // Before lanes overflow.
+            if (line + LINE).is_multiple_of(FLUSH) || line + LINE >= cols {
+                for r in 0..R {
+                    for t in 0..M {
+                        totals[r][t] += total(sums[r][t]);
+                        sums[r][t] = _mm512_setzero_si512();
                     }
                 }
             }
         }
         for t in 0..M {
-            let excess = a.x.sum(t).wrapping_mul(128);
             for r in 0..R {
-                let sum = _mm512_reduce_add_epi32(sums[r][t]).wrapping_sub(excess);
                 let scale = a.rows.scale(j + r * apart) * a.x.scale(t);
-                *a.out.add(t * a.out_stride + j + r * apart) = sum as f32 * scale;
+                *a.out.add(t * a.out_stride + j + r * apart) = totals[r][t] as f32 * scale;
             }
         }
     }

@@ -19,7 +19,7 @@ pub(crate) mod avx512_int8;
 pub(crate) mod tiles;
 
 use super::dot::{RowsDot, RowsDotFn, RowsDotKernel};
-use crate::rows::{BitmapRows, FEW, Int8Rows};
+use crate::rows::{BitmapRows, FEW, Int16Rows};
 
 /// The arguments of a `bitmap_dot` kernel.
 pub(crate) type BitmapDot = RowsDot<BitmapRows>;
@@ -50,7 +50,7 @@ pub(crate) struct BitmapDotInt8 {
     /// Of int8.
     pub rows: BitmapRows,
     /// `[m, cols]`.
-    pub x: Int8Rows,
+    pub x: Int16Rows,
     /// 1 to 8.
     pub m: usize,
     /// As in [`RowsDot`].

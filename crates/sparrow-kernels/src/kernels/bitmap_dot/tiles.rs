@@ -2,8 +2,8 @@
 
 use crate::dtype::bitmap::mask_bits;
 use crate::rows::{BitmapRows, STEP};
-use crate::simd::avx512::prefetch;
 use crate::simd::avx512_bitmap::{LINE, place_16_bits};
+use crate::simd::prefetch;
 use crate::simd::tiles::{ROWS, TILE};
 use std::arch::x86_64::*;
 

@@ -4,7 +4,8 @@
 use super::RowsDot;
 use super::tiles::{TileRows, strip};
 use crate::rows::{Rows, STEP};
-use crate::simd::avx512::{prefetch, upto32};
+use crate::simd::avx512::upto32;
+use crate::simd::prefetch;
 use crate::simd::tiles::{ROWS, TILE};
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -1,25 +1,24 @@
 //! `dot_rows` with AVX2.
 
 use super::DotRows;
-use crate::dtype::layout::int8_scale;
-use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8};
+use crate::dtype::{BF16, F16, F32, code_size};
 use crate::simd::avx2::*;
+use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
-/// Elements of a row that one pass over many activations covers: four activation rows of it stay in L1.
+/// Elements of a row that one pass over several activations covers: four activation rows of it stay in L1.
 const K_BLOCK: usize = 1024;
 /// Activation rows of the register tile for many activations.
 const TILE: usize = 4;
 
-/// Elements `from..to` of `R` rows of `cols` by `M` activations: `R * M` vectors of partial sums.
+/// Elements `from..to` of `R` rows by `M` activations: `R * M` vectors of partial sums.
 ///
 /// # Safety
-/// `rows` must be readable, `x` too for `cols` elements (`M` rows of x), `out` writable at `[M, R]`; AVX2.
+/// `rows` must be readable, `next`, the rows of the following call, are only prefetched and may be any address, `x` too up to element `to` (`M` rows of x), `out` writable at `[M, R]`; AVX2.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<const D: u8, const R: usize, const M: usize>(
-    rows: [*const u8; R],
-    cols: usize,
+    [rows, next]: [[*const u8; R]; 2],
     (from, to): (usize, usize),
     x: *const f32,
     x_stride: usize,
@@ -34,7 +33,11 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
         while i < full {
             let mut w = [_mm256_setzero_ps(); R];
             for r in 0..R {
-                w[r] = load_at::<D>(rows[r], cols, i);
+                w[r] = load_at::<D>(rows[r], i);
+                // Once per line: hardware prefetch starts anew with every row.
+                if (i * code_size(D)).is_multiple_of(64) {
+                    prefetch(next[r].wrapping_add(i * code_size(D)), false);
+                }
             }
             for t in 0..M {
                 let v = _mm256_loadu_ps(x.add(t * x_stride + i));
@@ -46,7 +49,7 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
         }
         if full < to {
             for r in 0..R {
-                let w = load_part_at::<D>(rows[r], cols, full, to - full);
+                let w = load_part_at::<D>(rows[r], full, to - full);
                 for t in 0..M {
                     let v = load_part::<F32>(x.add(t * x_stride + full).cast(), to - full);
                     sums[r][t] = _mm256_fmadd_ps(w, v, sums[r][t]);
@@ -56,8 +59,7 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
         for t in 0..M {
             for r in 0..R {
                 let to = out.add(t * out_stride + r);
-                let scale = if D == I8 { int8_scale(rows[r], cols) } else { 1.0 };
-                let sum = sum(sums[r][t]) * scale;
+                let sum = sum(sums[r][t]);
                 *to = if from > 0 { *to + sum } else { sum };
             }
         }
@@ -78,12 +80,14 @@ unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &DotRows, t: usi
         let mut j = 0;
         while j + R <= a.rows.count {
             let rows = std::array::from_fn(|r| a.rows.row(j + r));
-            tile::<D, R, M>(rows, a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
+            let next = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
+            tile::<D, R, M>([rows, next], (from, to), x, a.x_stride, out.add(j), a.out_stride);
             j += R;
         }
         while j < a.rows.count {
             let rows = [a.rows.row(j)];
-            tile::<D, 1, M>(rows, a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
+            let next = [a.rows.row((j + 1).min(a.rows.count - 1))];
+            tile::<D, 1, M>([rows, next], (from, to), x, a.x_stride, out.add(j), a.out_stride);
             j += 1;
         }
     }
@@ -94,7 +98,7 @@ unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &DotRows, t: usi
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn dot_rows<const D: u8>(a: &DotRows) {
-    let block = if a.m > 2 * TILE { K_BLOCK } else { a.rows.cols };
+    let block = if a.m > 2 { K_BLOCK } else { a.rows.cols };
     let mut from = 0;
     loop {
         let to = a.rows.cols.min(from + block);
@@ -135,9 +139,4 @@ kernels! {
     dot_rows_f32_avx2: F32;
     dot_rows_f16_avx2: F16;
     dot_rows_bf16_avx2: BF16;
-    dot_rows_i8_avx2: I8;
-    dot_rows_i4g32_avx2: I4G32;
-    dot_rows_i4g32z_avx2: I4G32Z;
-    dot_rows_i4g128_avx2: I4G128;
-    dot_rows_i4g128z_avx2: I4G128Z;
 }

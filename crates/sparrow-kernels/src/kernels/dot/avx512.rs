@@ -1,10 +1,9 @@
 //! `dot_rows` with AVX-512.
 
-use super::{DotRows, avx512_int4};
-use crate::dtype::layout::int8_scale;
-use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8, code_size};
+use super::DotRows;
+use crate::dtype::{BF16, F16, F32, code_size};
 use crate::simd::avx512::*;
-use crate::simd::avx512_int4::SPAN;
+use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
 /// Activation rows of the widest tile.
@@ -12,16 +11,15 @@ const TILE: usize = 8;
 /// Values of x that one pass over the rows covers: 32 KiB, so that they stay in L1 while the rows stream past.
 const X_BLOCK: usize = 8 * 1024;
 
-/// Elements `from..to` of `R` rows of `cols` by `M` activations: `R * M` vectors of partial sums.
+/// Elements `from..to` of `R` rows by `M` activations: `R * M` vectors of partial sums.
 ///
 /// # Safety
-/// `rows` must be readable, `x` too for `cols` elements (`M` rows of x), `out` writable at `[M, R]`; `next`, the rows
+/// `rows` must be readable, `x` too up to element `to` (`M` rows of x), `out` writable at `[M, R]`; `next`, the rows
 /// of the following call, are only prefetched and may be any address; AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn tile<const D: u8, const R: usize, const M: usize>(
     [rows, next]: [[*const u8; R]; 2],
-    cols: usize,
     (from, to): (usize, usize),
     x: *const f32,
     x_stride: usize,
@@ -64,35 +62,9 @@ unsafe fn tile<const D: u8, const R: usize, const M: usize>(
         for t in 0..M {
             for r in 0..R {
                 let to = out.add(t * out_stride + r);
-                let scale = if D == I8 { int8_scale(rows[r], cols) } else { 1.0 };
-                let sum = _mm512_reduce_add_ps(sums[r][t]) * scale;
+                let sum = _mm512_reduce_add_ps(sums[r][t]);
                 *to = if from > 0 { *to + sum } else { sum };
             }
-        }
-    }
-}
-
-/// The tile of the type.
-///
-/// # Safety
-/// As [`tile`]; for int4 `from` is a multiple of [`SPAN`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn tile_of<const D: u8, const R: usize, const M: usize>(
-    rows: [[*const u8; R]; 2],
-    cols: usize,
-    range: (usize, usize),
-    x: *const f32,
-    x_stride: usize,
-    out: *mut f32,
-    out_stride: usize,
-) {
-    // SAFETY: the contract is the caller's.
-    unsafe {
-        if D > I8 {
-            avx512_int4::tile::<D, R, M>(rows, cols, range, x, x_stride, out, out_stride);
-        } else {
-            tile::<D, R, M>(rows, cols, range, x, x_stride, out, out_stride);
         }
     }
 }
@@ -112,34 +84,14 @@ unsafe fn strip<const D: u8, const R: usize, const M: usize>(a: &DotRows, t: usi
         while j + R <= a.rows.count {
             let rows = std::array::from_fn(|r| a.rows.row(j + r));
             let next = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
-            tile_of::<D, R, M>([rows, next], a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
+            tile::<D, R, M>([rows, next], (from, to), x, a.x_stride, out.add(j), a.out_stride);
             j += R;
         }
         while j < a.rows.count {
             let rows = [a.rows.row(j)];
             let next = [a.rows.row((j + 1).min(a.rows.count - 1))];
-            tile_of::<D, 1, M>([rows, next], a.rows.cols, (from, to), x, a.x_stride, out.add(j), a.out_stride);
+            tile::<D, 1, M>([rows, next], (from, to), x, a.x_stride, out.add(j), a.out_stride);
             j += 1;
-        }
-    }
-}
-
-/// [`strip`] for `m` activations, 3 to [`TILE`].
-///
-/// # Safety
-/// As [`strip`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn strip_of<const D: u8, const R: usize>(a: &DotRows, t: usize, from: usize, to: usize, m: usize) {
-    // SAFETY: the contract is the caller's.
-    unsafe {
-        match m {
-            3 => strip::<D, R, 3>(a, t, from, to),
-            4 => strip::<D, R, 4>(a, t, from, to),
-            5 => strip::<D, R, 5>(a, t, from, to),
-            6 => strip::<D, R, 6>(a, t, from, to),
-            7 => strip::<D, R, 7>(a, t, from, to),
-            _ => strip::<D, R, TILE>(a, t, from, to),
         }
     }
 }
@@ -149,7 +101,7 @@ unsafe fn strip_of<const D: u8, const R: usize>(a: &DotRows, t: usize, from: usi
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn dot_rows<const D: u8>(a: &DotRows) {
-    let block = X_BLOCK / a.m.clamp(1, TILE) / SPAN * SPAN;
+    let block = X_BLOCK / a.m.clamp(1, TILE);
     let mut from = 0;
     loop {
         let to = a.rows.cols.min(from + block);
@@ -163,9 +115,6 @@ unsafe fn dot_rows<const D: u8>(a: &DotRows) {
                 match tile {
                     1 => strip::<D, 8, 1>(a, t, from, to),
                     2 => strip::<D, 8, 2>(a, t, from, to),
-                    // Int4 rows need registers to be widened in.
-                    3 | 4 if D > I8 => strip_of::<D, 4>(a, t, from, to, tile),
-                    5.. if D > I8 => strip_of::<D, 2>(a, t, from, to, tile),
                     3 => strip::<D, 6, 3>(a, t, from, to),
                     4 => strip::<D, 6, 4>(a, t, from, to),
                     5 => strip::<D, 4, 5>(a, t, from, to),
@@ -199,9 +148,4 @@ kernels! {
     dot_rows_f32_avx512: F32;
     dot_rows_f16_avx512: F16;
     dot_rows_bf16_avx512: BF16;
-    dot_rows_i8_avx512: I8;
-    dot_rows_i4g32_avx512: I4G32;
-    dot_rows_i4g32z_avx512: I4G32Z;
-    dot_rows_i4g128_avx512: I4G128;
-    dot_rows_i4g128z_avx512: I4G128Z;
 }

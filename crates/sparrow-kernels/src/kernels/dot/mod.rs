@@ -1,8 +1,8 @@
 //! `dot_rows`: the products of some rows of a stored matrix with some activations.
 //!
 //! out\[t, j\] = Σᵢ W\[row(j), i\] · x\[t, i\], the inner loop of [`linear`](crate::Compute::linear) and of the gate
-//! and up halves of [`sparse_mlp`](crate::Compute::sparse_mlp) (for int8 weights these use
-//! [`dot_int8`](super::dot_int8)). Every tier keeps one vector of partial sums per (t, j), so the rounding error of one
+//! and up halves of [`sparse_mlp`](crate::Compute::sparse_mlp), for weights of floats (see [`dot_int8`](super::dot_int8)
+//! and [`dot_codes`](super::dot_codes) for others). Every tier keeps one vector of partial sums per (t, j), so the rounding error of one
 //! result is at most (K ÷ lanes + lanes) · 2⁻²⁴ · Σᵢ |W·x|.
 
 pub(crate) mod scalar;
@@ -13,8 +13,6 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avx512_int4;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 

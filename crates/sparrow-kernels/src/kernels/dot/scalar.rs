@@ -1,7 +1,7 @@
 //! `dot_rows` in portable Rust.
 
 use super::DotRows;
-use crate::dtype::{BF16, F16, F32, I4G32, I4G32Z, I4G128, I4G128Z, I8, element};
+use crate::dtype::{BF16, F16, F32, element};
 
 const LANES: usize = 8;
 
@@ -42,9 +42,4 @@ kernels! {
     dot_rows_f32_scalar: F32;
     dot_rows_f16_scalar: F16;
     dot_rows_bf16_scalar: BF16;
-    dot_rows_i8_scalar: I8;
-    dot_rows_i4g32_scalar: I4G32;
-    dot_rows_i4g32z_scalar: I4G32Z;
-    dot_rows_i4g128_scalar: I4G128;
-    dot_rows_i4g128z_scalar: I4G128Z;
 }

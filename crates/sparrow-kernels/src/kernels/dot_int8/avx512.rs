@@ -1,62 +1,76 @@
 //! `dot_int8` with AVX512-VNNI.
 
-use super::DotInt8;
-use crate::dtype::quantized::quantize_int8;
-use crate::simd::avx512::prefetch;
-use crate::simd::vectorised;
+use super::{DotInt8, FLUSH};
+use crate::rows::int16::quantize_row;
+use crate::simd::avx512::upto32;
+use crate::simd::{prefetch, vectorised};
 use std::arch::x86_64::*;
 
-/// Codes of one vector.
-const LANES: usize = 64;
+/// Codes of one vector, widened.
+const LANES: usize = 32;
 /// Activation rows of the widest tile.
 const TILE: usize = 8;
 
 vectorised! { "avx512f,avx512bw,avx512vl,avx512dq,fma":
-    quantize_avx512 = quantize_int8, (x: &[f32], codes: &mut [u8]) -> (f32, i32);
+    quantize_avx512 = quantize_row, (x: &[f32], row: &mut [u8]);
 }
 
 /// `R` rows by `M` activations.
-///
-/// The instruction multiplies unsigned by signed: w + 128, which is w with its sign bit flipped, then 128 · Σ x is
-/// taken off.
 ///
 /// # Safety
 /// See [`DotInt8Fn`](super::DotInt8Fn); rows `j..j + R` and activations `t..t + M` must exist; AVX512-VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn tile<const R: usize, const M: usize>(a: &DotInt8, j: usize, t: usize) {
-    let mut sums = [[_mm512_setzero_si512(); M]; R];
-    let (cols, flip) = (a.rows.cols, _mm512_set1_epi8(-128));
+    let cols = a.rows.cols;
+    let mut totals = [[0i64; M]; R];
     // SAFETY: loads of a row are masked to its codes; x is padded.
     unsafe {
         let rows: [*const u8; R] = std::array::from_fn(|r| a.rows.row(j + r));
         let next: [*const u8; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
-        for i in (0..cols).step_by(LANES) {
-            let mut w = [_mm512_setzero_si512(); R];
-            for r in 0..R {
-                w[r] = if i + LANES <= cols {
-                    _mm512_loadu_si512(rows[r].add(i).cast())
-                } else {
-                    _mm512_maskz_loadu_epi8((1 << (cols - i)) - 1, rows[r].add(i).cast())
-                };
-                w[r] = _mm512_xor_si512(w[r], flip);
-                prefetch(next[r].wrapping_add(i), false);
-            }
-            for m in 0..M {
-                let x = _mm512_loadu_si512(a.x.codes(t + m).add(i).cast());
+        let x: [*const i16; M] = std::array::from_fn(|m| a.x.codes(t + m));
+        for start in (0..cols).step_by(FLUSH) {
+            let mut sums = [[_mm512_setzero_si512(); M]; R];
+            for i in (start..cols.min(start + FLUSH)).step_by(LANES) {
+                let mut w = [_mm512_setzero_si512(); R];
                 for r in 0..R {
-                    sums[r][m] = _mm512_dpbusd_epi32(sums[r][m], w[r], x);
+                    let codes = if i + LANES <= cols {
+                        _mm256_loadu_si256(rows[r].add(i).cast())
+                    } else {
+                        _mm256_maskz_loadu_epi8(upto32(cols - i), rows[r].add(i).cast())
+                    };
+                    w[r] = _mm512_cvtepi8_epi16(codes);
+                    if i.is_multiple_of(64) {
+                        prefetch(next[r].wrapping_add(i), false);
+                    }
+                }
+                for m in 0..M {
+                    let x = _mm512_load_si512(x[m].add(i).cast());
+                    for r in 0..R {
+                        sums[r][m] = _mm512_dpwssd_epi32(sums[r][m], w[r], x);
+                    }
+                }
+            }
+            for r in 0..R {
+                for m in 0..M {
+                    totals[r][m] += total(sums[r][m]);
                 }
             }
         }
         for m in 0..M {
-            let excess = a.x.sum(t + m).wrapping_mul(128);
             for r in 0..R {
-                let sum = _mm512_reduce_add_epi32(sums[r][m]).wrapping_sub(excess);
-                a.write(t + m, j + r, rows[r], sum);
+                a.write(t + m, j + r, rows[r], totals[r][m]);
             }
         }
     }
+}
+
+/// The sum of all lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(crate) fn total(v: __m512i) -> i64 {
+    let low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(v));
+    _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64::<1>(v))))
 }
 
 /// All rows by `M` activations, `R` rows at a time.

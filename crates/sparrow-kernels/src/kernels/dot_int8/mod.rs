@@ -1,8 +1,9 @@
-//! `dot_int8`: the products of some int8 rows with some activations that are quantised to int8 too.
+//! `dot_int8`: the products of some int8 rows with some activations in 16-bit integers.
 //!
-//! out\[t, j\] = (Σᵢ W\[row(j), i\] · q\[t, i\]) · s_w\[row(j)\] · s_x\[t\], the sum exact in `i32`, so that every tier
-//! gives the same bits. Used by [`linear`](crate::Compute::linear) and the gate and up halves of
-//! [`sparse_mlp`](crate::Compute::sparse_mlp).
+//! out\[t, j\] = (Σᵢ W\[row(j), i\] · q\[t, i\]) · s_w\[row(j)\] · s_x\[t\], the sum exact, so that every tier gives the
+//! same bits. With one scale per token eight bits of activations cost real models perplexity, outliers being what they
+//! are; sixteen cost nothing that can be measured, and decoding, which waits for the weights, no time. Used by
+//! [`linear`](crate::Compute::linear) and the gate and up halves of [`sparse_mlp`](crate::Compute::sparse_mlp).
 
 pub(crate) mod scalar;
 
@@ -12,7 +13,11 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 
 use crate::dtype::layout::int8_scale;
-use crate::rows::{Int8Rows, Rows};
+use crate::rows::{Int16Rows, Rows};
+
+/// Codes whose products, of pairs, fit an `i32` lane: 2 · 128 · 32512 each, two lanes' worth of pairs at least.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const FLUSH: usize = 4096;
 
 /// The arguments of a `dot_int8` kernel.
 #[derive(Clone, Copy)]
@@ -20,7 +25,7 @@ pub(crate) struct DotInt8 {
     /// Of int8.
     pub rows: Rows,
     /// `[m, cols]`.
-    pub x: Int8Rows,
+    pub x: Int16Rows,
     pub m: usize,
     /// `[m, count]`, `out_stride` elements from one row to the next; overwritten.
     pub out: *mut f32,
@@ -33,7 +38,7 @@ impl DotInt8 {
     /// # Safety
     /// Both must be in range.
     #[inline(always)]
-    unsafe fn write(&self, t: usize, j: usize, row: *const u8, sum: i32) {
+    unsafe fn write(&self, t: usize, j: usize, row: *const u8, sum: i64) {
         // SAFETY: in range, as the caller guarantees.
         unsafe {
             let scale = int8_scale(row, self.rows.cols) * self.x.scale(t);
@@ -48,8 +53,8 @@ impl DotInt8 {
 /// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
 pub(crate) type DotInt8Fn = unsafe fn(&DotInt8);
 
-/// Quantises one row, see [`quantize_int8`](crate::dtype::quantized::quantize_int8).
+/// Quantises one row, see [`quantize_row`](crate::rows::int16::quantize_row).
 ///
 /// # Safety
 /// The CPU must have the kernel's features.
-pub(crate) type QuantizeFn = unsafe fn(&[f32], &mut [u8]) -> (f32, i32);
+pub(crate) type QuantizeFn = unsafe fn(&[f32], &mut [u8]);

@@ -1,7 +1,6 @@
 //! `dot_int8` in portable Rust.
 
 use super::DotInt8;
-use crate::dtype::quantized::quantize_int8;
 
 /// # Safety
 /// See [`DotInt8Fn`](super::DotInt8Fn).
@@ -12,15 +11,9 @@ pub(crate) unsafe fn dot_int8_scalar(a: &DotInt8) {
         for t in 0..a.m {
             // SAFETY: t < m, so row t of x has `cols` readable codes.
             let x = unsafe { std::slice::from_raw_parts(a.x.codes(t), a.rows.cols) };
-            let sum = row.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+            let sum = row.iter().zip(x).map(|(&w, &x)| i64::from(i32::from(w) * i32::from(x))).sum();
             // SAFETY: j and t are in range.
             unsafe { a.write(t, j, row.as_ptr().cast(), sum) };
         }
     }
-}
-
-/// # Safety
-/// None: unsafe only to fit the table.
-pub(crate) unsafe fn quantize_scalar(x: &[f32], codes: &mut [u8]) -> (f32, i32) {
-    quantize_int8(x, codes)
 }

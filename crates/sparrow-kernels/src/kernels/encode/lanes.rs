@@ -17,6 +17,6 @@ pub(super) fn encode_bf16(values: &[f32], out: &mut [u8]) {
 #[inline(always)]
 pub(super) fn encode_i8(values: &[f32], out: &mut [u8]) {
     let (codes, to) = out.split_at_mut(int8_scale_at(values.len()));
-    let (scale, _) = quantize_int8(values, codes);
+    let scale = quantize_int8(values, codes);
     to.copy_from_slice(&scale.to_le_bytes());
 }

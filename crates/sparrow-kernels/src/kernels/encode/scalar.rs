@@ -17,8 +17,4 @@ kernels! {
     encode_f16_scalar: DType::F16;
     encode_bf16_scalar: DType::BF16;
     encode_i8_scalar: DType::I8;
-    encode_i4g32_scalar: DType::I4G32;
-    encode_i4g32z_scalar: DType::I4G32Z;
-    encode_i4g128_scalar: DType::I4G128;
-    encode_i4g128z_scalar: DType::I4G128Z;
 }

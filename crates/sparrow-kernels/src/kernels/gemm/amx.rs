@@ -6,10 +6,11 @@
 //! way the same loop.
 
 use super::{Engine, Gemm, Layout, Outputs, Panel, StoredRows};
-use crate::dtype::{BF16, I4G32, I4G32Z, I4G128, I4G128Z};
+use crate::dtype::{BF16, F32};
 use crate::parallel::Workers;
 use crate::simd::amx::{load_tile_config, multiply_tiles, release_tiles};
-use crate::simd::avx512::{LANES, load_at, prefetch, transpose16, upto16, upto32};
+use crate::simd::avx512::{LANES, load_at, transpose16, upto16, upto32};
+use crate::simd::prefetch;
 use crate::simd::tiles::{TILE, bits};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -17,7 +18,8 @@ use std::ops::Range;
 /// Elements of k in a tile.
 const STEP: usize = 32;
 
-/// Weights of the type whose discriminant is `D`, bf16 or rounded to it, on AMX tiles: 2 × 2 tiles of sums.
+/// Weights of the type whose discriminant is `D`, bf16 or rounded to it, on AMX tiles: 2 × 2 tiles of sums. Codes come
+/// decoded, as f32.
 struct Bf16<const D: u8>;
 
 // SAFETY: a panel and a strip are two tiles per step, 32 × 32 elements of 2 bytes; sums are four tiles, 32 × 32 of 4.
@@ -28,6 +30,7 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
     const STEP: usize = STEP;
     const W_BYTES: usize = 2;
     const X_BYTES: usize = 2;
+    const DECODES: bool = D == F32;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
@@ -194,23 +197,20 @@ unsafe fn elements<const D: u8>(stored: &StoredRows, i: usize, panel: &Panel, c:
     }
 }
 
-macro_rules! kernels {
-    ($($name:ident: $dtype:expr;)*) => {$(
-        /// Many activations, rounded to bf16, by weights in bf16 or rounded to it.
-        ///
-        /// # Safety
-        /// See [`GemmFn`](super::GemmFn); AMX-TILE, AMX-BF16, AVX512-BF16 and the permission to use tile state.
-        pub(crate) unsafe fn $name(workers: &Workers, gemm: &Gemm) {
-            // SAFETY: the contract is the caller's.
-            unsafe { super::driver::drive::<Bf16<{ $dtype }>>(workers, gemm) }
-        }
-    )*};
+/// Many activations, rounded to bf16, by weights in bf16.
+///
+/// # Safety
+/// See [`GemmFn`](super::GemmFn); AMX-TILE, AMX-BF16, AVX512-BF16 and the permission to use tile state.
+pub(crate) unsafe fn gemm_bf16_amx(workers: &Workers, gemm: &Gemm) {
+    // SAFETY: the contract is the caller's.
+    unsafe { super::driver::drive::<Bf16<BF16>>(workers, gemm) }
 }
 
-kernels! {
-    gemm_bf16_amx: BF16;
-    gemm_i4g32_amx: I4G32;
-    gemm_i4g32z_amx: I4G32Z;
-    gemm_i4g128_amx: I4G128;
-    gemm_i4g128z_amx: I4G128Z;
+/// Many activations, rounded to bf16, by weights of codes rounded to it.
+///
+/// # Safety
+/// As [`gemm_bf16_amx`].
+pub(crate) unsafe fn gemm_codes_amx(workers: &Workers, gemm: &Gemm) {
+    // SAFETY: the contract is the caller's.
+    unsafe { super::driver::drive::<Bf16<F32>>(workers, gemm) }
 }

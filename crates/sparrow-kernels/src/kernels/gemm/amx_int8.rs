@@ -1,14 +1,15 @@
-//! The blocked product of int8 weights with int8 activations on AMX tiles.
+//! The blocked product of int8 weights with activations in 16-bit integers on AMX tiles.
 //!
 //! As in [`amx`](super::amx), with four neighbours of k where bf16 has two: C\[16, 16\] += A\[16 rows, 64\] · B\[64, 16
-//! columns\], row p of B holding elements 4p to 4p + 3 of all columns. Sums are exact in `i32`.
+//! columns\], row p of B holding elements 4p to 4p + 3 of all columns. An activation is two signed bytes, 256 · high +
+//! low: the two tiles of a strip are the high and the low bytes of the same 16 tokens. Sums of either are exact in `i32`.
 
 use super::{Engine, Gemm, Layout, Outputs, Panel};
 use crate::parallel::Workers;
-use crate::rows::{Int8Activations, Int8Rows};
 use crate::simd::amx::{load_tile_config, multiply_tiles, release_tiles};
-use crate::simd::avx512::{LANES, prefetch, transpose16, upto16, upto32};
+use crate::simd::avx512::{LANES, transpose16, upto16, upto32};
 use crate::simd::avx512_bitmap::upto64;
+use crate::simd::prefetch;
 use crate::simd::tiles::TILE;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -16,29 +17,38 @@ use std::ops::Range;
 /// Elements of k in a tile.
 const STEP: usize = 64;
 
-/// Int8 weights on AMX tiles, 2 × 2 tiles of sums.
+/// Int8 weights on AMX tiles: two of outputs, by high and low bytes of activations.
 struct Int8;
 
-// SAFETY: a panel and a strip are two tiles per step, 32 × 64 elements of 1 byte; sums are four tiles, 32 × 32 of 4.
+// SAFETY: a panel and a strip are two tiles per step, 32 × 64 bytes and 16 × 64 pairs of bytes; sums are four tiles, two
+// of 4 bytes for each of 32 × 16.
 unsafe impl Engine for Int8 {
     const ROWS: usize = 32;
-    const TOKENS: usize = 32;
+    const TOKENS: usize = 16;
     const BLOCK: usize = 512;
     const STEP: usize = STEP;
     const W_BYTES: usize = 1;
-    const X_BYTES: usize = 1;
+    const X_BYTES: usize = 2;
+    const SUM_BYTES: usize = 2 * size_of::<i32>();
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn pack_x(gemm: &Gemm, tokens: Range<usize>, k: usize, len: usize, to: *mut u8) {
-        let x = quantized(gemm);
+        let x = gemm.quantized();
         for step in 0..len.div_ceil(STEP) {
-            for tile in 0..2 {
-                let mut rows = [_mm512_setzero_si512(); 16];
-                for (row, t) in rows.iter_mut().zip(tokens.start + tile * 16..tokens.end) {
-                    // SAFETY: token t exists, and its codes are padded with zeros to a multiple of STEP.
-                    *row = unsafe { _mm512_loadu_si512(x.codes(t).add(k + step * STEP).cast()) };
-                }
+            let mut bytes = [[_mm512_setzero_si512(); 16]; 2];
+            for (r, t) in tokens.clone().enumerate() {
+                // SAFETY: token t exists, and its codes are padded with zeros to a multiple of STEP.
+                let halves = unsafe {
+                    let from = x.codes(t).add(k + step * STEP);
+                    [_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(STEP / 2).cast())]
+                };
+                let high = halves.map(|v| _mm512_srai_epi16::<8>(_mm512_add_epi16(v, _mm512_set1_epi16(128))));
+                bytes[0][r] = narrowed(high);
+                // The low byte is what is left, whatever the rest of the 16 bits.
+                bytes[1][r] = narrowed(halves);
+            }
+            for (tile, mut rows) in bytes.into_iter().enumerate() {
                 if gemm.layout == Layout::OutIn {
                     rows = transpose16(rows);
                 }
@@ -144,7 +154,7 @@ unsafe impl Engine for Int8 {
         out: *mut f32,
         stride: usize,
     ) {
-        let x = quantized(gemm);
+        let x = gemm.quantized();
         for row in (0..outputs.rows).step_by(LANES) {
             let mask = upto16(outputs.rows - row);
             let mut scales = [1.0f32; LANES];
@@ -153,44 +163,54 @@ unsafe impl Engine for Int8 {
                     *scale = outputs.weights.int8_scale(outputs.row + row + r);
                 }
             }
-            for token in (0..tokens.len()).step_by(LANES) {
-                let tile = match gemm.layout {
-                    Layout::OutIn => row / 16 * 2 + token / 16,
-                    Layout::InOut => token / 16 * 2 + row / 16,
-                };
-                // SAFETY: sums are four tiles of i32; the masks end at the last of the rows, and tokens are counted.
-                unsafe {
+            // SAFETY: sums are four tiles of i32; the masks end at the last of the rows, and tokens are counted.
+            unsafe {
+                let tile = |low: usize| {
+                    let tile = match gemm.layout {
+                        Layout::OutIn => row / 16 * 2 + low,
+                        Layout::InOut => low * 2 + row / 16,
+                    };
                     let from = sums.add(tile * TILE / 4);
-                    let mut values: [__m512i; 16] =
-                        std::array::from_fn(|r| _mm512_loadu_si512(from.add(r * 16).cast()));
-                    if gemm.layout == Layout::OutIn {
-                        values = transpose16(values);
+                    let values: [__m512i; 16] = std::array::from_fn(|r| _mm512_loadu_si512(from.add(r * 16).cast()));
+                    if gemm.layout == Layout::OutIn { transpose16(values) } else { values }
+                };
+                let (high, low) = (tile(0), tile(1));
+                let scales = _mm512_loadu_ps(scales.as_ptr());
+                for t in 0..tokens.len() {
+                    let scale = _mm512_mul_ps(scales, _mm512_set1_ps(x.scale(tokens.start + t)));
+                    let mut value = _mm512_mul_ps(joined(high[t], low[t]), scale);
+                    if !bias.is_null() {
+                        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias.add(row)));
                     }
-                    let scales = _mm512_loadu_ps(scales.as_ptr());
-                    for (t, value) in values.into_iter().enumerate().take(tokens.len() - token) {
-                        let scale = _mm512_mul_ps(scales, _mm512_set1_ps(x.scale(tokens.start + token + t)));
-                        let mut value = _mm512_mul_ps(_mm512_cvtepi32_ps(value), scale);
-                        if !bias.is_null() {
-                            value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias.add(row)));
-                        }
-                        _mm512_mask_storeu_ps(out.add((token + t) * stride + row), mask, value);
-                    }
+                    _mm512_mask_storeu_ps(out.add(t * stride + row), mask, value);
                 }
             }
         }
     }
 }
 
-/// The activations in int8.
-///
-/// # Panics
-/// If there are none: every caller of [`gemm_i8_amx`] gives them.
-#[inline(always)]
-fn quantized(gemm: &Gemm) -> Int8Rows {
-    gemm.int8.map(Int8Activations::rows).expect("int8 weights come with int8 activations")
+/// The low bytes of 64 numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn narrowed(halves: [__m512i; 2]) -> __m512i {
+    let [a, b] = halves.map(|v| _mm512_cvtepi16_epi8(v));
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
 }
 
-/// Many activations by weights, both in int8.
+/// 256 · high + low, exact until it is rounded to `f32`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn joined(high: __m512i, low: __m512i) -> __m512 {
+    let half = |high: __m256i, low: __m256i| {
+        let high = _mm512_mul_pd(_mm512_cvtepi32_pd(high), _mm512_set1_pd(256.0));
+        _mm512_cvtpd_ps(_mm512_add_pd(high, _mm512_cvtepi32_pd(low)))
+    };
+    let first = half(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
+    let second = half(_mm512_extracti64x4_epi64::<1>(high), _mm512_extracti64x4_epi64::<1>(low));
+    _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first), second)
+}
+
+/// Many activations by weights of int8.
 ///
 /// # Safety
 /// See [`GemmFn`](super::GemmFn); AMX-TILE, AMX-INT8 and the permission to use tile state.

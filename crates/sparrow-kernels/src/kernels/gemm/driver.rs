@@ -74,7 +74,7 @@ unsafe fn block_of_rows<E: Engine>(
     let (strips, panels) = (tokens.len().div_ceil(E::TOKENS), range.len().div_ceil(E::ROWS));
     let (n, layout) = (gemm.outputs(part), gemm.layout);
     let panel_bytes = E::ROWS * E::BLOCK * E::W_BYTES;
-    let sum_bytes = E::ROWS * E::TOKENS * size_of::<f32>();
+    let sum_bytes = E::ROWS * E::TOKENS * E::SUM_BYTES;
     let mut scratch = workers.scratch.take_aligned(panels * (panel_bytes + strips * sum_bytes));
     let (packed_w, sums) = scratch.split_at_mut(panels * panel_bytes);
     let mut packed_x = packed;

@@ -32,11 +32,20 @@ pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx_int8;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod codes;
+#[cfg(target_arch = "x86_64")]
+mod widened;
 
+use super::decode_codes::DecodeCodesFn;
 use crate::dtype::{DType, Matrix, Stored};
 use crate::parallel::{SharedMut, Workers};
-use crate::rows::{Expander, Int8Activations};
+use crate::rows::{Expander, Int16Activations, Int16Rows};
 use std::ops::Range;
 
 /// The most outputs of a task.
@@ -63,8 +72,8 @@ pub(crate) struct Part<'a> {
 pub(crate) struct Gemm<'a> {
     /// `[m, k]`.
     pub x: &'a [f32],
-    /// The same in int8, for kernels of int8 weights.
-    pub int8: Option<&'a Int8Activations<'a>>,
+    /// The same in 16-bit integers, for weights of int8, and of codes `[out, in]`.
+    pub int16: Option<&'a Int16Activations<'a>>,
     pub m: usize,
     /// Above 0.
     pub k: usize,
@@ -75,6 +84,10 @@ pub(crate) struct Gemm<'a> {
     pub parts: &'a [Part<'a>],
     /// For bitmaps.
     pub expand: Expander,
+    /// For weights of codes.
+    pub decode: Option<DecodeCodesFn>,
+    /// What packs panels of codes; set by their kernels.
+    pub pack: Option<PackFn>,
 }
 
 impl Gemm<'_> {
@@ -85,6 +98,15 @@ impl Gemm<'_> {
             Layout::InOut => part.weights.cols(),
         }
     }
+
+    /// The activations in 16-bit integers.
+    ///
+    /// # Panics
+    /// If there are none: every caller gives them to kernels that take them.
+    #[inline(always)]
+    fn quantized(&self) -> Int16Rows {
+        self.int16.map(Int16Activations::rows).expect("int8 and codes come with activations in int16")
+    }
 }
 
 /// A blocked product on all threads.
@@ -93,6 +115,12 @@ impl Gemm<'_> {
 /// The CPU must have the kernel's features; shapes must match, ids be rows of the weights, and nobody else may use the
 /// results during the call.
 pub(crate) type GemmFn = unsafe fn(&Workers, &Gemm);
+
+/// Packs a panel, as [`Engine::pack_w`] does.
+///
+/// # Safety
+/// See there.
+pub(crate) type PackFn = unsafe fn(&Panel, *mut u8);
 
 /// Some elements of a weight: `rows` outputs from `row`, `len` inputs from `k`.
 pub(crate) struct Panel<'a> {
@@ -103,6 +131,8 @@ pub(crate) struct Panel<'a> {
     pub rows: usize,
     pub k: usize,
     pub len: usize,
+    /// Of [`Gemm`].
+    pub pack: Option<PackFn>,
 }
 
 impl<'a> Panel<'a> {
@@ -124,6 +154,7 @@ impl<'a> Panel<'a> {
             DType::F16 | DType::BF16 => 2 * elements,
             DType::I8 => elements,
             DType::I4G32 | DType::I4G32Z | DType::I4G128 | DType::I4G128Z => elements / 2,
+            blocks => blocks.row_bytes(elements),
         };
         let first = if ids.is_some() { 0 } else { first };
         let stride = self.weights.stride();
@@ -178,9 +209,13 @@ pub(crate) unsafe trait Engine {
     const BLOCK: usize;
     /// Elements of k are padded with zeros to a multiple of this.
     const STEP: usize;
-    /// Bytes of a packed element of a panel and of a strip.
+    /// Bytes of a packed element of a panel and of a strip, with what belongs to it.
     const W_BYTES: usize;
     const X_BYTES: usize;
+    /// Bytes of a sum.
+    const SUM_BYTES: usize = size_of::<f32>();
+    /// Whether weights of codes are decoded to `f32` before they are packed.
+    const DECODES: bool = false;
 
     /// Packs `tokens.len() <= TOKENS` rows of x, `len <= BLOCK` elements from `k` on each, into a strip of `TOKENS` by
     /// `len` rounded up to `STEP`.
@@ -206,8 +241,8 @@ pub(crate) unsafe trait Engine {
     /// The CPU must have the features.
     unsafe fn stop() {}
 
-    /// Adds the product of a panel and a strip, `len` (a multiple of `STEP`) elements, to `sums` `ROWS * TOKENS`, or
-    /// sets it if `first`.
+    /// Adds the product of a panel and a strip, `len` (a multiple of `STEP`) elements, to `sums` `ROWS * TOKENS`, of the
+    /// engine's own kind, or sets it if `first`.
     ///
     /// # Safety
     /// Between start and stop; packed operands and sums must be valid for these shapes.

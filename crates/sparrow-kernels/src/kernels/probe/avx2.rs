@@ -43,3 +43,22 @@ pub(crate) unsafe fn peak_f32_avx2(steps: usize) -> f64 {
     std::hint::black_box(sums);
     (2 * 8 * CHAINS * steps) as f64
 }
+
+/// `steps` steps of independent products of pairs of 16 bits, added up; returns the operations done.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn peak_int8_avx2(steps: usize) -> f64 {
+    const CHAINS: usize = 10;
+    let a = _mm256_set1_epi16(std::hint::black_box(3));
+    let mut sums = [_mm256_set1_epi32(std::hint::black_box(1)); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            // Of what the last step left, so that nothing can be taken out of the loop.
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, a));
+        }
+    }
+    std::hint::black_box(sums);
+    (2 * 16 * CHAINS * steps) as f64
+}

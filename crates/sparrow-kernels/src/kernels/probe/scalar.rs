@@ -35,3 +35,20 @@ pub(crate) unsafe fn peak_f32_scalar(steps: usize) -> f64 {
     std::hint::black_box(sums);
     (2 * LANES * steps) as f64
 }
+
+/// `steps` steps of independent products of int8 with 16 bits, added up; returns the operations done.
+///
+/// # Safety
+/// None: unsafe only to fit the table.
+pub(crate) unsafe fn peak_int8_scalar(steps: usize) -> f64 {
+    const LANES: usize = 32;
+    let mut sums = [1i32; LANES];
+    let (w, x) = (std::hint::black_box([3i8; LANES]), std::hint::black_box([5i16; LANES]));
+    for _ in 0..steps {
+        for (sum, (&w, &x)) in sums.iter_mut().zip(w.iter().zip(&x)) {
+            *sum = sum.wrapping_add(i32::from(w) * i32::from(x));
+        }
+        std::hint::black_box(&mut sums);
+    }
+    (2 * LANES * steps) as f64
+}

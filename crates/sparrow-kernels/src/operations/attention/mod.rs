@@ -10,6 +10,7 @@ mod call;
 mod decode;
 
 use crate::compute::Compute;
+use crate::dtype::DType;
 use crate::kernels::attention::AttentionShape;
 use crate::kv::KvView;
 use crate::parallel::SharedMut;
@@ -33,7 +34,7 @@ impl Compute {
     /// positions.
     ///
     /// # Panics
-    /// If `heads` is no multiple of `kv_heads`, a length does not match these shapes, or `start..len` is not within the
+    /// If the type of a cache is not one of [`DType::CACHES`](crate::DType::CACHES), `heads` is no multiple of `kv_heads`, a length does not match these shapes, or `start..len` is not within the
     /// capacity.
     pub fn attention<'a>(
         &self,
@@ -54,7 +55,11 @@ impl Compute {
         if size == 0 {
             return;
         }
-        (0..rows).for_each(|row| check(&kv(row), shape));
+        for row in 0..rows {
+            let view = kv(row);
+            assert!(DType::CACHES.contains(&view.dtype()), "attention: no cache is kept in {}", view.dtype());
+            check(&view, shape);
+        }
         let call = Call { shape, q, kv, out: SharedMut::new(out) };
         // Neighbouring rows that are alone in their caches are one region, rows that share one are another.
         let together = |row: usize| {

@@ -1,8 +1,7 @@
 //! From the rows of a file to those of a Hugging Face checkpoint, as numbers that kernels compute with.
 
-use sparrow_kernels::{DType, encode};
+use sparrow_kernels::{DType, decode, encode};
 
-use super::element::Element;
 use super::file::StoredTensor;
 use crate::checkpoint::rows::fill_rows;
 use crate::error::{Error, Result};
@@ -47,7 +46,7 @@ pub(super) fn of(name: &str, tensor: &StoredTensor, spec: &ModelSpec, interleave
 #[derive(Debug, Clone, Copy)]
 pub(in crate::checkpoint) struct Coded {
     /// How it is stored.
-    pub element: Element,
+    pub from: DType,
     pub(super) arrangement: Arrangement,
     /// What it becomes.
     pub dtype: DType,
@@ -56,10 +55,15 @@ pub(in crate::checkpoint) struct Coded {
 }
 
 impl Coded {
-    /// Of a tensor of `element`, to become `dtype`; `None` where its bytes can be taken as they are.
-    pub(super) fn of(element: Element, arrangement: Arrangement, dtype: DType) -> Option<Self> {
-        let same = matches!(element, Element::Float(stored) if stored == dtype);
-        (!same || arrangement != Arrangement::AsStored).then_some(Coded { element, arrangement, dtype, blank: false })
+    /// Of a tensor of type `from`, to become `dtype`; `None` where its bytes can be taken as they are.
+    pub(super) fn of(from: DType, arrangement: Arrangement, dtype: DType) -> Option<Self> {
+        let plain = from == dtype && arrangement == Arrangement::AsStored;
+        (!plain).then_some(Coded { from, arrangement, dtype, blank: false })
+    }
+
+    /// Whether only the order of rows changes.
+    pub fn moves_rows(&self) -> bool {
+        self.from == self.dtype && matches!(self.arrangement, Arrangement::Halves(_))
     }
 
     /// Writes the tensor, of `shape`, from its `stored` bytes to `out`, which is zero, on all cores.
@@ -70,8 +74,7 @@ impl Coded {
         // A vector that is to be arranged has rows of one number.
         let alone = matches!(self.arrangement, Arrangement::Halves(_)) && shape.len() == 1;
         let columns = if alone { 1 } else { *shape.last().expect("there is a dimension") };
-        let (row, stored_row) =
-            (self.dtype.row_bytes(columns), columns / self.element.elements() * self.element.bytes());
+        let [row, stored_row] = [self.dtype, self.from].map(|dtype| dtype.row_bytes(columns));
         let rows = shape.iter().product::<usize>() / columns;
         fill_rows(
             out,
@@ -82,7 +85,11 @@ impl Coded {
                     Arrangement::Halves(heads) => paired(i, rows / heads),
                     _ => i,
                 };
-                self.element.decode(&stored[from * stored_row..][..stored_row], numbers);
+                let stored = &stored[from * stored_row..][..stored_row];
+                if self.moves_rows() {
+                    return out.copy_from_slice(stored);
+                }
+                decode(self.from, stored, numbers);
                 if let Arrangement::Less(offset) = self.arrangement {
                     numbers.iter_mut().for_each(|number| *number -= offset);
                 }

@@ -1,70 +1,30 @@
 //! The types of stored tensors, by their numbers in the file.
 
-use sparrow_kernels::{BlockFormat, DType};
+use sparrow_kernels::DType;
 
-/// How the numbers of a tensor are written.
-#[derive(Debug, Clone, Copy)]
-pub enum Element {
-    /// Each by itself.
-    Float(DType),
-    /// In blocks.
-    Block(&'static BlockFormat),
+/// The type of that number.
+///
+/// # Errors
+/// What it is called, if it cannot be read.
+pub(super) fn of(number: u32) -> Result<DType, String> {
+    let Some((_, name)) = NAMES.iter().find(|(n, _)| *n == number) else { return Err(format!("number {number}")) };
+    let known = DType::FLOATS.into_iter().chain(DType::ALL.into_iter().filter(|dtype| dtype.block().is_some()));
+    known.into_iter().find(|dtype| dtype.name().eq_ignore_ascii_case(name)).ok_or_else(|| (*name).to_owned())
 }
 
-impl Element {
-    /// The type of that number.
-    ///
-    /// # Errors
-    /// What it is called, if it cannot be read.
-    pub fn of(number: u32) -> Result<Self, String> {
-        let name = NAMES.iter().find(|(n, _)| *n == number).map(|(_, name)| *name);
-        match name {
-            Some("F32") => Ok(Element::Float(DType::F32)),
-            Some("F16") => Ok(Element::Float(DType::F16)),
-            Some("BF16") => Ok(Element::Float(DType::BF16)),
-            Some(name) => BlockFormat::named(name).map(Element::Block).ok_or_else(|| name.to_owned()),
-            None => Err(format!("number {number}")),
-        }
-    }
+/// What the file calls it.
+pub(in crate::checkpoint) fn name(dtype: DType) -> &'static str {
+    NAMES.iter().map(|(_, name)| *name).find(|name| dtype.name().eq_ignore_ascii_case(name)).unwrap_or(dtype.name())
+}
 
-    /// What it is called.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Element::Float(DType::F32) => "F32",
-            Element::Float(DType::F16) => "F16",
-            Element::Float(_) => "BF16",
-            Element::Block(format) => format.name,
-        }
-    }
+/// What can be read, for messages.
+pub(super) fn readable() -> String {
+    NAMES.iter().filter(|(n, _)| of(*n).is_ok()).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+}
 
-    /// Numbers that are only stored together.
-    pub fn elements(&self) -> usize {
-        match self {
-            Element::Float(_) => 1,
-            Element::Block(format) => format.elements,
-        }
-    }
-
-    /// Bytes of those.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Element::Float(dtype) => dtype.row_bytes(1),
-            Element::Block(format) => format.bytes,
-        }
-    }
-
-    /// What can be read, for messages.
-    pub fn readable() -> String {
-        NAMES.iter().filter(|(n, _)| Element::of(*n).is_ok()).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
-    }
-
-    /// The numbers of whole rows.
-    pub fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        match self {
-            Element::Float(dtype) => sparrow_kernels::decode(*dtype, bytes, out),
-            Element::Block(format) => format.decode(bytes, out),
-        }
-    }
+/// Numbers that are only stored together.
+pub(super) fn elements(dtype: DType) -> usize {
+    dtype.block().map_or(1, |format| format.elements)
 }
 
 /// Every type that files have had, also those that cannot be read, so that errors can name them.

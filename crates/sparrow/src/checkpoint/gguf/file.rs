@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::element::Element;
+use sparrow_kernels::DType;
+
+use super::element;
 use super::reader::Reader;
 use super::value::Metadata;
 use crate::error::Result;
@@ -20,7 +22,7 @@ const MAX_DIMENSIONS: u32 = 4;
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
     pub file: Arc<MappedFile>,
-    pub element: Element,
+    pub dtype: DType,
     /// Rows before columns: the file has them the other way round.
     pub shape: Vec<usize>,
     /// In the file.
@@ -68,10 +70,11 @@ pub(super) fn read(path: &Path, tensors: &mut Tensors) -> Result<Metadata> {
         return Err(metadata.error("general.alignment", format!("must be a power of two, found {alignment}")));
     }
     let data = reader.position().next_multiple_of(alignment);
-    for Header { name, element, shape, offset } in headers {
-        let range = placed(&element, &shape, offset, alignment as u64, data, file.bytes().len())
-            .map_err(|problem| reader.error(format!("tensor {name} of {} {shape:?}: {problem}", element.name())))?;
-        let tensor = StoredTensor { file: file.clone(), element, shape, range };
+    for Header { name, dtype, shape, offset } in headers {
+        let range = placed(dtype, &shape, offset, alignment as u64, data, file.bytes().len()).map_err(|problem| {
+            reader.error(format!("tensor {name} of {} {shape:?}: {problem}", element::name(dtype)))
+        })?;
+        let tensor = StoredTensor { file: file.clone(), dtype, shape, range };
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(reader.error(format!("tensor {name} is there twice")));
         }
@@ -81,7 +84,7 @@ pub(super) fn read(path: &Path, tensors: &mut Tensors) -> Result<Metadata> {
 
 struct Header {
     name: String,
-    element: Element,
+    dtype: DType,
     shape: Vec<usize>,
     offset: u64,
 }
@@ -105,17 +108,17 @@ fn headers(reader: &mut Reader, count: usize) -> Result<Vec<Header>> {
             }
         }
         shape.reverse();
-        let element = Element::of(reader.u32(&what)?).map_err(|unknown| {
-            reader.error(format!("tensor {name} is of type {unknown}: {} can be read", Element::readable()))
+        let dtype = element::of(reader.u32(&what)?).map_err(|unknown| {
+            reader.error(format!("tensor {name} is of type {unknown}: {} can be read", element::readable()))
         })?;
-        headers.push(Header { name, element, shape, offset: reader.u64(&what)? });
+        headers.push(Header { name, dtype, shape, offset: reader.u64(&what)? });
     }
     Ok(headers)
 }
 
 /// Where a tensor is, or what is wrong with that.
 fn placed(
-    element: &Element,
+    dtype: DType,
     shape: &[usize],
     offset: u64,
     alignment: u64,
@@ -123,15 +126,15 @@ fn placed(
     end: usize,
 ) -> std::result::Result<Range<usize>, String> {
     let columns = *shape.last().expect("there is a dimension");
-    if !columns.is_multiple_of(element.elements()) {
-        return Err(format!("rows of {columns} are not whole blocks of {}", element.elements()));
+    if !columns.is_multiple_of(element::elements(dtype)) {
+        return Err(format!("rows of {columns} are not whole blocks of {}", element::elements(dtype)));
     }
     if !offset.is_multiple_of(alignment) {
         return Err(format!("its offset {offset} is not a multiple of {alignment}"));
     }
-    let blocks = columns / element.elements();
-    let size = shape[..shape.len() - 1].iter().try_fold(blocks, |product, &n| product.checked_mul(n));
-    let size = size.and_then(|blocks| blocks.checked_mul(element.bytes())).ok_or("more bytes than there can be")?;
+    let row_bytes = columns.checked_mul(4).map(|_| dtype.row_bytes(columns)).ok_or("more bytes than there can be")?;
+    let size = shape[..shape.len() - 1].iter().try_fold(row_bytes, |product, &n| product.checked_mul(n));
+    let size = size.ok_or("more bytes than there can be")?;
     let start = usize::try_from(offset).ok().and_then(|offset| data.checked_add(offset));
     match start.and_then(|start| Some(start..start.checked_add(size)?)) {
         Some(range) if range.end <= end => Ok(range),

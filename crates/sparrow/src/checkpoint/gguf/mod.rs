@@ -23,9 +23,9 @@ use sparrow_kernels::DType;
 
 use super::config::parse_config;
 use crate::error::{Error, Result};
-use element::Element;
 
 pub(super) use arrangement::Coded;
+pub(super) use element::name as element_name;
 pub use file::{StoredTensor, Tensors};
 pub use value::{Metadata, Value};
 
@@ -36,6 +36,15 @@ pub struct Gguf {
     metadata: Metadata,
     /// By the names of the file.
     tensors: Tensors,
+}
+
+/// What the matrices of a file become.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Matrices {
+    /// They stay what they are: kernels compute with blocks.
+    AsStored,
+    /// Floats of this type; where none is given blocks become bf16, and floats stay what they are.
+    Decoded(Option<DType>),
 }
 
 /// A tensor in its place in a checkpoint.
@@ -110,12 +119,12 @@ impl Gguf {
         }
     }
 
-    /// Every tensor by the name it has in a Hugging Face checkpoint. Matrices become `dtype`, or where none is given blocks become
-    /// bf16 and floats stay what they are; norms and biases become f32.
+    /// Every tensor by the name it has in a Hugging Face checkpoint. Matrices become what `matrices` says; norms and biases
+    /// become f32.
     ///
     /// # Errors
     /// As [`json`](Self::json), or if a tensor belongs to no model of this architecture.
-    pub(super) fn placed(&self, dtype: Option<DType>) -> Result<Vec<Placed<'_>>> {
+    pub(super) fn placed(&self, matrices: Matrices) -> Result<Vec<Placed<'_>>> {
         let spec = parse_config(&self.path, &config::config(&self.metadata, &self.tensors)?)?;
         let interleaved = config::architecture(&self.metadata)?.interleaves_rotary;
         let mut placed = Vec::new();
@@ -129,13 +138,14 @@ impl Gguf {
                     return Err(Error::gguf(tensor.file.path(), message));
                 }
             };
-            let becomes = match (tensor.shape.len(), tensor.element) {
+            let becomes = match (tensor.shape.len(), matrices) {
                 (1, _) => DType::F32,
-                (_, Element::Float(stored)) => dtype.unwrap_or(stored),
-                (_, Element::Block(_)) => dtype.unwrap_or(DType::BF16),
+                (_, Matrices::Decoded(Some(dtype))) => dtype,
+                (_, Matrices::Decoded(None)) if tensor.dtype.is_quantized() => DType::BF16,
+                _ => tensor.dtype,
             };
             let arrangement = arrangement::of(stored_name, tensor, &spec, interleaved)?;
-            let coded = Coded::of(tensor.element, arrangement, becomes);
+            let coded = Coded::of(tensor.dtype, arrangement, becomes);
             placed.push(Placed { name, tensor, dtype: becomes, coded });
         }
         Ok(placed)

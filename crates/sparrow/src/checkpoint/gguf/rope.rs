@@ -1,6 +1,7 @@
 //! Rotary embeddings: metadata, and the tensors that some files have of them.
 
 use serde_json::{Map, Value, json};
+use sparrow_kernels::decode;
 
 use super::file::Tensors;
 use super::keys::Keys;
@@ -69,7 +70,7 @@ fn factors(tensors: &Tensors, name: &str) -> Result<Option<Vec<f64>>> {
         return Err(Error::gguf(tensor.file.path(), format!("tensor {name} has shape {:?}", tensor.shape)));
     }
     let mut numbers = vec![0.0; count];
-    tensor.element.decode(&tensor.file.bytes()[tensor.range.clone()], &mut numbers);
+    decode(tensor.dtype, &tensor.file.bytes()[tensor.range.clone()], &mut numbers);
     // As decimal numbers that mean the same to an f32.
     Ok(Some(numbers.iter().map(|n| n.to_string().parse().unwrap_or(f64::from(*n))).collect()))
 }

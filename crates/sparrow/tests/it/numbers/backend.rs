@@ -162,7 +162,7 @@ fn the_one_forward_pass_is_the_walk_of_the_tests() {
     for seed in 0..SPECS {
         let spec = spec(seed);
         let tokens = ids(&spec, 1, TOKENS);
-        for (i, dtype) in DType::ALL.into_iter().enumerate() {
+        for (i, dtype) in DType::ALL.into_iter().filter(|dtype| dtype.is_writable()).enumerate() {
             let layout = ["as it is", "neuron-major", "input-major", "bitmap"][(seed as usize + i) % 4];
             let quantized = dtype.is_quantized().then_some(dtype);
             let stored = |format: &str| {

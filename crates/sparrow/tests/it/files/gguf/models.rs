@@ -79,7 +79,12 @@ fn models() -> Vec<(&'static str, Json)> {
 }
 
 fn logits(load: Load) -> Vec<f32> {
-    let loaded = load.selector(SelectorSpec::dense()).threads(2).open(|_, _, _| ()).unwrap();
+    logits_of(load, "dense")
+}
+
+fn logits_of(load: Load, selector: &str) -> Vec<f32> {
+    let selector: SelectorSpec = selector.parse().unwrap();
+    let loaded = load.selector(selector).threads(2).open(|_, _, _| ()).unwrap();
     let options = SessionOptions {
         sequences: 1,
         capacity: 30,
@@ -176,6 +181,67 @@ fn models_in_several_files() {
     fails(path(1), "there twice");
 }
 
+/// Matrices of any bits, with scales that make small values.
+fn in_blocks(file: &mut GgufFile, kind: u32, dtype: DType, halves: &[usize]) {
+    let format = dtype.block().unwrap();
+    let mut state = 88_172_645_463_325_252u64;
+    for tensor in file.tensors.iter_mut().filter(|t| t.shape.len() == 2) {
+        let elements = tensor.shape.iter().product::<u64>() as usize;
+        tensor.kind = kind;
+        tensor.data = vec![0; elements / format.elements * format.bytes];
+        for byte in &mut tensor.data {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *byte = (state >> 24) as u8;
+        }
+        for block in tensor.data.chunks_exact_mut(format.bytes) {
+            let scale = if format.elements == 256 { 1e-4 } else { 2e-3 };
+            for at in halves {
+                block[*at..at + 2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_as_they_are_give_what_they_stand_for() {
+    let (architecture, mut config) = models().remove(0);
+    // Rows of whole blocks.
+    config["hidden_size"] = 256.into();
+    config["head_dim"] = 64.into();
+    config["intermediate_size"] = 512.into();
+    let spec = parse_config(Path::new("config.json"), &config).unwrap();
+    for (kind, dtype, halves) in [
+        (2, DType::Q4_0, &[0][..]),
+        (3, DType::Q4_1, &[0, 2]),
+        (6, DType::Q5_0, &[0]),
+        (8, DType::Q8_0, &[0]),
+        (12, DType::Q4_K, &[0, 2]),
+        (13, DType::Q5_K, &[0, 2]),
+        (14, DType::Q6_K, &[208]),
+        (23, DType::IQ4_XS, &[0]),
+    ] {
+        let (mut file, _) = GgufFile::of_random(architecture, &config, &spec, 5);
+        in_blocks(&mut file, kind, dtype, halves);
+        let (_dir, path) = written(&file);
+        let loaded = Load::new(&path).open(|_, _, _| ()).unwrap();
+        assert_eq!(loaded.model.weights.dtype(), dtype);
+        assert!(loaded.model.decoded.is_none(), "{dtype}");
+        let expected = logits(Load::new(&path).dtype(DType::F32));
+        let largest = expected.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+        // Activations have 16 bits; on AMX a prompt rounds both sides to bf16.
+        let tolerance = if loaded.cpu.compute.isa() == sparrow_kernels::Isa::Amx { 3e-2 } else { 1e-3 };
+        // A neuron-major copy of the down projections is rounded once more.
+        let copied = ("gate:fixed=0", 3e-2);
+        for (selector, tolerance) in [("dense", tolerance), copied] {
+            let found = logits_of(Load::new(&path), selector);
+            let error = expected.iter().zip(&found).fold(0.0f32, |error, (a, b)| error.max((a - b).abs()));
+            assert!(error <= tolerance * largest, "{dtype} {selector}: {error} of {largest}");
+        }
+    }
+}
+
 #[test]
 fn dtypes_of_what_is_decoded() {
     let (architecture, config) = models().remove(0);
@@ -188,7 +254,7 @@ fn dtypes_of_what_is_decoded() {
     assert_eq!(open(&file, None).unwrap(), DType::F32);
     assert_eq!(open(&file, Some(DType::BF16)).unwrap(), DType::BF16);
     assert_eq!(open(&file, Some(DType::I8)).unwrap(), DType::I8);
-    // Blocks become bf16 unless something else is asked for.
+    // Blocks stay what they are unless something else is asked for.
     let tensor = file.tensors.iter_mut().find(|t| t.name == "blk.0.attn_output.weight").unwrap();
     (tensor.kind, tensor.data) = (8, vec![0; tensor.data.len() / 4 / 32 * 34]);
     for tensor in file.tensors.iter_mut().filter(|t| t.name.contains(".attn_q.")) {

@@ -1,0 +1,117 @@
+//! `dot_codes` with AVX2.
+
+use super::DotCodes;
+use crate::dtype::Coded;
+use crate::dtype::coded::{CHUNK, SPAN, Scales, each_chunk};
+use crate::simd::avx2::sum;
+use crate::simd::prefetch;
+use std::arch::x86_64::*;
+
+/// One row by `M` activations: two vectors of partial sums each, of even and odd chunks or halves of chunks, so that
+/// additions need not wait for each other.
+///
+/// # Safety
+/// See [`DotCodesFn`](super::DotCodesFn); row `j` and activations `t..t + M` must exist; AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<F: Coded, const M: usize>(a: &DotCodes, j: usize, t: usize) {
+    let cols = a.rows.cols;
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    let mut scales = Scales::default();
+    // SAFETY: chunks start below cols, x is padded to whole spans.
+    unsafe {
+        let row = a.rows.row(j);
+        let x: [*const i16; M] = std::array::from_fn(|m| a.x.codes(t + m));
+        let next = a.rows.row((j + 1).min(a.rows.count - 1));
+        for span in 0..cols.div_ceil(SPAN) {
+            let start = span * SPAN;
+            if t == 0 {
+                // The row of the next call: hardware prefetch starts anew with every row.
+                let bytes = const { F::DTYPE.row_bytes(SPAN) };
+                let next = next.wrapping_add(span * bytes);
+                (0..bytes).step_by(64).for_each(|at| prefetch(next.wrapping_add(at), false));
+            }
+            F::scales(row, cols, span, &mut scales);
+            if F::OFFSETS {
+                for m in 0..M {
+                    add_offsets::<F>(&scales, a, t + m, start, &mut sums[m]);
+                }
+            }
+            each_chunk! { (cols - start).min(SPAN).div_ceil(CHUNK), chunk, place => {
+                let codes = F::codes(row, cols, span, chunk);
+                let low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));
+                let high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(codes));
+                let factors = scales.factors.as_ptr().add(chunk * CHUNK / F::GROUP);
+                for m in 0..M {
+                    let x = x[m].add(start + chunk * CHUNK);
+                    let low = _mm256_madd_epi16(low, _mm256_load_si256(x.cast()));
+                    let high = _mm256_madd_epi16(high, _mm256_load_si256(x.add(16).cast()));
+                    let sums = &mut sums[m];
+                    if F::GROUP == 16 {
+                        sums[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), _mm256_set1_ps(*factors), sums[0]);
+                        sums[1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), _mm256_set1_ps(*factors.add(1)), sums[1]);
+                    } else {
+                        let both = _mm256_cvtepi32_ps(_mm256_add_epi32(low, high));
+                        let sum = &mut sums[place];
+                        *sum = _mm256_fmadd_ps(both, _mm256_set1_ps(*factors), *sum);
+                    }
+                }
+            } }
+        }
+        for m in 0..M {
+            let [even, odd] = sums[m];
+            *a.out.add((t + m) * a.out_stride + j) = sum(_mm256_add_ps(even, odd)) * a.x.scale(t + m);
+        }
+    }
+}
+
+/// Adds what the offsets of a span are worth.
+///
+/// # Safety
+/// Activation `t` must have the span; AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_offsets<F: Coded>(scales: &Scales, a: &DotCodes, t: usize, span: usize, sums: &mut [__m256; 2]) {
+    let offsets = scales.offsets.as_ptr();
+    // SAFETY: x has sums for whole spans.
+    unsafe {
+        if F::GROUP == 16 {
+            let of_x = a.x.sums16(t).add(span / 16);
+            for (half, sum) in sums.iter_mut().enumerate() {
+                let (offsets, of_x) = (offsets.add(8 * half), of_x.add(8 * half));
+                *sum = _mm256_fmadd_ps(_mm256_load_ps(offsets), _mm256_loadu_ps(of_x), *sum);
+            }
+        } else {
+            let of_x = a.x.sums(t).add(span / 32);
+            sums[0] = _mm256_fmadd_ps(_mm256_load_ps(offsets), _mm256_loadu_ps(of_x), sums[0]);
+        }
+    }
+}
+
+/// # Safety
+/// See [`DotCodesFn`](super::DotCodesFn); AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn dot_codes_avx2<F: Coded>(a: &DotCodes) {
+    for j in 0..a.rows.count {
+        let mut t = 0;
+        while t < a.m {
+            // SAFETY: the contract is the caller's; rows and activations are in range.
+            unsafe {
+                t += match a.m - t {
+                    4.. => {
+                        tile::<F, 4>(a, j, t);
+                        4
+                    }
+                    2.. => {
+                        tile::<F, 2>(a, j, t);
+                        2
+                    }
+                    _ => {
+                        tile::<F, 1>(a, j, t);
+                        1
+                    }
+                };
+            }
+        }
+    }
+}
