@@ -28,8 +28,8 @@ def percent(fraction):
 
 def settings():
     yield setting(0, "quantised", "dense", selector="dense")
-    for dtype in ["int8", "int4", "int4-g128", "int4-zero", "int4-g128-zero"]:
-        yield setting(0 if dtype in ("int8", "int4") else 1, "quantised", dtype, selector="dense", dtype=dtype)
+    for dtype in ["int8", "int4", "Q8_0", "int4-g128", "int4-zero", "int4-g128-zero"]:
+        yield setting(0 if dtype in ("int8", "int4", "Q8_0") else 1, "quantised", dtype, selector="dense", dtype=dtype)
     for selector, rank in SELECTORS.items():
         for active in ACTIVE:
             name = f"{selector} {percent(active)}"
