@@ -59,6 +59,13 @@ pub fn sparsify(
             format!("{} is already sparsified: start from the original", dir.display()),
         ));
     }
+    // A copy that can be gathered is made when a model is loaded; written, it would be a checkpoint that no one else reads.
+    let dtype = model.weights.dtype();
+    if dtype.is_quantized() && options.selector.kind().calibrates() != Calibrates::Blocks {
+        let message =
+            format!("{} is quantised to {dtype}: select (or `sparrow sparsify`) first, then quantise", dir.display());
+        return Err(Error::option("model", message));
+    }
     search::check(options, &model.spec)?;
     // A search for a wanted quality reads as much as is held out, before it.
     let searching = options.curve || options.goal.is_some_and(search::is_searched);
