@@ -27,7 +27,7 @@ fn quantize_makes_a_directory_that_every_command_loads() {
         fail(1, &args, &["already exists"]);
 
         let shown = json(&["inspect", &out, "--format", "json"])["quantization"].clone();
-        assert_eq!(["method", "bits", "group", "source"].map(|key| &shown[key] == &record[key]), [true; 4], "{shown}");
+        assert_eq!(["method", "bits", "group", "source"].map(|key| shown[key] == record[key]), [true; 4], "{shown}");
         let inspected = succeed(&["inspect", &out]);
         assert!(inspected.contains(&format!("35 matrices by {method} to")), "{inspected}");
         assert!(inspected.contains("held-out tenth of sample.txt"), "{inspected}");

@@ -60,6 +60,13 @@ pub struct Sample {
     pub bytes: Vec<u8>,
     pub skip: usize,
     pub values: Vec<f32>,
+    /// The largest magnitude of each row.
+    largest: Vec<f32>,
+}
+
+/// The largest magnitude of each row of `cols` values.
+fn largest(values: &[f32], cols: usize) -> Vec<f32> {
+    values.chunks(cols.max(1)).map(|row| row.iter().fold(0.0, |a: f32, v| a.max(v.abs()))).collect()
 }
 
 impl Sample {
@@ -73,7 +80,8 @@ impl Sample {
             encode(dtype, &values[r * cols..(r + 1) * cols], stored);
             decode(dtype, stored, &mut decoded[r * cols..(r + 1) * cols]);
         }
-        Self { dtype, rows, cols, bytes, skip, values: decoded }
+        let largest = largest(&decoded, cols);
+        Self { dtype, rows, cols, bytes, skip, values: decoded, largest }
     }
 
     pub fn random(dtype: DType, rows: usize, cols: usize, random: &mut Random) -> Self {
@@ -89,6 +97,7 @@ impl Sample {
             random_blocks(dtype, random, stored);
             decode(dtype, stored, &mut sample.values[r * cols..(r + 1) * cols]);
         }
+        sample.largest = largest(&sample.values, cols);
         sample
     }
 
@@ -97,8 +106,7 @@ impl Sample {
         if !HALVES.iter().any(|(dtype, at)| *dtype == self.dtype && at.len() == 2) {
             return self.at(row, col).abs();
         }
-        let row = &self.values[row * self.cols..(row + 1) * self.cols];
-        8.0 * row.iter().fold(0.0, |a, &v| f64::max(a, f64::from(v).abs()))
+        8.0 * f64::from(self.largest[row])
     }
 
     pub fn matrix(&self) -> Matrix<'_> {
