@@ -147,12 +147,6 @@ pub(crate) fn has_vnni() -> bool {
 
 /// Whether the CPU has AVX512-VBMI2, which the AVX-512 tier uses with VNNI but does not need.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn has_bf16() -> bool {
-    is_x86_feature_detected!("avx512bf16")
-}
-
-/// Whether the CPU has AVX512-VBMI2.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn has_vbmi2() -> bool {
     is_x86_feature_detected!("avx512vbmi2")
 }

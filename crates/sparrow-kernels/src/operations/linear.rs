@@ -33,9 +33,8 @@ impl Compute {
     /// max |x| / 32512: 2⁻¹⁶ · max |x| · Σᵢ |W| more. A row of x that holds NaN or infinity gives NaN. For int8 weights
     /// the sums are then exact integers, and every tier gives the same result.
     ///
-    /// For more than 8 activations AVX512-BF16 and [`Isa::Amx`](crate::Isa::Amx) round x to bf16 if the weights are, and
-    /// [`Isa::Amx`](crate::Isa::Amx) both if they are quantised in groups (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more
-    /// for each.
+    /// For more than 8 activations [`Isa::Amx`](crate::Isa::Amx) rounds x to bf16 if the weights are, and both if they
+    /// are quantised in groups (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
     ///
     /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the
     /// error above, but [`Isa::Amx`](crate::Isa::Amx) may take subnormal values of a bf16 bitmap for 0 and make

@@ -34,9 +34,9 @@ impl Compute {
     /// `inputs` holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`,
     /// overwritten. The result does not depend on the number of threads.
     ///
-    /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations AVX512-BF16 and
-    /// [`Isa::Amx`](crate::Isa::Amx) first round x of bf16 weights, and [`Isa::Amx`](crate::Isa::Amx) both x and W of
-    /// weights quantised in groups, to bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
+    /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations
+    /// [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of weights quantised in groups, to
+    /// bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
     /// round x times the scales of the inputs to 16-bit integers, a row with its largest magnitude as 32512: up to half
     /// a step per input more. Of a bf16 bitmap's subnormal and
     /// infinite values see [`linear`](Self::linear).

@@ -59,8 +59,8 @@ impl BandwidthProbe {
 pub struct Peak {
     /// Fused multiply-adds of `f32` with the tier's vectors, in TFLOP/s.
     pub f32: f64,
-    /// Products of bf16 weights accumulated in `f32`, in TFLOP/s, by what the tier has for them: AMX, AVX512-BF16, or
-    /// multiply-adds of `f32`.
+    /// Products of bf16 weights accumulated in `f32`, in TFLOP/s, by what the tier has for them: AMX, or multiply-adds
+    /// of `f32`.
     pub bf16: f64,
     /// Products of int8 weights with 16-bit activations accumulated in int32, in TOP/s, by what the tier has for them.
     pub int8: f64,

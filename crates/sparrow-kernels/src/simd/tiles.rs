@@ -34,13 +34,6 @@ pub(crate) fn cut(x: __m512) -> [__m512; ALL_PARTS] {
     [first, second, _mm512_sub_ps(rest, second)]
 }
 
-/// 32 bf16 values of these bits.
-#[inline(always)]
-pub(crate) fn halves(v: __m512i) -> __m512bh {
-    // SAFETY: both are 64 bytes without invalid bit patterns.
-    unsafe { std::mem::transmute(v) }
-}
-
 /// The bits of 32 bf16 values.
 #[inline(always)]
 pub(crate) fn bits(v: __m512bh) -> __m512i {

@@ -138,14 +138,3 @@ pub(super) const AVX512_VBMI2: Kernels = Kernels {
     ],
     ..AVX512_VNNI
 };
-
-/// The same where the CPU has BF16 too.
-pub(super) const AVX512_BF16: Kernels = Kernels {
-    gemm: {
-        let mut kernels = AVX512_VBMI2.gemm;
-        kernels[DType::BF16 as usize] = Some(gemm::avx512_bf16::gemm_bf16_avx512_bf16);
-        kernels
-    },
-    peak_bf16: probe::avx512::peak_bf16_avx512,
-    ..AVX512_VBMI2
-};

@@ -5,13 +5,11 @@ use crate::support::*;
 use sparrow_kernels::*;
 
 /// The activations that a product with weights of `dtype` `[out, in]` sees: for quantised weights they are rounded row by
-/// row; beyond 8 of them, the AMX tier rounds x to bf16 for weights of bf16 and of codes, and AVX512-BF16 for those of
-/// bf16. The reference sees the same.
+/// row; beyond 8 of them, the AMX tier rounds x to bf16 for weights of bf16 and of codes. The reference sees the same.
 fn as_seen(compute: &Compute, dtype: DType, m: usize, x: &[f32]) -> Vec<f32> {
     let in_bf16 = m > 8
         && match dtype {
             DType::F32 | DType::F16 | DType::I8 => false,
-            DType::BF16 => compute.isa() == Isa::Amx || compute.isa() == Isa::Avx512 && has_bf16(),
             _ => compute.isa() == Isa::Amx,
         };
     if !in_bf16 && dtype.is_quantized() {
@@ -25,16 +23,6 @@ fn as_seen(compute: &Compute, dtype: DType, m: usize, x: &[f32]) -> Vec<f32> {
     let mut rounded = vec![0.0; x.len()];
     decode(DType::BF16, &bytes, &mut rounded);
     rounded
-}
-
-/// Whether AVX-512 multiplies bf16.
-fn has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("avx512vbmi2");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 fn check_linear(compute: &Compute, dtype: DType, m: usize, n: usize, k: usize, random: &mut Random) {

@@ -1,7 +1,6 @@
 //! Probes with AVX-512.
 
 use super::STREAMS;
-use crate::simd::tiles::halves;
 use std::arch::x86_64::*;
 
 /// Reads every byte of [`STREAMS`] times whole lines; the result keeps the loads alive.
@@ -54,26 +53,6 @@ pub(crate) unsafe fn peak_int8_avx512(steps: usize) -> f64 {
     for _ in 0..steps {
         for sum in &mut sums {
             *sum = _mm512_dpwssd_epi32(*sum, a, b);
-        }
-    }
-    std::hint::black_box(sums);
-    (2 * 32 * CHAINS * steps) as f64
-}
-
-/// `steps` steps of independent products of pairs of bf16, added up; returns the operations done.
-///
-/// # Safety
-/// The CPU must have AVX512-BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub(crate) unsafe fn peak_bf16_avx512(steps: usize) -> f64 {
-    const CHAINS: usize = 16;
-    // 1.0 and about 0.008 in bf16, as pairs.
-    let (a, b) = (std::hint::black_box(0x3f80_3f80), std::hint::black_box(0x3c00_3c00));
-    let [a, b] = [halves(_mm512_set1_epi32(a)), halves(_mm512_set1_epi32(b))];
-    let mut sums = [_mm512_set1_ps(1.0); CHAINS];
-    for _ in 0..steps {
-        for sum in &mut sums {
-            *sum = _mm512_dpbf16_ps(*sum, a, b);
         }
     }
     std::hint::black_box(sums);

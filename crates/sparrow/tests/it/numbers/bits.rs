@@ -1,5 +1,5 @@
 //! Logits are the same bits as ever: a hash of them for the golden models, the demo model and stories260k, on the tiers whose
-//! arithmetic is the same on all CPUs that have it (AVX-512 has better kernels where there is VNNI, VBMI2 or BF16), with every selector, stored form and cache. A change that means to alter
+//! arithmetic is the same on all CPUs that have it (AVX-512 has better kernels where there is VNNI or VBMI2), with every selector, stored form and cache. A change that means to alter
 //! arithmetic writes the file anew (`SPARROW_WRITE_BITS=1 cargo test -p sparrow --test it bits`) and says so.
 
 use std::collections::BTreeMap;
