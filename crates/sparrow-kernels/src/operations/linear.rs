@@ -1,7 +1,6 @@
 //! Dense linear layers over weights stored `[out, in]`.
 
 use super::products::{Activations, Products};
-use super::quantize_activations::takes_int16;
 use crate::compute::Compute;
 use crate::dtype::{DType, Stored};
 use crate::kernels::gemm::{Gemm, GemmFn, Layout, Part};
@@ -54,7 +53,7 @@ impl Compute {
         if m == 0 {
             return;
         }
-        let int16 = parts.iter().any(|p| takes_int16(p.weights.dtype())).then(|| self.quantize_activations(x, m));
+        let int16 = parts.iter().any(|p| p.weights.dtype().is_quantized()).then(|| self.quantize_activations(x, m));
         let x = Activations { x, int16: int16.as_ref(), m, exact: m <= FEW };
         if m > FEW {
             self.multiply_blocked(x, parts);

@@ -1,15 +1,9 @@
 //! Activations in 16-bit integers, for weights of int8 and of codes.
 
 use crate::compute::Compute;
-use crate::dtype::DType;
 use crate::parallel::SharedMut;
 use crate::rows::Int16Activations;
 use crate::rows::int16::Int16Layout;
-
-/// Whether weights of this type are multiplied by activations in 16-bit integers.
-pub(crate) fn takes_int16(dtype: DType) -> bool {
-    dtype.is_quantized()
-}
 
 impl Compute {
     /// The rows of x `[m, k]`, each quantised with the scale max |x| / 32512, to nearest, ties to even. A row with NaN

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::add_rows::Coefficients;
 use super::check::check_ids;
 use super::products::{Activations, Products};
-use super::quantize_activations::takes_int16;
 use super::select::mask_words;
 use crate::compute::Compute;
 use crate::dtype::Stored;
@@ -111,7 +110,7 @@ impl Compute {
         let active = inputs.neurons.len();
         let blocks = active.div_ceil(CHUNK).clamp(1, MAX_BLOCKS);
         let block = active.div_ceil(blocks).next_multiple_of(8);
-        let quantized = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| takes_int16(w.dtype()));
+        let quantized = [mlp.gate.unwrap_or(mlp.up), mlp.up].iter().any(|w| w.dtype().is_quantized());
         for start in (0..inputs.rows).step_by(TOKENS) {
             let rows = start..inputs.rows.min(start + TOKENS);
             let inputs = inputs.part(rows.clone(), neurons, hidden);

@@ -1,7 +1,6 @@
 //! AVX-512 loads, widened to `f32`.
 
 use super::vector::{Vector, padded};
-use crate::dtype::layout::int8_scale;
 use crate::dtype::{BF16, F16, F32, I8, code_size};
 use std::arch::x86_64::*;
 
@@ -52,20 +51,19 @@ pub(crate) unsafe fn load_masked<const D: u8>(mask: __mmask16, p: *const u8) -> 
     }
 }
 
-/// Elements `c..c + n` of a stored row of `cols` elements, `0 < n <= 16`, `c` a multiple of 16; other lanes hold zeros.
+/// Elements `c..c + n` of a stored row of floats, `0 < n <= 16`; other lanes hold zeros.
 ///
 /// # Safety
 /// The row must be readable and have the elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, cols: usize, c: usize, n: usize) -> __m512 {
+pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, c: usize, n: usize) -> __m512 {
     // SAFETY: only n elements are read.
     unsafe {
         match D {
             F32 | F16 | BF16 if n >= LANES => load::<D>(row.add(c * code_size(D))),
             F32 | F16 | BF16 => load_masked::<D>(first(n), row.add(c * code_size(D))),
-            I8 => _mm512_mul_ps(load_masked::<I8>(upto16(n), row.add(c)), _mm512_set1_ps(int8_scale(row, cols))),
-            _ => unreachable!("codes are read 32 at a time"),
+            _ => unreachable!("int8 is read as it is, codes 32 at a time"),
         }
     }
 }

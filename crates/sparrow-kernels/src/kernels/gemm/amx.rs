@@ -77,7 +77,7 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
                         // tiles per step.
                         unsafe {
                             let row = if r < panel.rows {
-                                elements::<D>(&stored, r, panel, panel.k + step * STEP, panel.len - step * STEP)
+                                elements::<D>(&stored, r, panel.k + step * STEP, panel.len - step * STEP)
                             } else {
                                 _mm512_setzero_si512()
                             };
@@ -94,7 +94,7 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
                 let row = |i: usize| {
                     if i < panel.len {
                         // SAFETY: the stored row has `rows` elements from here, which the load respects.
-                        unsafe { elements::<D>(&stored, i, panel, panel.row, panel.rows) }
+                        unsafe { elements::<D>(&stored, i, panel.row, panel.rows) }
                     } else {
                         _mm512_setzero_si512()
                     }
@@ -183,16 +183,15 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
 /// The row must have the elements; AVX512-BF16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-unsafe fn elements<const D: u8>(stored: &StoredRows, i: usize, panel: &Panel, c: usize, n: usize) -> __m512i {
-    let (row, cols) = (stored.row(i), panel.weights.cols());
+unsafe fn elements<const D: u8>(stored: &StoredRows, i: usize, c: usize, n: usize) -> __m512i {
+    let row = stored.row(i);
     // SAFETY: the contract is the caller's.
     unsafe {
         if D == BF16 {
             return _mm512_maskz_loadu_epi16(upto32(n), row.add(2 * c).cast());
         }
-        let low = load_at::<D>(row, cols, c, n.min(LANES));
-        let high =
-            if n > LANES { load_at::<D>(row, cols, c + LANES, n.min(STEP) - LANES) } else { _mm512_setzero_ps() };
+        let low = load_at::<D>(row, c, n.min(LANES));
+        let high = if n > LANES { load_at::<D>(row, c + LANES, n.min(STEP) - LANES) } else { _mm512_setzero_ps() };
         bits(_mm512_cvtne2ps_pbh(high, low))
     }
 }

@@ -69,7 +69,7 @@ mod ops {
     /// As [`avx2::load_at`]; `n` at most a vector.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn load_at<const D: u8>(row: *const u8, _: usize, c: usize, n: usize) -> __m256 {
+    pub(super) unsafe fn load_at<const D: u8>(row: *const u8, c: usize, n: usize) -> __m256 {
         // SAFETY: the contract is the caller's.
         unsafe { if n >= LANES { avx2::load_at::<D>(row, c) } else { avx2::load_part_at::<D>(row, c, n) } }
     }

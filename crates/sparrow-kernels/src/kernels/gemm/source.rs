@@ -55,7 +55,8 @@ impl<'a> Source<'a> {
 
     /// Before the panels of `len` inputs from `k` on.
     pub(super) fn start_block(&mut self, k: usize, len: usize) {
-        if self.gemm.layout == Layout::InOut {
+        let as_stored = matches!(self.weights, Stored::Dense(_)) && self.decode.is_none();
+        if self.gemm.layout == Layout::InOut && !as_stored {
             let columns = first_column(&self.outputs)..self.outputs.end;
             for i in 0..len {
                 let row = self.gemm.ids.map_or(k + i, |ids| ids[k + i] as usize);

@@ -77,7 +77,7 @@ macro_rules! widened {
             #[target_feature(enable = $features)]
             unsafe fn pack_w(panel: &Panel, to: *mut u8) {
                 let to = to.cast::<f32>();
-                let (stored, cols) = (panel.stored_rows(), panel.weights.cols());
+                let stored = panel.stored_rows();
                 match panel.layout {
                     Layout::OutIn => {
                         for group in (0..Self::ROWS).step_by($ops::LANES) {
@@ -87,7 +87,7 @@ macro_rules! widened {
                                 for (r, value) in values.iter_mut().enumerate().take(panel.rows.saturating_sub(group)) {
                                     // SAFETY: the stored row has `len` elements from k; the load ends at the last.
                                     *value = unsafe {
-                                        $ops::bits($ops::load_at::<D>(stored.row(group + r), cols, panel.k + i, here))
+                                        $ops::bits($ops::load_at::<D>(stored.row(group + r), panel.k + i, here))
                                     };
                                 }
                                 for (j, value) in $ops::transpose(values).into_iter().enumerate().take(here) {
@@ -107,7 +107,7 @@ macro_rules! widened {
                                     let value = if here == 0 {
                                         $ops::zero()
                                     } else {
-                                        $ops::load_at::<D>(stored.row(i), cols, panel.row + group, here)
+                                        $ops::load_at::<D>(stored.row(i), panel.row + group, here)
                                     };
                                     $ops::store(to.add(i * Self::ROWS + group), value);
                                 }
