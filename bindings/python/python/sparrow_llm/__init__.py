@@ -1,0 +1,1 @@
+"""Sparse language-model inference on ordinary CPUs."""
