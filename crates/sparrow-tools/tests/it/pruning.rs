@@ -14,6 +14,8 @@ use sparrow_tools::eval::evaluate;
 use sparrow_tools::prune::{Allocation, Method, Pattern, PruneOptions, PruningRecord, Target, prune};
 use sparrow_tools::text::windows;
 
+use crate::interrupted::{files, interrupted};
+
 const WINDOW: usize = 32;
 
 fn options(method: Method, target: Target) -> PruneOptions {
@@ -191,14 +193,6 @@ fn patterns_sparsities_and_choices_hold_in_what_is_written() {
     }
 }
 
-/// Every file of a directory.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap()))
-        .collect()
-}
-
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
@@ -208,26 +202,9 @@ fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
         prune_demo(&whole, &options, &cpu()).unwrap();
         let expected = files(&whole);
         let one = Arc::new(Cpu::new(Some(1)));
-        let mut interrupted = 0;
-        for patience in [3, 18, 30, 45, 60, usize::MAX] {
-            let mut left = patience;
-            let run = catch_unwind(AssertUnwindSafe(|| {
-                prune(&demo_dir(), &parts, &text(), &options, &one, |_, _, _| {
-                    left -= 1;
-                    assert!(left > 0, "interrupted, as it should be");
-                })
-            }));
-            match run {
-                Ok(done) => drop(done.unwrap()),
-                Err(_) => {
-                    interrupted += 1;
-                    assert!(!parts.exists());
-                }
-            }
-            if parts.exists() {
-                break;
-            }
-        }
+        let interrupted = interrupted(&[3, 18, 30, 45, 60, usize::MAX], &parts, |report| {
+            prune(&demo_dir(), &parts, &text(), &options, &one, |_, _, _| report())
+        });
         assert!(interrupted > 2);
         let found = files(&parts);
         assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());

@@ -1,6 +1,5 @@
 //! Quantising whole models: what is written, against an independent calculation, interrupted, and refused.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +13,8 @@ use sparrow_testing::*;
 use sparrow_tools::eval::evaluate;
 use sparrow_tools::quantize::{Method, QuantizationRecord, QuantizeOptions, quantize};
 use sparrow_tools::text::windows;
+
+use crate::interrupted::{files, interrupted};
 
 const WINDOW: usize = 32;
 
@@ -214,14 +215,6 @@ fn the_written_quality_is_what_evaluation_finds() {
     assert_eq!(QuantizationRecord::read(&out).unwrap(), Some(written));
 }
 
-/// Every file of a directory.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap()))
-        .collect()
-}
-
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
@@ -231,26 +224,9 @@ fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
         quantize_demo(&whole, &options).unwrap();
         let expected = files(&whole);
         let one = Arc::new(Cpu::new(Some(1)));
-        let mut interrupted = 0;
-        for patience in [3, 8, 14, 20, 30, usize::MAX] {
-            let mut left = patience;
-            let run = catch_unwind(AssertUnwindSafe(|| {
-                quantize(&demo_dir(), &parts, &text(), &options, &one, |_, _, _| {
-                    left -= 1;
-                    assert!(left > 0, "interrupted, as it should be");
-                })
-            }));
-            match run {
-                Ok(done) => drop(done.unwrap()),
-                Err(_) => {
-                    interrupted += 1;
-                    assert!(!parts.exists());
-                }
-            }
-            if parts.exists() {
-                break;
-            }
-        }
+        let interrupted = interrupted(&[3, 8, 14, 20, 30, usize::MAX], &parts, |report| {
+            quantize(&demo_dir(), &parts, &text(), &options, &one, |_, _, _| report())
+        });
         assert!(interrupted > 1, "{method}");
         let found = files(&parts);
         assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
