@@ -1,0 +1,6 @@
+"""Sparrow in transformers: a model that the engine runs, and sparse MLPs in models that torch runs."""
+
+from .cache import SparrowCache
+from .causal_lm import SparrowForCausalLM
+
+__all__ = ["SparrowCache", "SparrowForCausalLM"]
