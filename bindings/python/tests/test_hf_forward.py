@@ -6,13 +6,11 @@ import copy
 from typing import Any
 
 import pytest
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from hf_models import DEMO, random_model  # noqa: E402
-from sparrow_llm.hf import SparrowForCausalLM  # noqa: E402
-from sparrow_llm.hf.causal_lm import CACHE  # noqa: E402
+import torch
+import transformers
+from hf_models import DEMO, random_model
+from sparrow_llm.hf import SparrowForCausalLM
+from sparrow_llm.hf.causal_lm import CACHE
 
 pytestmark = pytest.mark.transformers
 
@@ -127,7 +125,11 @@ def test_refusals(models: Any) -> None:
     holes = torch.tensor([[1, 0, 1, 1, 1, 1, 1]] * 2)
     cases: list[tuple[str, type[Exception], dict[str, Any]]] = [
         ("between tokens", ValueError, dict(attention_mask=holes)),
-        ("row 0 of attention_mask ends with padding", ValueError, dict(attention_mask=LEFT.flip(-1), logits_to_keep=1)),
+        (
+            "row 0 of attention_mask ends with padding",
+            ValueError,
+            dict(attention_mask=LEFT.flip(-1), logits_to_keep=1),
+        ),
         ("must have the shape", ValueError, dict(attention_mask=LEFT[:, :5])),
         ("are cached of the rows", ValueError, dict(cache=cache, attention_mask=torch.ones(2, 11))),
         ("pass the attention_mask", ValueError, dict(cache=cache)),

@@ -1,17 +1,15 @@
-"""`SparrowForCausalLM.generate` gives what transformers' own models give, in every way that generate can be used."""
+"""`SparrowForCausalLM.generate` gives what transformers' own models give, however generate is used."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from hf_models import DEMO, FAMILIES, demo_model, demo_tokenizer, random_model  # noqa: E402
-from sparrow_llm.hf import SparrowForCausalLM  # noqa: E402
-from transformers import StoppingCriteria, StoppingCriteriaList  # noqa: E402
+import torch
+import transformers
+from hf_models import DEMO, FAMILIES, demo_model, demo_tokenizer, random_model
+from sparrow_llm.hf import SparrowForCausalLM
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 pytestmark = pytest.mark.transformers
 
@@ -71,7 +69,9 @@ def test_prompts_in_chunks(stock: Any, model: Any, tokenizer: Any) -> None:
     # Whole: transformers 4 gives padded rows other positions in chunks than in steps.
     whole = stock.generate(**inputs, max_new_tokens=24, do_sample=False)
     for size in (1, 3, 64):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=24, do_sample=False, prefill_chunk_size=size), whole)
+        assert torch.equal(
+            model.generate(**inputs, max_new_tokens=24, do_sample=False, prefill_chunk_size=size), whole
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,7 +82,9 @@ def test_every_family(tmp_path: Any, family: str) -> None:
     ids = torch.tensor([[0, 0, 5, 9, 23], [7, 31, 90, 4, 55]])
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     for beams in (1, 3):
-        arguments = dict(attention_mask=mask, max_new_tokens=16, min_new_tokens=16, do_sample=False, num_beams=beams)
+        arguments = dict(
+            attention_mask=mask, max_new_tokens=16, min_new_tokens=16, do_sample=False, num_beams=beams
+        )
         assert torch.equal(model.generate(ids, **arguments), stock.generate(ids, **arguments))
 
 
@@ -92,7 +94,9 @@ def test_assisted(stock: Any, model: Any, tokenizer: Any, target: str, draft: st
     either = {"stock": stock, "model": model}
     inputs = tokenizer(PROMPTS[2], return_tensors="pt").input_ids
     alone = stock.generate(inputs, max_new_tokens=32, do_sample=False)
-    assisted = either[target].generate(inputs, max_new_tokens=32, do_sample=False, assistant_model=either[draft])
+    assisted = either[target].generate(
+        inputs, max_new_tokens=32, do_sample=False, assistant_model=either[draft]
+    )
     assert torch.equal(assisted, alone)
 
 
@@ -100,7 +104,9 @@ def test_a_bad_draft_changes_nothing(stock: Any, model: Any, tokenizer: Any) -> 
     draft = random_model("Llama", vocab_size=2048)
     inputs = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
     alone = stock.generate(inputs, max_new_tokens=16, do_sample=False)
-    assert torch.equal(model.generate(inputs, max_new_tokens=16, do_sample=False, assistant_model=draft), alone)
+    assert torch.equal(
+        model.generate(inputs, max_new_tokens=16, do_sample=False, assistant_model=draft), alone
+    )
 
 
 def test_prompt_lookup(stock: Any, model: Any, tokenizer: Any) -> None:
@@ -138,7 +144,9 @@ def test_stopping_criteria_and_streamer(model: Any, tokenizer: Any) -> None:
     inputs = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
     streamer = Collected()
     criteria = StoppingCriteriaList([AtTwelve()])
-    ids = model.generate(inputs, max_new_tokens=64, do_sample=False, stopping_criteria=criteria, streamer=streamer)
+    ids = model.generate(
+        inputs, max_new_tokens=64, do_sample=False, stopping_criteria=criteria, streamer=streamer
+    )
     assert ids.shape == (1, 12)
     assert streamer.ids == ids[0].tolist() and streamer.ended
 
@@ -147,14 +155,21 @@ def test_stopping_criteria_and_streamer(model: Any, tokenizer: Any) -> None:
 def test_scores(stock: Any, model: Any, tokenizer: Any, beams: int) -> None:
     inputs = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
     arguments = dict(
-        max_new_tokens=12, do_sample=False, num_beams=beams, output_scores=True, output_logits=True, return_dict_in_generate=True
+        max_new_tokens=12,
+        do_sample=False,
+        num_beams=beams,
+        output_scores=True,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
     ours, theirs = model.generate(inputs, **arguments), stock.generate(inputs, **arguments)
     assert torch.equal(ours.sequences, theirs.sequences)
     assert len(ours.scores) == len(theirs.scores) == 12
     for name in ("scores", "logits"):
         # Of the logits' size, 20, twice the float32 error of sums of 256 products through five layers.
-        torch.testing.assert_close(torch.stack(getattr(ours, name)), torch.stack(getattr(theirs, name)), atol=2e-3, rtol=0)
+        torch.testing.assert_close(
+            torch.stack(getattr(ours, name)), torch.stack(getattr(theirs, name)), atol=2e-3, rtol=0
+        )
 
 
 def test_pipeline(stock: Any, model: Any, tokenizer: Any) -> None:

@@ -9,7 +9,9 @@ import torch
 from .cache import SessionLayer
 
 
-def advance(layer: SessionLayer, ids: torch.Tensor, real: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
+def advance(
+    layer: SessionLayer, ids: torch.Tensor, real: torch.Tensor, columns: Sequence[int]
+) -> torch.Tensor:
     """Appends the tokens of a batch to the cached rows. If that fails, none is appended.
 
     Args:

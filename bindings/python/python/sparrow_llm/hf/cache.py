@@ -1,4 +1,4 @@
-"""The cache that `SparrowForCausalLM` hands to `generate`: rows of a batch as sequences of a native session."""
+"""The cache of `SparrowForCausalLM`: rows of a batch as sequences of a native session."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 CROP_REMOVES = "tokens_to_remove" in inspect.signature(Cache.crop).parameters
 
 
-class SessionLayer(CacheLayerMixin):
-    """All layers of the model at once, as the one layer of a `Cache`: its methods are what `Cache` asks of layers.
+class SessionLayer(CacheLayerMixin):  # type: ignore[misc]
+    """All layers of the model as the one layer of a `Cache`: its methods are what `Cache` asks of layers.
 
-    Row `r` of the batch is sequence `r` of the session, without its padding. `padded` counts the columns of the attention mask
-    that are cached, padding included.
+    Row `r` of the batch is sequence `r` of the session, without its padding. `padded` counts the columns of
+    the attention mask that are cached, padding included.
     """
 
     is_compileable = False
@@ -50,7 +50,7 @@ class SessionLayer(CacheLayerMixin):
             self.session.remove_sequence(self.rows)
 
     def reserve(self, lengths: Sequence[int]) -> None:
-        """Gives rows room for so many tokens each. All rows have the same room, so that any can take another's place.
+        """Gives rows room for so many tokens each, all the same, so that any can take another's place.
 
         Raises:
             ContextLengthError: A length is above the model's context.
@@ -88,7 +88,8 @@ class SessionLayer(CacheLayerMixin):
         """Takes tokens away from the end of every row.
 
         Args:
-            count: Tokens to take away, as a number below 0; or before transformers 5, from 0 on, tokens to keep.
+            count: Tokens to take away, as a number below 0; or before transformers 5, from 0 on, tokens to
+                keep.
         """
         if count > 0 and CROP_REMOVES:
             raise ValueError(f"crop takes the number of tokens to remove as a negative number, found {count}")
@@ -136,14 +137,15 @@ class SessionLayer(CacheLayerMixin):
         raise TypeError(REFUSED)
 
 
-REFUSED = "a SparrowCache holds no keys and values of other models: give it to the SparrowForCausalLM that made it"
+REFUSED = "a SparrowCache holds no keys and values of other models: give it to a SparrowForCausalLM"
 
 
-class SparrowCache(Cache):
+class SparrowCache(Cache):  # type: ignore[misc]
     """Keys and values of a `SparrowForCausalLM`, which live in the engine.
 
-    It is what the model returns as `past_key_values` (`cache` from transformers 5.24 on) and takes back. It can be cropped,
-    reordered, and its rows repeated or selected. A deep copy computes the cached tokens again.
+    It is what the model returns as `past_key_values` (`cache` from transformers 5.24 on) and takes back. It
+    can be cropped, reordered, and its rows repeated or selected. A deep copy computes the cached tokens
+    again.
 
     Args:
         engine: The engine of the model that fills it.

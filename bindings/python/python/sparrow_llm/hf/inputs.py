@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 
 
-def real_tokens(mask: torch.Tensor | None, shape: tuple[int, int], lengths: Sequence[int], padded: int) -> torch.Tensor:
+def real_tokens(
+    mask: torch.Tensor | None, shape: tuple[int, int], lengths: Sequence[int], padded: int
+) -> torch.Tensor:
     """Which of the new ids are tokens and not padding.
 
     Args:
@@ -25,21 +27,27 @@ def real_tokens(mask: torch.Tensor | None, shape: tuple[int, int], lengths: Sequ
     rows, new = shape
     if mask is None:
         if any(length != padded for length in lengths):
-            raise ValueError("the cached prompts are padded: pass the attention_mask of all tokens, cached ones too")
+            raise ValueError(
+                "the cached prompts are padded: pass the attention_mask of all tokens, cached ones too"
+            )
         return torch.ones(shape, dtype=torch.bool)
     if mask.shape != (rows, padded + new):
         raise ValueError(
-            f"attention_mask must have the shape {(rows, padded + new)} of {padded} cached and {new} new tokens, "
-            f"found {tuple(mask.shape)}"
+            f"attention_mask must have the shape {(rows, padded + new)}, for {padded} cached and {new} new "
+            f"tokens, found {tuple(mask.shape)}"
         )
     real = mask.bool()
     cached = real[:, :padded].sum(dim=-1).tolist()
     if cached != list(lengths):
-        raise ValueError(f"attention_mask says that {cached} tokens are cached of the rows, the cache has {list(lengths)}")
+        raise ValueError(
+            f"attention_mask says that {cached} tokens are cached of the rows, the cache has {[*lengths]}"
+        )
     # A token after padding that follows a token.
     ended = (real[:, :-1] & ~real[:, 1:]).cumsum(dim=-1).bool()
     if bool((ended & real[:, 1:]).any()):
-        raise ValueError("attention_mask has padding between tokens: pad prompts on the left (padding_side='left')")
+        raise ValueError(
+            "attention_mask has padding between tokens: pad prompts on the left (padding_side='left')"
+        )
     return real[:, padded:]
 
 
@@ -52,8 +60,8 @@ def check_ends(real: torch.Tensor, lengths: Sequence[int]) -> None:
     for row, length in enumerate(lengths):
         if not bool(real[row, -1]) and (length > 0 or bool(real[row].any())):
             raise ValueError(
-                f"row {row} of attention_mask ends with padding, so its last logits would be those of padding: "
-                "pad prompts on the left (padding_side='left')"
+                f"row {row} of attention_mask ends with padding, which predicts nothing: pad prompts on the "
+                "left (padding_side='left')"
             )
 
 
