@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from conftest import DEMO
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-DEMO = Path(__file__).resolve().parents[3] / "assets" / "demo"
 
 SMALL = dict(
     vocab_size=96,

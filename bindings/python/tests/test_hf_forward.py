@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hf_models import DEMO, random_model
+from conftest import DEMO
+from hf_models import random_model
 from sparrow_llm.hf import SparrowForCausalLM
 from sparrow_llm.hf.causal_lm import CACHE
 

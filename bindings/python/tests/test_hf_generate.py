@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hf_models import DEMO, FAMILIES, demo_model, demo_tokenizer, random_model
+from conftest import DEMO
+from hf_models import FAMILIES, demo_model, demo_tokenizer, random_model
 from sparrow_llm.hf import SparrowForCausalLM
 from transformers import StoppingCriteria, StoppingCriteriaList
 

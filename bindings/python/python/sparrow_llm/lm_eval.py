@@ -85,7 +85,7 @@ class SparrowLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that a text without context comes after: the one that the tokenizer begins texts with, if it does."""
+        """What a text without context comes after: the token that the tokenizer begins texts with, if it does."""
         return self.beginning[-1] if self.beginning else self.eot_token_id
 
     @property
@@ -178,7 +178,7 @@ class SparrowLM(TemplateLM):  # type: ignore[misc]
         return self.session.score(self.sequence, context[shared:], continuation)
 
     def _score_in_blocks(self, context: list[int], continuation: list[int]) -> list[tuple[float, bool]]:
-        """The same over a sparse cache, which keeps nothing of what it has pruned, so that nothing is shared."""
+        """The same over a sparse cache, which cannot go back to what it has pruned, so nothing is shared."""
         self.session.truncate(self.sequence, 0)
         ids, scores = context + continuation, list[tuple[float, bool]]()
         for start in range(0, len(ids) - 1, SPARSE_CACHE_BLOCK):
