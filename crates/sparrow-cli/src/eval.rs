@@ -1,14 +1,13 @@
 //! `sparrow eval`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
 use sparrow::internals::backend::is_relu_family;
 use sparrow::internals::record::{Evaluation, PredictorQuality};
-use sparrow::{DType, KvOptions, Load, Model, Placement, Selector, SelectorSpec, Session, SessionOptions};
-use sparrow_tools::eval::evaluate;
+use sparrow::{DType, KvOptions, Load, Placement, Selector, SelectorSpec};
+use sparrow_tools::eval::{as_stored, evaluate, sessions};
 use sparrow_tools::observe::Recall;
 use sparrow_tools::text::{first_tokens, windows};
 use sparrow_tools::traffic::weight_bytes_per_token;
@@ -108,18 +107,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             reference.tokenizer()?.check_same_vocabulary(tokenizer)?;
             reference.model
         }
-        None if model.weights.dtype().is_quantized() => Arc::new(Model::load(&dir, Placement::default())?),
-        None => model.clone(),
+        None => as_stored(&loaded)?,
     };
     let context = model.spec.context_length().min(stored.spec.context_length());
     let window = context.min(args.window as usize);
     let ids = windows(&ids, &beginning, window)?;
-    // A cache that nobody asked for is exact: the bf16 of generation costs 0.1 % on some models, which would hide in what is compared.
-    let exact = KvOptions { dtype: Some(DType::F32), ..KvOptions::default() };
     let as_generation = kv == KvOptions::default();
-    let options = SessionOptions { sequences: 1, capacity: window, kv: exact };
-    let mut dense = Session::new(stored, cpu.clone(), Selector::dense(), options)?;
-    let mut sparse = loaded.session(SessionOptions { kv: if as_generation { exact } else { kv }, ..options })?;
+    let [mut dense, mut sparse] = sessions(&loaded, stored, kv, window)?;
     let mut recall = truth.as_ref().map(|truth| Recall::new(cpu, &model.weights.layers, model.spec.activation, truth));
     let bar = progress("evaluating", ids.len() as u64, false);
     let evaluation =

@@ -156,13 +156,7 @@ impl StorageArgs {
 
 /// Opens a model, with bars for what takes long.
 pub fn open(load: Load) -> anyhow::Result<Loaded> {
-    let name = |stage| match stage {
-        LoadStage::Reading => "reading weights",
-        LoadStage::Transposing => "transposing weights",
-        LoadStage::Quantizing => "quantising weights",
-        LoadStage::Compressing => "compressing zeros",
-    };
-    let mut bars = Bars::new(name, |stage| stage != LoadStage::Compressing);
+    let mut bars = Bars::new(LoadStage::name, |stage| stage != LoadStage::Compressing);
     let loaded = load.open(|stage, done, total| bars.show(stage, done, total))?;
     bars.clear();
     if let Some(decoded) = &loaded.model.decoded {

@@ -69,7 +69,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         max_tokens: args.calibration.max_tokens,
         ..PruneOptions::new(args.method, target)
     };
-    let mut bars = Bars::new(name, |_| false);
+    let mut bars = Bars::new(|stage: Stage| stage.name("pruning layers"), |_| false);
     let report = |stage, done, total| bars.show(stage, done, total);
     let record = prune(&dir, &args.output, &args.calibration.text, &options, &args.cpu.cpu(), report)?;
     bars.clear();
@@ -114,12 +114,4 @@ pub fn describe(record: &PruningRecord) -> String {
         percent(record.sparsity),
         calibrated(calibration)
     )
-}
-
-fn name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Allocating => "looking for outliers",
-        Stage::Changing => "pruning layers",
-        Stage::Evaluating => "measuring quality",
-    }
 }

@@ -57,7 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         max_tokens: args.calibration.max_tokens,
         ..usual
     };
-    let mut bars = Bars::new(name, |_| false);
+    let mut bars = Bars::new(|stage: Stage| stage.name("quantising layers"), |_| false);
     let report = |stage, done, total| bars.show(stage, done, total);
     let record = quantize(&dir, &args.output, &args.calibration.text, &options, &args.cpu.cpu(), report)?;
     bars.clear();
@@ -82,11 +82,4 @@ pub fn describe(record: &QuantizationRecord) -> String {
         record.bits_per_weight_of_model,
         calibrated(&record.calibration)
     )
-}
-
-fn name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Allocating | Stage::Changing => "quantising layers",
-        Stage::Evaluating => "measuring quality",
-    }
 }

@@ -155,7 +155,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.report {
         report::check(path)?;
     }
-    let mut bars = Bars::new(name, |stage| matches!(stage, Stage::Transposing | Stage::Writing));
+    let mut bars = Bars::new(Stage::name, |stage| matches!(stage, Stage::Transposing | Stage::Writing));
     let report = |stage, done, total| bars.show(stage, done, total);
     let made = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
     bars.clear();
@@ -227,17 +227,4 @@ fn print_trials(trials: &[Trial]) -> anyhow::Result<()> {
         ]
     });
     table(&["tried", "active", "perplexity", "KL mean", "accepted"], rows)
-}
-
-fn name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Observing => "observing activations",
-        Stage::Transposing => "transposing weights",
-        Stage::Predicting => "computing predictors",
-        Stage::Training => "training predictors",
-        Stage::Thresholding => "calibrating thresholds",
-        Stage::Searching => "searching",
-        Stage::Evaluating => "measuring quality",
-        Stage::Writing => "writing weights",
-    }
 }

@@ -30,6 +30,18 @@ pub enum LoadStage {
     Compressing,
 }
 
+impl LoadStage {
+    /// What is done, in a few words.
+    pub fn name(self) -> &'static str {
+        match self {
+            LoadStage::Reading => "reading weights",
+            LoadStage::Transposing => "transposing weights",
+            LoadStage::Quantizing => "quantising weights",
+            LoadStage::Compressing => "compressing zeros",
+        }
+    }
+}
+
 /// How a model is to be opened: `Load::new("DIR").dtype(DType::I8).open(|_, _, _| ())`.
 #[derive(Debug)]
 pub struct Load {

@@ -49,8 +49,18 @@ class Model:
     def isa(self) -> str: ...
     @property
     def has_tokenizer(self) -> bool: ...
+    def config(self) -> str: ...
+    def suggested_sampling(self) -> dict[str, Any]: ...
     def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
+    def token(self, id: int) -> str | None: ...
+    def chat_prompt(
+        self,
+        messages: str,
+        tools: str | None = None,
+        template: str | None = None,
+        variables: str | None = None,
+    ) -> tuple[list[int], int | None, str | None]: ...
 
 @final
 class Session:
@@ -78,12 +88,52 @@ class Session:
     def prefill(self, sequence: int, ids: Sequence[int]) -> bytearray: ...  # [vocab]: after the last id
     def prefill_all(self, sequence: int, ids: Sequence[int]) -> bytearray: ...  # [ids, vocab]
     def decode(self, tokens: Sequence[tuple[int, int]]) -> bytearray: ...  # (sequence, id) -> [tokens, vocab]
-    def score(self, sequence: int, ids: Sequence[int]) -> list[tuple[float, bool]]: ...
+    # Log-probability of each token of the continuation, and whether it was the most likely one.
+    def score(
+        self, sequence: int, context: Sequence[int], continuation: Sequence[int]
+    ) -> list[tuple[float, bool]]: ...
     def reset_stats(self) -> None: ...
     def active_fraction(self) -> float: ...
     def start_profile(self) -> None: ...
-    def profile(self) -> list[tuple[str, int, float]]: ...
+    # Component, and mean, standard deviation, minimum, maximum of its seconds per call.
+    def profile(self) -> list[tuple[str, list[float]]]: ...
     def cancel(self) -> None: ...
+
+@final
+class Token:
+    @property
+    def id(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def logprob(self) -> float | None: ...
+    @property
+    def top(self) -> list[tuple[int, float]] | None: ...
+
+@final
+class Outcome:
+    @property
+    def tokens(self) -> list[Token]: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def rest(self) -> str: ...
+    @property
+    def finish(self) -> str: ...
+    @property
+    def stop(self) -> str | None: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def new_tokens(self) -> int: ...
+    @property
+    def time_to_first_token(self) -> float | None: ...
+    @property
+    def decode_time(self) -> float: ...
+    @property
+    def active_fraction(self) -> float: ...
 
 @final
 class Engine:
@@ -99,12 +149,99 @@ class Engine:
         kv_sinks: int | None = None,
         kept: int = 0,
     ) -> Engine: ...
-    def submit(self, request: dict[str, Any]) -> int: ...
-    def step(self, request: int) -> Any: ...
-    def run(self, requests: Sequence[int], callback: Callable[..., object] | None) -> list[Any]: ...
+    def submit(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Sequence[tuple[int, float]] = ...,
+        seed: int = 0,
+        stop: Sequence[str] = ...,
+        stop_token_ids: Sequence[int] = ...,
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+    ) -> int: ...
+    def step(self, request: int) -> tuple[list[Token], Outcome | None]: ...
+    def run(
+        self, requests: Sequence[int], callback: Callable[[int, Token], object] | None = None
+    ) -> list[Outcome]: ...
     def end(self, request: int) -> None: ...
     def cancel(self) -> None: ...
 
+def sparsify(
+    model: str,
+    output: str,
+    *,
+    selector: str,
+    text: str,
+    recall: float | None = None,
+    target_active: float | None = None,
+    target_ppl: float | None = None,
+    target_kl: float | None = None,
+    rank: float = 0.04,
+    look_ahead: bool = False,
+    epochs: int = 0,
+    window: int = 256,
+    bos: bool = True,
+    max_tokens: int = 65_536,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> str: ...
+def prune(
+    model: str,
+    output: str,
+    *,
+    method: str,
+    text: str,
+    sparsity: float | None = None,
+    pattern: str | None = None,
+    allocation: str = "uniform",
+    include: Sequence[str] = ...,
+    exclude: Sequence[str] = ...,
+    window: int = 256,
+    bos: bool = True,
+    max_tokens: int = 65_536,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> str: ...
+def quantize(
+    model: str,
+    output: str,
+    *,
+    method: str,
+    text: str,
+    bits: int = 4,
+    group: int | None = None,
+    zero_points: bool = False,
+    include: Sequence[str] = ...,
+    exclude: Sequence[str] = ...,
+    window: int = 256,
+    bos: bool = True,
+    max_tokens: int = 65_536,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> str: ...
+def evaluate(
+    model: Model,
+    text: str,
+    *,
+    reference: Model | None = None,
+    window: int = 256,
+    bos: bool = True,
+    max_tokens: int | None = None,
+    kv_dtype: str | None = None,
+    kv_sparsity: str | None = None,
+    kv_dense_tail: int | None = None,
+    kv_sinks: int | None = None,
+    progress: Progress | None = None,
+) -> str: ...
 def register_operators(path: str) -> None: ...
 def operator_threads() -> int: ...
 def set_operator_threads(threads: int) -> None: ...

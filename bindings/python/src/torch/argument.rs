@@ -64,25 +64,32 @@ pub fn is_contiguous(t: &Tensor) -> bool {
     true
 }
 
+/// Elements from one row to the next of a tensor `[rows, cols]`, whose elements within a row are neighbours.
+pub fn row_stride(name: &str, t: &Tensor) -> Result<usize> {
+    let (&[rows, cols], &[row, column]) = (t.sizes(), t.strides()) else {
+        return Err(Fault::Internal(format!("{name}: the rows of a tensor without rows")));
+    };
+    if rows <= 1 || cols == 0 {
+        if cols <= 1 || column == 1 {
+            return Ok(cols as usize);
+        }
+    } else if (column == 1 || cols == 1) && row >= cols {
+        return Ok(row as usize);
+    }
+    Err(Fault::Shape(format!(
+        "{name}: expected rows of neighbouring elements, strides (at least {cols}, 1), found {:?}: call .contiguous()",
+        t.strides()
+    )))
+}
+
 /// A matrix of floats whose rows may lie apart, but not elements within a row.
 pub fn matrix<'a>(name: &str, t: &'a Tensor, what: &str) -> Result<Matrix<'a>> {
     let dtype = float(name, t)?;
     let [rows, cols] = two_dimensions(name, t, what)?;
-    let &[row_stride, stride] = t.strides() else {
-        return Err(Fault::Internal("a tensor without strides".into()));
-    };
     if rows == 0 || cols == 0 {
         return Ok(Matrix::new(dtype, rows, cols, &[]));
     }
-    let row_stride = if rows == 1 { cols } else { row_stride as usize };
-    if (stride != 1 && cols != 1) || row_stride < cols {
-        return Err(Fault::Shape(format!(
-            "{name}: expected rows of neighbouring elements, strides (at least {cols}, 1), found {:?}: call \
-             .contiguous()",
-            t.strides()
-        )));
-    }
-    Ok(Matrix::strided(dtype, rows, cols, row_stride * dtype.row_bytes(1), t.bytes()))
+    Ok(Matrix::strided(dtype, rows, cols, row_stride(name, t)? * dtype.row_bytes(1), t.bytes()))
 }
 
 /// Rows and columns of activations `[..., columns]`.

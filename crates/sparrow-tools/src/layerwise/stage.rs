@@ -11,5 +11,16 @@ pub enum Stage {
     Evaluating,
 }
 
+impl Stage {
+    /// What is done, in a few words; `changing` says what of layers.
+    pub fn name(self, changing: &'static str) -> &'static str {
+        match self {
+            Stage::Allocating => "looking for outliers",
+            Stage::Changing => changing,
+            Stage::Evaluating => "measuring quality",
+        }
+    }
+}
+
 /// Called with a stage, what is done of it and what there is to do.
 pub type Progress<'a> = dyn FnMut(Stage, u64, u64) + 'a;

@@ -64,5 +64,21 @@ pub enum Stage {
     Writing,
 }
 
+impl Stage {
+    /// What is done, in a few words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Observing => "observing activations",
+            Stage::Transposing => "transposing weights",
+            Stage::Predicting => "computing predictors",
+            Stage::Training => "training predictors",
+            Stage::Thresholding => "calibrating thresholds",
+            Stage::Searching => "searching",
+            Stage::Evaluating => "measuring quality",
+            Stage::Writing => "writing weights",
+        }
+    }
+}
+
 /// Called with a stage, what is done of it and what there is to do.
 pub type Progress<'a> = dyn FnMut(Stage, u64, u64) + 'a;

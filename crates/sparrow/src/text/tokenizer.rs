@@ -97,6 +97,14 @@ impl Tokenizer {
         quietly("the tokens cannot be decoded", || self.inner.decode(ids, true))
     }
 
+    /// Text of `ids`, special tokens as they are spelled.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
+        quietly("the tokens cannot be decoded", || self.inner.decode(ids, false))
+    }
+
     /// The token of `id` where it is part of a text: none of a special one, and of an id that there is not.
     pub(super) fn text_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id).filter(|token| !self.inner.get_added_vocabulary().is_special_token(token))

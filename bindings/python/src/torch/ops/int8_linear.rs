@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use sparrow_kernels::{DType, Matrix, assemble_int8, quantize};
 
 use super::linear::linear;
-use crate::torch::argument::{contiguous, float, matrix, of_shape, of_type, two_dimensions};
+use crate::torch::argument::{contiguous, float, matrix, of_shape, of_type, row_stride, two_dimensions};
 use crate::torch::fault::{Fault, Result};
 use crate::torch::machine::compute;
 use crate::torch::scalar_type::ScalarType;
@@ -66,15 +66,23 @@ fn in_place<'a>(q: &'a Tensor, scale: &'a Tensor) -> Option<&'a [u8]> {
     Some(rows)
 }
 
+/// Rows as kernels want them, copied from the codes of `q` and the scales.
 fn assembled(q: &Tensor, scale: &Tensor) -> Result<Vec<u8>> {
-    let [n, k] = two_dimensions("q", q, WHAT)?;
-    let (codes, scales) = (contiguous("q", q)?, contiguous("scale", scale)?);
-    let bytes = DType::I8.row_bytes(k);
+    let scales = contiguous("scale", scale)?.as_chunks().0;
+    assemble("q", q, &mut scales.iter().map(|&scale| f32::from_le_bytes(scale)))
+}
+
+/// Rows as kernels want them, copied from the codes of `q` `[n, k]` and a scale for each.
+pub fn assemble(name: &str, q: &Tensor, scales: &mut dyn Iterator<Item = f32>) -> Result<Vec<u8>> {
+    let [n, k] = two_dimensions(name, q, WHAT)?;
+    let (stride, codes, bytes) = (row_stride(name, q)?, q.bytes(), DType::I8.row_bytes(k));
     let mut rows = vec![0; n * bytes];
     let mut row_codes = vec![0; k];
-    for (i, (row, scale)) in rows.chunks_exact_mut(bytes).zip(scales.as_chunks().0).enumerate() {
-        row_codes.iter_mut().zip(&codes[i * k..]).for_each(|(to, &code)| *to = code as i8);
-        assemble_int8(&row_codes, f32::from_le_bytes(*scale), row);
+    for ((i, row), scale) in rows.chunks_exact_mut(bytes).enumerate().zip(scales) {
+        if k > 0 {
+            row_codes.iter_mut().zip(&codes[i * stride..]).for_each(|(to, &code)| *to = code as i8);
+        }
+        assemble_int8(&row_codes, scale, row);
     }
     Ok(rows)
 }

@@ -2,10 +2,10 @@
 
 use std::ffi::CStr;
 
-use sparrow_kernels::{DType, Matrix, assemble_int8, count_stored, fill_bitmap};
+use sparrow_kernels::{DType, Matrix, count_stored, fill_bitmap};
 
-use super::int8_linear::check_columns;
-use crate::torch::argument::{contiguous, matrix, two_dimensions};
+use super::int8_linear::{assemble, check_columns};
+use crate::torch::argument::{matrix, two_dimensions};
 use crate::torch::fault::Result;
 use crate::torch::machine::compute;
 use crate::torch::scalar_type::ScalarType;
@@ -29,7 +29,8 @@ impl Operator for Pack {
         let weights = if w.scalar_type() == ScalarType::Int8 {
             let [n, k] = two_dimensions("w", &w, WHAT)?;
             check_columns("w", k)?;
-            assembled = with_scales(contiguous("w", &w)?, n, k);
+            // Scales do not matter here.
+            assembled = assemble("w", &w, &mut std::iter::repeat(1.0))?;
             Matrix::new(DType::I8, n, k, &assembled)
         } else {
             matrix("w", &w, WHAT)?
@@ -49,16 +50,4 @@ impl Operator for Pack {
         stack.give(compressed.done())?;
         stack.give(row_offsets.done())
     }
-}
-
-/// Rows of int8 as kernels have them; scales do not matter here.
-fn with_scales(codes: &[u8], n: usize, k: usize) -> Vec<u8> {
-    let bytes = DType::I8.row_bytes(k);
-    let mut rows = vec![0; n * bytes];
-    let mut row_codes = vec![0; k];
-    for (i, row) in rows.chunks_exact_mut(bytes).enumerate() {
-        row_codes.iter_mut().zip(&codes[i * k..]).for_each(|(to, &code)| *to = code as i8);
-        assemble_int8(&row_codes, 1.0, row);
-    }
-    rows
 }
