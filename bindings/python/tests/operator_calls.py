@@ -13,7 +13,9 @@ from sparrow_llm import ops
 Call = tuple[Callable[..., Any], dict[str, Tensor]]
 
 
-def sparse(x: Tensor, bitmask: Tensor, compressed: Tensor, row_offsets: Tensor, weight_scale: Any, b: Tensor) -> Tensor:
+def sparse(
+    x: Tensor, bitmask: Tensor, compressed: Tensor, row_offsets: Tensor, weight_scale: Any, b: Tensor
+) -> Tensor:
     return ops.sparse_linear(x, ops.PackedWeight(bitmask, compressed, row_offsets, weight_scale), b)
 
 

@@ -53,7 +53,9 @@ def test_int8_linear(layer: tuple[Tensor, Tensor, Tensor | None]) -> None:
 
 @given(layers())
 @settings(max_examples=100, deadline=None)
-def test_quantize_int8_rounds_to_the_nearest_of_255_steps(layer: tuple[Tensor, Tensor, Tensor | None]) -> None:
+def test_quantize_int8_rounds_to_the_nearest_of_255_steps(
+    layer: tuple[Tensor, Tensor, Tensor | None],
+) -> None:
     _, w, _ = layer
     q, scale = ops.quantize_int8(w)
     assert q.shape == w.shape and scale.shape == w.shape[:1]
@@ -77,7 +79,9 @@ def test_sparse_linear(layer: tuple[Tensor, Tensor, Tensor | None], density: flo
 
 @given(layers(), st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
-def test_sparse_int8_is_int8_without_its_zeros(layer: tuple[Tensor, Tensor, Tensor | None], density: float) -> None:
+def test_sparse_int8_is_int8_without_its_zeros(
+    layer: tuple[Tensor, Tensor, Tensor | None], density: float
+) -> None:
     x, w, b = layer
     q, scale = ops.quantize_int8(torch.where(torch.rand(w.shape) < density, w, 0))
     packed = ops.pack(q, scale)

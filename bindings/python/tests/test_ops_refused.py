@@ -15,6 +15,7 @@ from sparrow_llm.errors import DeviceError, DTypeError, GradientError, OptionErr
 
 pytestmark = pytest.mark.torch
 
+
 def arguments(of: Callable[[Tensor], bool] = lambda t: True) -> list[Any]:
     """Every tensor argument of every operator that `of` holds for."""
     return [

@@ -155,7 +155,8 @@ def everything(x: Tensor, w: Tensor, q: Tensor, scale: Tensor, packed: ops.Packe
 
 
 @pytest.mark.parametrize(
-    ("compiler", "dynamic"), [("eager", False), ("aot_eager", False), ("aot_eager", True), ("inductor", False)]
+    ("compiler", "dynamic"),
+    [("eager", False), ("aot_eager", False), ("aot_eager", True), ("inductor", False)],
 )
 def test_compile(compiler: str, dynamic: bool) -> None:
     _, w, b = layer()

@@ -14,11 +14,13 @@ what was found. Called as `torch.ops.sparrow.*`, operators raise `RuntimeError` 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from . import _native, _operators, errors
+from . import _native, errors
+from ._operators.transforms import autocast
 from .errors import DeviceError, DTypeError, GradientError, SparrowError
 
 __all__ = [
@@ -28,17 +30,24 @@ __all__ = [
     "int8_linear",
     "pack",
     "quantize_int8",
+    "select",
     "set_num_threads",
     "sparse_linear",
+    "sparse_mlp",
+    "sparse_mlp_forward",
+    "split_int8",
 ]
 
 Tensor = torch.Tensor
 
-_dense_linear = torch.ops.sparrow.dense_linear.default
-_int8_linear = torch.ops.sparrow.int8_linear.default
-_quantize_int8 = torch.ops.sparrow.quantize_int8.default
-_pack = torch.ops.sparrow.pack.default
-_sparse_linear = torch.ops.sparrow.sparse_linear.default
+_dense_linear: Callable[..., Tensor] = torch.ops.sparrow.dense_linear.default
+_int8_linear: Callable[..., Tensor] = torch.ops.sparrow.int8_linear.default
+_quantize_int8: Callable[..., Tensor] = torch.ops.sparrow.quantize_int8.default
+_pack: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.ops.sparrow.pack.default
+_sparse_linear: Callable[..., Tensor] = torch.ops.sparrow.sparse_linear.default
+_select: Callable[..., Tensor] = torch.ops.sparrow.select.default
+_sparse_mlp: Callable[..., Tensor] = torch.ops.sparrow.sparse_mlp.default
+_sparse_mlp_forward: Callable[..., Tensor] = torch.ops.sparrow.sparse_mlp_forward.default
 
 
 def get_num_threads() -> int:
@@ -97,11 +106,11 @@ def dense_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
             x.requires_grad or w.requires_grad or (b is not None and b.requires_grad)
         ):
             if torch.is_autocast_enabled("cpu"):
-                x, w, b = _operators.autocast([x, w, b])
+                x, w, b = autocast([x, w, b])
             return _DenseLinear.apply(x, w, b)  # type: ignore[no-any-return, no-untyped-call]
         return _dense_linear(x, w, b)
     except (RuntimeError, AttributeError) as error:
-        _refuse(error, x=x, w=w, b=b)
+        refuse(error, x=x, w=w, b=b)
 
 
 def int8_linear(x: Tensor, q: Tensor, scale: Tensor, b: Tensor | None = None) -> Tensor:
@@ -118,7 +127,7 @@ def int8_linear(x: Tensor, q: Tensor, scale: Tensor, b: Tensor | None = None) ->
         _without_gradient("int8_linear", x, scale, b)
         return _int8_linear(x, q, scale, b)
     except (RuntimeError, AttributeError) as error:
-        _refuse(error, x=x, q=q, scale=scale, b=b)
+        refuse(error, x=x, q=q, scale=scale, b=b)
 
 
 def quantize_int8(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +140,7 @@ def quantize_int8(w: Tensor) -> tuple[Tensor, Tensor]:
         _without_gradient("quantize_int8", w)
         return split_int8(_quantize_int8(w), w.shape[1])
     except (RuntimeError, AttributeError) as error:
-        _refuse(error, w=w)
+        refuse(error, w=w)
 
 
 def split_int8(table: Tensor, in_features: int) -> tuple[Tensor, Tensor]:
@@ -159,10 +168,11 @@ def pack(w: Tensor, scale: Tensor | None = None) -> PackedWeight:
     """
     try:
         _without_gradient("pack", w)
-        packed = _pack(w)
-        return PackedWeight(*packed, None if scale is None else scale.reshape(-1, 1).contiguous())
+        bitmask, compressed, row_offsets = _pack(w)
+        scale = None if scale is None else scale.reshape(-1, 1).contiguous()
+        return PackedWeight(bitmask, compressed, row_offsets, scale)
     except (RuntimeError, AttributeError) as error:
-        _refuse(error, w=w)
+        refuse(error, w=w, scale=scale)
 
 
 def sparse_linear(
@@ -183,7 +193,86 @@ def sparse_linear(
             x, bitmask, compressed, row_offsets, weight_scale, b, check_invariants=check_invariants
         )
     except (RuntimeError, AttributeError) as error:
-        _refuse(error, x=x, **packed._asdict(), b=b)
+        refuse(error, x=x, **packed._asdict(), b=b)
+
+
+def select(scores: Tensor, rule: str) -> Tensor:
+    """Which neurons are active: a mask of bools of the shape of `scores`, `[..., neurons]`, each row for itself.
+
+    `rule`, as of the command `sparrow`: `fixed=T` (scores above T), `mean-std=K` (above mean + K · deviation of the row),
+    `sparsity=S` (the same with the K that leaves this fraction of a normal distribution below), `top-k=N` (the N highest,
+    more where scores tie), `quantile=Q` (the highest from this quantile up: 0.9 keeps a tenth). NaN is never active. Pass
+    magnitudes to select by magnitude. Errors: `OptionError` for a rule that is none.
+    """
+    try:
+        return _select(scores.detach(), rule)
+    except (RuntimeError, AttributeError) as error:
+        refuse(error, scores=scores)
+
+
+def sparse_mlp_forward(
+    x: Tensor, concat_gate_up: Tensor, down: Tensor, active: Tensor | None, activation: str
+) -> Tensor:
+    """Σᵢ a(gateᵢ · x) · (upᵢ · x) · downᵢ over the active neurons i: an MLP of which only their weights are read.
+
+    `x` is `[..., hidden]`; `concat_gate_up` `[2, neurons, hidden]`, rows at any distance, or `[2 · neurons, hidden]`, gates
+    before ups, or without gate `[1, neurons, hidden]` or `[neurons, hidden]` (then a(upᵢ · x) · downᵢ); `down`
+    `[neurons, hidden]`, a row per neuron: the transpose of a `torch.nn.Linear`'s weight. All of one dtype; weights may be
+    tables of int8 from `torch.ops.sparrow.quantize_int8`. `active` is a mask of bools, `[neurons]` for all rows or
+    `[..., neurons]` for each, or `None` for all neurons. `activation` is one of silu (swish), relu, relu2, gelu,
+    gelu_pytorch_tanh (gelu_new, gelu_fast) and quick_gelu. Returns `[..., hidden]`.
+
+    For more than 8 rows, or where nearly all neurons are active, all are computed and the others zeroed. Error at most
+    (hidden/8 + neurons + 80) · 2⁻²² · Σ |h| · |down|, h with magnitudes throughout, and the rounding to the dtype. The idea is
+    that of Deja Vu (arXiv 2310.17157), the signature that of sparse_transformers.
+    """
+    try:
+        _without_gradient("sparse_mlp_forward", x, concat_gate_up, down)
+        return _sparse_mlp_forward(x, concat_gate_up, down, active, activation)
+    except (RuntimeError, AttributeError) as error:
+        refuse(error, x=x, concat_gate_up=concat_gate_up, down=down, active=active)
+
+
+def sparse_mlp(
+    x: Tensor,
+    gate: Tensor | None,
+    up: Tensor,
+    down: Tensor,
+    active: Tensor | None,
+    activation: str,
+    *,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    gate_values: Tensor | None = None,
+) -> Tensor:
+    """`sparse_mlp_forward` of projections in tensors of their own, `[neurons, hidden]` each, with biases.
+
+    `gate_bias` and `up_bias` are `[neurons]`, `down_bias` `[hidden]`. `gate_values`, `[..., neurons]`, is gate · x with its
+    bias where it is known, as after selecting by it: the gate is not read then.
+    """
+    try:
+        _without_gradient("sparse_mlp", x, gate, up, down, gate_bias, up_bias, down_bias, gate_values)
+        return _sparse_mlp(
+            x,
+            gate,
+            up,
+            down,
+            active,
+            activation,
+            gate_bias=gate_bias,
+            up_bias=up_bias,
+            down_bias=down_bias,
+            gate_values=gate_values,
+        )
+    except (RuntimeError, AttributeError) as error:
+        vectors = {
+            "gate_bias": gate_bias,
+            "up_bias": up_bias,
+            "down_bias": down_bias,
+            "gate_values": gate_values,
+        }
+        refuse(error, x=x, gate=gate, up=up, down=down, active=active, **vectors)
 
 
 def _without_gradient(operator: str, *tensors: Tensor | None) -> None:
@@ -193,8 +282,8 @@ def _without_gradient(operator: str, *tensors: Tensor | None) -> None:
         )
 
 
-def _refuse(error: Exception, **arguments: Tensor | None) -> NoReturn:
-    """Raises the error as what it is for the caller."""
+def refuse(error: Exception, **arguments: Tensor | None) -> NoReturn:
+    """Raises an error of the dispatcher as what it is for the caller, who gave these arguments."""
     if isinstance(error, SparrowError):
         raise error
     for name, t in arguments.items():

@@ -7,7 +7,7 @@ use sparrow_kernels::{Compute, DType, decode, encode};
 
 use super::argument::{float, is_contiguous};
 use super::fault::Result;
-use super::shim::{NewTensor, Tensor, as_floats, as_floats_mut};
+use super::shim::{Tensor, as_floats, as_floats_mut};
 
 /// Elements that one thread converts at a time.
 const CHUNK: usize = 16 * 1024;
@@ -15,7 +15,7 @@ const CHUNK: usize = 16 * 1024;
 /// The elements of a tensor of floats in order, whatever its strides: where they are, if they are `f32` already.
 pub fn read<'a>(compute: &Compute, name: &str, t: &'a Tensor) -> Result<Cow<'a, [f32]>> {
     let dtype = float(name, t)?;
-    let bytes = if is_contiguous(t) { Cow::Borrowed(t.bytes()) } else { Cow::Owned(gather(t, dtype.row_bytes(1))) };
+    let bytes = in_order(t);
     if let (DType::F32, Cow::Borrowed(bytes)) = (dtype, &bytes)
         && let Some(floats) = as_floats(bytes)
     {
@@ -30,7 +30,7 @@ pub fn read<'a>(compute: &Compute, name: &str, t: &'a Tensor) -> Result<Cow<'a, 
 /// A new tensor of a type of floats, which `fill` computes.
 pub fn write(compute: &Compute, sizes: &[i64], like: &Tensor, fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
     let dtype = float("x", like)?;
-    let mut out: NewTensor = Tensor::empty(sizes, like.scalar_type())?;
+    let mut out = Tensor::empty(sizes, like.scalar_type())?;
     let bytes = out.bytes_mut();
     if dtype == DType::F32
         && let Some(floats) = as_floats_mut(bytes)
@@ -45,8 +45,13 @@ pub fn write(compute: &Compute, sizes: &[i64], like: &Tensor, fill: impl FnOnce(
     Ok(out.done())
 }
 
-/// Elements of `size` bytes one after another.
-fn gather(t: &Tensor, size: usize) -> Vec<u8> {
+/// The elements of a tensor one after another, whatever its strides: where they are, if they lie so.
+pub fn in_order(t: &Tensor) -> Cow<'_, [u8]> {
+    if is_contiguous(t) { Cow::Borrowed(t.bytes()) } else { Cow::Owned(gather(t)) }
+}
+
+fn gather(t: &Tensor) -> Vec<u8> {
+    let size = t.scalar_type().size();
     let (sizes, strides, bytes) = (t.sizes(), t.strides(), t.bytes());
     let count: i64 = sizes.iter().product();
     let mut gathered = Vec::with_capacity(count as usize * size);

@@ -251,7 +251,7 @@ impl Tensor {
     }
 
     /// A new contiguous tensor; what it holds is arbitrary.
-    pub fn empty(sizes: &[i64], scalar_type: ScalarType) -> Result<NewTensor> {
+    pub fn empty(sizes: &[i64], scalar_type: ScalarType) -> Result<TensorMut> {
         let symbols = symbols()?;
         let known = ScalarType::KNOWN.iter().position(|(known, _)| *known == scalar_type);
         let number = known.map(|i| symbols.scalar_types[i]);
@@ -260,34 +260,61 @@ impl Tensor {
         for i in (1..sizes.len()).rev() {
             strides[i - 1] = strides[i] * sizes[i].max(1);
         }
-        let (mut handle, mut data) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let mut handle = std::ptr::null_mut();
         let (dim, sizes, strides) = (sizes.len() as i64, sizes.as_ptr(), strides.as_ptr());
         // SAFETY: both arrays have `dim` numbers, and one handle is written.
         let code = unsafe { (symbols.empty)(dim, sizes, strides, number, symbols.cpu, 0, &raw mut handle) };
         succeeded(code, "allocate the result: out of memory?")?;
         // SAFETY: the tensor is new.
-        let tensor = unsafe { Tensor::own(handle)? };
-        // SAFETY: as above; one pointer is written.
-        succeeded(unsafe { (symbols.data_mut)(tensor.handle, &raw mut data) }, "describe the result")?;
-        Ok(NewTensor { tensor, data: data.cast() })
+        unsafe { Tensor::own(handle)? }.written()
+    }
+
+    /// To be written to.
+    fn written(self) -> Result<TensorMut> {
+        let mut data = std::ptr::null_mut();
+        // SAFETY: the handle is a tensor's; one pointer is written.
+        succeeded(unsafe { (symbols()?.data_mut)(self.handle, &raw mut data) }, "let a tensor be written to")?;
+        Ok(TensorMut { tensor: self, data: data.cast() })
     }
 }
 
-/// A tensor that nobody else has seen yet.
-pub struct NewTensor {
+/// A tensor that is new, or that the schema says is written to.
+pub struct TensorMut {
     tensor: Tensor,
     data: *mut u8,
 }
 
-impl NewTensor {
+impl std::ops::Deref for TensorMut {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
+impl TensorMut {
     /// Its memory.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let length = self.tensor.span();
         if length == 0 {
             return &mut [];
         }
-        // SAFETY: the tensor is contiguous, new, and borrowed mutably.
+        // SAFETY: as of `Tensor::bytes`; the tensor is borrowed mutably, and shares no memory with another argument, see
+        // `Stack::tensor_mut`.
         unsafe { std::slice::from_raw_parts_mut(self.data, length) }
+    }
+
+    /// Refuses arguments that share memory with what is written to.
+    pub fn alone(&self, name: &str, others: &[(&str, &Tensor)]) -> Result<()> {
+        let range = |t: &Tensor| t.data as usize..t.data as usize + t.span();
+        let this = range(self);
+        for (other, t) in others {
+            let that = range(t);
+            if this.start < that.end && that.start < this.end {
+                return Err(Fault::Shape(format!("{name}: expected memory of its own, found that of {other}")));
+            }
+        }
+        Ok(())
     }
 
     /// It is finished.
@@ -351,6 +378,11 @@ impl Stack {
         let word = self.take()?;
         // SAFETY: by the schema this argument is a tensor, which the kernel owns.
         unsafe { Tensor::own(word as Handle) }
+    }
+
+    /// A `Tensor(a!)`. Before its memory is borrowed, [`TensorMut::alone`] must have compared it with the other arguments.
+    pub fn tensor_mut(&mut self) -> Result<TensorMut> {
+        self.tensor()?.written()
     }
 
     /// The word of an optional argument, if it is given.

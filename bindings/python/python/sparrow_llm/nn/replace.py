@@ -86,7 +86,9 @@ def replace_linear_layers(
         replaced.undo()
         raise
     if not replaced.count:
-        raise OptionError(f"patterns: no torch.nn.Linear of the model matches {list(patterns)} without {list(exclude)}")
+        raise OptionError(
+            f"patterns: no torch.nn.Linear of the model matches {list(patterns)} without {list(exclude)}"
+        )
     return replaced
 
 
@@ -106,11 +108,17 @@ def _replacement(
     make: Callable[[torch.nn.Linear], torch.nn.Module], linear: torch.nn.Linear, path: str
 ) -> torch.nn.Module:
     if hasattr(linear, "_hf_hook"):
-        raise UnsupportedModuleError(f"{path}: accelerate moves its weight about; load the model without device_map")
+        raise UnsupportedModuleError(
+            f"{path}: accelerate moves its weight about; load the model without device_map"
+        )
     if linear.weight.device.type != "cpu":
-        raise UnsupportedModuleError(f"{path}: expected a weight on the CPU, found one on {linear.weight.device}")
+        raise UnsupportedModuleError(
+            f"{path}: expected a weight on the CPU, found one on {linear.weight.device}"
+        )
     if linear._forward_hooks or linear._forward_pre_hooks:
-        raise UnsupportedModuleError(f"{path}: has hooks, which its replacement would lack; remove them first")
+        raise UnsupportedModuleError(
+            f"{path}: has hooks, which its replacement would lack; remove them first"
+        )
     try:
         return make(linear)
     except SparrowError as error:

@@ -66,7 +66,7 @@ class SparseLinear(torch.nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SparseLinear:
         scale = self.weight_scale
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if scale is not None and self.weight_scale is not None and self.weight_scale.dtype != torch.float32:
             self.weight_scale = scale.to(self.weight_scale.device)
         self._accepted = False
@@ -83,7 +83,9 @@ class SparseLinear(torch.nn.Module):
             # Another weight of the same shape has other sizes.
             for name in ("compressed", "weight_scale"):
                 there = state_dict.get(prefix + name)
-                setattr(self, name, None if there is None else torch.empty_like(there, device=self.bitmask.device))
+                setattr(
+                    self, name, None if there is None else torch.empty_like(there, device=self.bitmask.device)
+                )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
         self._accepted = False
 

@@ -6,8 +6,9 @@ use std::ffi::CStr;
 use sparrow_kernels::{DType, Matrix, assemble_int8, quantize};
 
 use super::linear::linear;
-use crate::torch::argument::{contiguous, float, matrix, of_shape, of_type, row_stride, two_dimensions};
+use crate::torch::argument::{float, matrix, of_shape, of_type, row_stride, two_dimensions};
 use crate::torch::fault::{Fault, Result};
+use crate::torch::floats;
 use crate::torch::machine::compute;
 use crate::torch::scalar_type::ScalarType;
 use crate::torch::shim::{Operator, Stack, Tensor};
@@ -47,12 +48,16 @@ impl Operator for Int8Linear {
         if scale.sizes() != [n as i64, 1] {
             of_shape("scale", &scale, &[n], "[out_features] or [out_features, 1]")?;
         }
+        let compute = compute()?;
         let rows = match in_place(&q, &scale) {
             Some(rows) => Cow::Borrowed(rows),
-            None => Cow::Owned(assembled(&q, &scale)?),
+            None => {
+                let scales = floats::read(compute, "scale", &scale)?;
+                Cow::Owned(assemble("q", &q, &mut scales.iter().copied())?)
+            }
         };
         let weights = Matrix::new(DType::I8, n, k, &rows);
-        stack.give(linear(compute()?, &x, weights.into(), b.as_ref())?)
+        stack.give(linear(compute, &x, weights.into(), b.as_ref())?)
     }
 }
 
@@ -64,12 +69,6 @@ fn in_place<'a>(q: &'a Tensor, scale: &'a Tensor) -> Option<&'a [u8]> {
     let lie = n > 1 && k > 0 && column == 1 && row as usize == bytes && apart as usize * size_of::<f32>() == bytes;
     let rows = q.joined(scale, bytes - size_of::<f32>()).filter(|_| lie)?;
     Some(rows)
-}
-
-/// Rows as kernels want them, copied from the codes of `q` and the scales.
-fn assembled(q: &Tensor, scale: &Tensor) -> Result<Vec<u8>> {
-    let scales = contiguous("scale", scale)?.as_chunks().0;
-    assemble("q", q, &mut scales.iter().map(|&scale| f32::from_le_bytes(scale)))
 }
 
 /// Rows as kernels want them, copied from the codes of `q` `[n, k]` and a scale for each.

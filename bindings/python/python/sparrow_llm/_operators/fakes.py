@@ -1,25 +1,31 @@
-"""Registers the native operators with torch, and what torch wants to know of them beside: shapes, batches.
+"""Shapes of results, for tensors without data (meta, fake).
 
-The checks here are those of the kernels, for tensors without data (meta, fake). They raise the same exceptions with
-nearly the same words.
+The checks are those of the kernels. They raise the same exceptions with nearly the same words.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from . import _native
-from .errors import DeviceError, DTypeError, ShapeError
-
-Tensor = torch.Tensor
+from ..errors import DeviceError, DTypeError, ShapeError
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
-_native.register_operators(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _fake(name: str) -> Callable[[Function], Function]:
+    """Registers the function as the operator of this name for tensors without data."""
+
+    def register(function: Function) -> Function:
+        torch.library.register_fake(f"sparrow::{name}", function)
+        return function
+
+    return register
 
 
 def _float(name: str, t: Tensor) -> None:
@@ -70,16 +76,16 @@ def _linear(x: Tensor, n: int, k: int, b: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], n))
 
 
-@torch.library.register_fake("sparrow::dense_linear")
-def _(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+@_fake("dense_linear")
+def dense_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     _one_device(x, w=w, b=b)
     _same_type(x, "w", w)
     _matrix("w", w, "[out_features, in_features]")
     return _linear(x, w.shape[0], w.shape[1], b)
 
 
-@torch.library.register_fake("sparrow::int8_linear")
-def _(x: Tensor, q: Tensor, scale: Tensor, b: Tensor | None = None) -> Tensor:
+@_fake("int8_linear")
+def int8_linear(x: Tensor, q: Tensor, scale: Tensor, b: Tensor | None = None) -> Tensor:
     _one_device(x, q=q, scale=scale, b=b)
     _of_type("q", q, torch.int8)
     _of_type("scale", scale, torch.float32)
@@ -89,16 +95,16 @@ def _(x: Tensor, q: Tensor, scale: Tensor, b: Tensor | None = None) -> Tensor:
     return _linear(x, q.shape[0], q.shape[1], b)
 
 
-@torch.library.register_fake("sparrow::quantize_int8")
-def _(w: Tensor) -> Tensor:
+@_fake("quantize_int8")
+def quantize_int8(w: Tensor) -> Tensor:
     _float("w", w)
     _matrix("w", w, "[out_features, in_features]")
     n, k = w.shape
     return w.new_empty((n, (k + 3) // 4 * 4 + 4), dtype=torch.int8)
 
 
-@torch.library.register_fake("sparrow::pack")
-def _(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@_fake("pack")
+def pack(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if w.dtype != torch.int8:
         _float("w", w)
     _matrix("w", w, "[out_features, in_features]")
@@ -111,8 +117,8 @@ def _(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-@torch.library.register_fake("sparrow::sparse_linear")
-def _(
+@_fake("sparse_linear")
+def sparse_linear(
     x: Tensor,
     bitmask: Tensor,
     compressed: Tensor,
@@ -122,7 +128,9 @@ def _(
     *,
     check_invariants: bool = True,
 ) -> Tensor:
-    _one_device(x, bitmask=bitmask, compressed=compressed, row_offsets=row_offsets, weight_scale=weight_scale, b=b)
+    _one_device(
+        x, bitmask=bitmask, compressed=compressed, row_offsets=row_offsets, weight_scale=weight_scale, b=b
+    )
     _float("x", x)
     _of_type("bitmask", bitmask, torch.uint8)
     _matrix("bitmask", bitmask, "[out_features, ceil(in_features / 8)]")
@@ -142,46 +150,77 @@ def _(
     return _linear(x, n, k, b)
 
 
-def _batched(name: str) -> None:
-    """Lets `torch.vmap` over the first argument, whose leading dimensions are free, be one call; over others, many."""
-    operator = getattr(torch.ops.sparrow, name).default
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
-        first, *others = in_dims
-        if first is not None and all(d is None for d in others):
-            return operator(args[0].movedim(first, 0), *args[1:], **kwargs), 0
-        each = [
-            [a if d is None else a.select(d, i) for a, d in zip(args, in_dims)] for i in range(info.batch_size)
-        ]
-        return torch.stack([operator(*one, **kwargs) for one in each]), 0
-
-    register: Callable[..., object] = torch.library.register_vmap
-    register(f"sparrow::{name}", rule)
+@_fake("select")
+def select(scores: Tensor, rule: str) -> Tensor:
+    _float("scores", scores)
+    if scores.dim() == 0:
+        raise ShapeError("scores: expected shape [..., n], found a tensor without dimensions")
+    return scores.new_empty(scores.shape, dtype=torch.bool)
 
 
-def autocast(arguments: Sequence[Any]) -> list[Any]:
-    """The arguments with the floats cast that autocast casts for `linear`: all but float64, and scales."""
-    dtype = torch.get_autocast_dtype("cpu")
-    return [a.to(dtype) if isinstance(a, Tensor) and a.dtype in FLOATS else a for a in arguments]
+def _mlp(x: Tensor, neurons: int, active: Tensor | None, **weights: Tensor | None) -> Tensor:
+    """What an MLP gives for x, whose `weights` end with rows of the hidden size."""
+    _one_device(x, active=active, **weights)
+    _float("x", x)
+    if x.dim() == 0:
+        raise ShapeError("x: expected shape [..., hidden], found a tensor without dimensions")
+    for name, w in weights.items():
+        if w is None:
+            continue
+        hidden = x.shape[-1]
+        if w.dtype == torch.int8:
+            hidden = (hidden + 3) // 4 * 4 + 4
+        else:
+            _same_type(x, name, w)
+        if w.dim() not in (2, 3) or w.shape[-1] != hidden:
+            raise ShapeError(f"{name}: expected shape [neurons, {hidden}], found {list(w.shape)}")
+    if active is not None:
+        _of_type("active", active, torch.bool)
+        shape = [neurons] if active.dim() == 1 else [*x.shape[:-1], neurons]
+        _of_shape("active", active, shape, "[neurons] or [..., neurons]")
+    return x.new_empty(x.shape)
 
 
-_library = torch.library.Library("sparrow", "IMPL", "AutocastCPU")  # noqa: TOR901
+@_fake("sparse_mlp")
+def sparse_mlp(
+    x: Tensor,
+    gate: Tensor | None,
+    up: Tensor,
+    down: Tensor,
+    active: Tensor | None,
+    activation: str,
+    *,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    gate_values: Tensor | None = None,
+) -> Tensor:
+    _matrix("up", up, "[neurons, hidden]")
+    _matrix("down", down, "[neurons, hidden]")
+    vectors = {"gate_bias": gate_bias, "up_bias": up_bias, "down_bias": down_bias, "gate_values": gate_values}
+    _one_device(x, **vectors)
+    for name, t in vectors.items():
+        if t is not None:
+            _same_type(x, name, t)
+    return _mlp(x, up.shape[0], active, gate=gate, up=up, down=down)
 
 
-def _casts(name: str, kept: Sequence[int] = ()) -> None:
-    """Lets autocast cast arguments, but for those at the places `kept`."""
-    operator = getattr(torch.ops.sparrow, name).default
-
-    def cast(*args: Any, **kwargs: Any) -> Any:
-        args = tuple(a if i in kept else c for i, (a, c) in enumerate(zip(args, autocast(args))))
-        with torch.autocast("cpu", enabled=False):
-            return operator(*args, **kwargs)
-
-    _library.impl(name, cast)
+@_fake("sparse_mlp_forward")
+def sparse_mlp_forward(
+    x: Tensor, concat_gate_up: Tensor, down: Tensor, active: Tensor | None, activation: str
+) -> Tensor:
+    _matrix("down", down, "[neurons, hidden]")
+    return _mlp(x, down.shape[0], active, concat_gate_up=concat_gate_up, down=down)
 
 
-for _operator in ("dense_linear", "int8_linear", "sparse_linear"):
-    _batched(_operator)
-_casts("dense_linear")
-_casts("int8_linear", kept=(2,))
-_casts("sparse_linear", kept=(4,))
+@_fake("update_pool")
+def update_pool(
+    pool: Tensor,
+    neuron_of: Tensor,
+    length: Tensor,
+    active: Tensor,
+    gate: Tensor | None,
+    up: Tensor,
+    down: Tensor,
+) -> Tensor:
+    return neuron_of.new_empty(5)
