@@ -9,6 +9,7 @@
 //! | `session` | sequences that the caller advances |
 //! | `engine` | requests that are served together |
 //! | `tools` | sparsify, prune, evaluate |
+//! | `torch` | operators on torch tensors |
 
 use pyo3::prelude::*;
 
@@ -19,6 +20,7 @@ mod model;
 mod options;
 mod session;
 mod tools;
+mod torch;
 
 /// What `sparrow_llm` is built on; private to it.
 #[pymodule]
@@ -33,6 +35,8 @@ mod _native {
     use super::session::Session;
     #[pymodule_export]
     use super::tools::{evaluate, prune, quantize, sparsify};
+    #[pymodule_export]
+    use super::torch::{operator_threads, register_operators, set_operator_threads};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

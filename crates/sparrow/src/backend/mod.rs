@@ -19,7 +19,7 @@ use std::sync::Arc;
 use sparrow_kernels::DType;
 
 pub use clock::{Component, Timing};
-pub use cpu::{Cpu, DENSE_FROM};
+pub use cpu::{Cpu, DENSE_FROM, Of, mask};
 pub use kv_options::{KvOptions, KvSparsity};
 pub use meter::{Meter, Stats, fraction};
 pub use observer::{ActiveNeurons, Observer, Point};

@@ -21,6 +21,7 @@ use sparrow_kernels::DType;
 
 pub use machine::Cpu;
 pub use mlp::DENSE_FROM;
+pub use threshold::{Of, mask};
 
 use super::{Ahead, Backend, KvOptions, Setup, Step, Threshold};
 use crate::error::{Error, Result};
