@@ -29,24 +29,6 @@ def requests(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
     return [Instance(kind, {}, each, i) for i, each in enumerate(arguments)]
 
 
-def begun(demo: Path, target: Path) -> Path:
-    """The demo model with a tokenizer that begins texts with a token of its own."""
-    target.mkdir()
-    for file in demo.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
-    tokenizer = json.loads((demo / "tokenizer.json").read_text())
-    bos = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
-    single = [{"SpecialToken": {"id": bos["id"], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    tokenizer["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
-        "special_tokens": {bos["id"]: bos},
-    }
-    (target / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return target
-
-
 @pytest.mark.parametrize(
     "options",
     [{"selector": "dense"}, {"selector": "gate:quantile=0.5"}, {"selector": "dense", "kv_sparsity": 0.5}],
@@ -55,13 +37,12 @@ def begun(demo: Path, target: Path) -> Path:
 def test_perplexity_is_that_of_the_binary(
     demo: Path, binary: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    directory = begun(demo, tmp_path / "begun")
     text = tmp_path / "text.txt"
     text.write_text((demo / "sample.txt").read_text()[:1500])
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command = [binary, "eval", "-q", "--format", "json", "--window", "512", "-m", directory, "--text", text]
+    command = [binary, "eval", "-q", "--format", "json", "--window", "512", "-m", demo, "--text", text]
     report = json.loads(subprocess.run([*command, *arguments], check=True, capture_output=True).stdout)
-    lm = SparrowLM(str(directory), **options)
+    lm = SparrowLM(str(demo), **options)
     (loglikelihood,) = lm.loglikelihood_rolling(requests("loglikelihood_rolling", (text.read_text(),)))
     assert report["tokens"] > 300
     assert math.exp(-loglikelihood / report["tokens"]) == pytest.approx(report["perplexity"], rel=1e-6)
@@ -71,7 +52,7 @@ def test_perplexity_is_that_of_the_binary(
 def test_windows_predict_each_token_once(demo: Path) -> None:
     engine = Sparrow.from_pretrained(demo, kv_dtype="f32")
     text = (demo / "sample.txt").read_text()[:300]
-    ids = engine.encode(text)
+    ids = engine.encode(text, add_special_tokens=False)
     # Each window looks back on the token before it.
     windows = [([0, *ids][at : at + 16], ids[at : at + 16]) for at in range(0, len(ids), 16)]
     expected = sum(logprobs(engine, given)[range(len(told)), told].sum() for given, told in windows[:-1])
@@ -93,8 +74,8 @@ def test_continuations_that_share_a_context(demo: Path, options: dict[str, Any])
     pairs = [(CONTEXT, choice) for choice in CHOICES] + [("", "Once"), (CONTEXT + " girl", " named")]
     found = SparrowLM(engine, **options).loglikelihood(requests("loglikelihood", *pairs))
     for (context, continuation), (logprob, greedy) in zip(pairs, found, strict=True):
-        given = engine.encode(context) or [0]
-        told = engine.encode(continuation)
+        given = engine.encode(context)
+        told = engine.encode(continuation, add_special_tokens=False)
         all_logprobs = logprobs(engine, given + told)[len(given) - 1 : -1]
         assert logprob == pytest.approx(all_logprobs[range(len(told)), told].sum(), abs=1e-4)
         assert greedy == (all_logprobs.argmax(-1).tolist() == told)
@@ -104,7 +85,7 @@ def test_continuations_that_share_a_context(demo: Path, options: dict[str, Any])
 def test_contexts_are_cut_on_the_left(demo: Path) -> None:
     engine = Sparrow.from_pretrained(demo, kv_dtype="f32")
     lm = SparrowLM(engine, max_length=8)
-    ids, told = engine.encode(CONTEXT), engine.encode(" girl")
+    ids, told = engine.encode(CONTEXT), engine.encode(" girl", add_special_tokens=False)
     (found,) = lm.loglikelihood(requests("loglikelihood", (CONTEXT, " girl")))
     expected = logprobs(engine, ids[-(9 - len(told)) :] + told[:-1])[-len(told) :]
     assert found[0] == pytest.approx(expected[range(len(told)), told].sum(), abs=1e-4)
@@ -175,7 +156,7 @@ def test_tasks(demo: Path, tasks: Path) -> None:
     )
     engine = Sparrow.from_pretrained(demo, selector="gate", kv_dtype="f32")
     texts = [CONTEXT + " girl", "Tom had a red ball."]
-    total = sum(engine.score([0], engine.encode(text)).logprob for text in texts)
+    total = sum(engine.score([0], text).logprob for text in texts)
     expected = math.exp(-total / sum(len(text) for text in texts))
     assert report["results"]["own_text"]["byte_perplexity,none"] == pytest.approx(expected, rel=1e-5)
     # The second answer was made wrong.

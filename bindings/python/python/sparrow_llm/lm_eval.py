@@ -40,6 +40,7 @@ class SparrowLM(TemplateLM):  # type: ignore[misc]
             other.
         max_length: Tokens that predictions may look back on; the model's context by default.
         max_batch_size: Not needed.
+        device: Not heeded: the harness names a GPU where its caller names nothing.
         options: Those of `Sparrow.from_pretrained`. Without any on the cache it is float32, as `sparrow eval`
             has it.
     """
@@ -51,6 +52,7 @@ class SparrowLM(TemplateLM):  # type: ignore[misc]
         batch_size: int | str | None = None,
         max_length: int | None = None,
         max_batch_size: int | None = None,
+        device: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
