@@ -2,5 +2,6 @@
 
 from .cache import SparrowCache
 from .causal_lm import SparrowForCausalLM
+from .patch import Patch, patch, unpatch
 
-__all__ = ["SparrowCache", "SparrowForCausalLM"]
+__all__ = ["Patch", "SparrowCache", "SparrowForCausalLM", "patch", "unpatch"]
