@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,3 +199,15 @@ def test_saved_models_load(model: Any, tmp_path: Any) -> None:
     for name in ("state_dict", "push_to_hub"):
         with pytest.raises(NotImplementedError, match=name):
             model.save_pretrained(tmp_path, **{name: True})
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_real_model(beams: int) -> None:
+    directory = Path(os.environ.get("SPARROW_MODELS", "")) / "smollm2"
+    if not (directory / "config.json").is_file():
+        pytest.skip("needs models")
+    model = SparrowForCausalLM.from_pretrained(directory, kv_dtype="f32")
+    stock = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    ids = torch.tensor([model.engine.encode("The capital of France is")])
+    arguments = dict(max_new_tokens=24, do_sample=False, num_beams=beams)
+    assert torch.equal(model.generate(ids, **arguments), stock.generate(ids, **arguments))
