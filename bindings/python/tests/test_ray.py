@@ -17,7 +17,8 @@ from sparrow_llm import Sparrow
 from sparrow_llm.errors import OptionError
 from sparrow_llm.ray import CompletionServer, Generator, app
 from sparrow_llm.ray.http import events
-from starlette.requests import Request
+from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.ray
@@ -44,11 +45,8 @@ def server(talking: Path) -> CompletionServer:
 
 @pytest.fixture(scope="module")
 def client(server: CompletionServer) -> Iterator[TestClient]:
-    async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        response = await server(Request(scope, receive))
-        await response(scope, receive, send)
-
-    with TestClient(asgi) as client:
+    route = Route("/{path:path}", server.__call__, methods=["GET", "POST"])
+    with TestClient(Starlette(routes=[route])) as client:
         yield client
 
 
@@ -101,7 +99,7 @@ def test_models_and_health(server: CompletionServer, client: TestClient) -> None
 
 
 BAD: list[tuple[str, str, Any, int, str]] = [
-    ("POST", "/v1/completions", {}, 400, "prompt: missing"),
+    ("POST", "/v1/completions", {}, 400, "prompt: expected a text or a list, found None"),
     ("POST", "/v1/completions", {"prompt": "a", "beams": 3}, 400, "beams: unknown field"),
     ("POST", "/v1/completions", {"prompt": "a", "n": 2}, 400, "one choice"),
     ("POST", "/v1/completions", {"prompt": "a", "top_p": 7}, 400, "top_p"),
@@ -109,6 +107,8 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/v1/completions", {"prompt": "a " * 600}, 400, "context"),
     ("POST", "/v1/completions", {"prompt": ["a", "b"], "stream": True}, 400, "one prompt"),
     ("POST", "/v1/completions", {"prompt": "a", "logit_bias": {"five": 1}}, 400, "logit_bias"),
+    ("POST", "/v1/completions", {"prompt": "a", "max_tokens": 10**30}, 400, "too big"),
+    ("POST", "/v1/completions", {"prompt": 5}, 400, "found 5"),
     ("POST", "/v1/completions", [1], 400, "JSON object"),
     ("POST", "/v1/chat/completions", {"messages": "hello"}, 400, "messages: expected a list"),
     ("GET", "/v1/completions", None, 405, "takes POST"),

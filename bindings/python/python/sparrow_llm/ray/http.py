@@ -73,7 +73,8 @@ class CompletionServer:
             return failure(str(error), error.status)
         except InternalError as error:
             return failure(str(error), 500)
-        except (SparrowError, TypeError) as error:
+        except (SparrowError, TypeError, OverflowError) as error:
+            # Values of a wrong type, or too large for their type.
             return failure(str(error), 400)
 
     async def answer(self, request: Request) -> Response:
@@ -108,8 +109,8 @@ class CompletionServer:
     def completion(self, body: dict[str, Any]) -> Callable[[], Any]:
         """What computes a completion."""
         options = sampling(body, ("prompt", "echo", "logprobs"))
-        if "prompt" not in body:
-            raise RequestError("prompt: missing")
+        if not isinstance(body.get("prompt"), str | list):
+            raise RequestError(f"prompt: expected a text or a list, found {body.get('prompt')!r}")
         for name in ("echo", "logprobs"):
             if body.get(name) is not None:
                 options[name] = body[name]
@@ -135,14 +136,17 @@ def sampling(body: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
     """The options of generation in a request.
 
     Raises:
-        RequestError: It has a field that is not known.
+        RequestError: It has a field that is not known, or biases that are none.
     """
     unknown = set(body) - {*SAMPLING, *IGNORED, *known, "logit_bias"}
     if unknown:
         raise RequestError(f"{min(unknown)}: unknown field")
     options = {name: body[name] for name in SAMPLING if body.get(name) is not None}
     if bias := body.get("logit_bias"):
-        options["logit_bias"] = {int(token): value for token, value in bias.items()}
+        try:
+            options["logit_bias"] = {int(token): value for token, value in bias.items()}
+        except (AttributeError, ValueError):
+            raise RequestError(f"logit_bias: expected an object of ids and numbers, found {bias!r}") from None
     return options
 
 
