@@ -29,9 +29,11 @@ __all__ = [
     "get_num_threads",
     "int8_linear",
     "pack",
+    "pack_kv",
     "quantize_int8",
     "select",
     "set_num_threads",
+    "sparse_attention_decode",
     "sparse_linear",
     "sparse_mlp",
     "sparse_mlp_forward",
@@ -48,6 +50,9 @@ _sparse_linear: Callable[..., Tensor] = torch.ops.sparrow.sparse_linear.default
 _select: Callable[..., Tensor] = torch.ops.sparrow.select.default
 _sparse_mlp: Callable[..., Tensor] = torch.ops.sparrow.sparse_mlp.default
 _sparse_mlp_forward: Callable[..., Tensor] = torch.ops.sparrow.sparse_mlp_forward.default
+
+_pack_kv: Callable[..., tuple[Tensor, Tensor]] = torch.ops.sparrow.pack_kv.default
+_sparse_attention_decode: Callable[..., Tensor] = torch.ops.sparrow.sparse_attention_decode.default
 
 
 def get_num_threads() -> int:
@@ -273,6 +278,74 @@ def sparse_mlp(
             "gate_values": gate_values,
         }
         refuse(error, x=x, gate=gate, up=up, down=down, active=active, **vectors)
+
+
+def pack_kv(
+    keys: Tensor, values: Tensor, key_sparsity: float, value_sparsity: float
+) -> tuple[Tensor, Tensor]:
+    """Keys and values pruned by magnitude and packed, for `sparse_attention_decode`.
+
+    Both are `[batch, kv_heads, tokens, head_dim]` of one dtype, tokens a multiple of 64. Of each head's 64 tokens the
+    fraction `key_sparsity`, in 0..1, of the keys, and `value_sparsity` of the values, is dropped, the smallest magnitudes.
+    Returns the blocks of both, uint8 `[batch, kv_heads, tokens / 64 + 1, bytes]`: the last block of a head holds nothing,
+    but kernels may read it.
+
+    A block is a bitmap `[64, ceil(head_dim / 32)]` of 32-bit words, bit i mod 32 of word i/32 set where element i is kept, and
+    the elements kept, token after token. Source: SparAMX (arXiv 2502.12444).
+    """
+    try:
+        _without_gradient("pack_kv", keys, values)
+        return _pack_kv(keys, values, key_sparsity, value_sparsity)
+    except (RuntimeError, AttributeError) as error:
+        refuse(error, keys=keys, values=values)
+
+
+def sparse_attention_decode(
+    q: Tensor,
+    key_blocks: Tensor,
+    value_blocks: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    check_invariants: bool = True,
+) -> Tensor:
+    """softmax(q · keysᵀ · scale) · values of one token of each sequence, over packed tokens and dense ones after them.
+
+    `q` is `[batch, heads, head_dim]`; the blocks are those of `pack_kv`, `[batch, kv_heads, room, bytes]`, of which
+    `lengths[:, 0]` are in use, fewer than there is room for; `keys` and `values` `[batch, kv_heads, room, head_dim]` of the
+    dtype of q, of which `lengths[:, 1]` tokens are in use; `lengths` int64 `[batch, 2]`. Returns `[batch, heads, head_dim]`;
+    a row that sees nothing is zero. Heads share key heads in groups (arXiv 2305.13245). `scale` is 1/√head_dim if it is `None`;
+    with `soft_cap` c scores become c · tanh(score / c).
+
+    Error at most (head_dim + 16) · 2⁻²³ · scale · Σ|q·k| + (tokens + 64) · 2⁻²³, relative to the largest |value|, and the
+    rounding to the dtype. `check_invariants=False` does not count the bits of blocks: see `sparse_linear`.
+    """
+    try:
+        _without_gradient("sparse_attention_decode", q, keys, values)
+        return _sparse_attention_decode(
+            q,
+            key_blocks,
+            value_blocks,
+            keys,
+            values,
+            lengths,
+            scale=scale,
+            soft_cap=soft_cap,
+            check_invariants=check_invariants,
+        )
+    except (RuntimeError, AttributeError) as error:
+        refuse(
+            error,
+            q=q,
+            key_blocks=key_blocks,
+            value_blocks=value_blocks,
+            keys=keys,
+            values=values,
+            lengths=lengths,
+        )
 
 
 def _without_gradient(operator: str, *tensors: Tensor | None) -> None:

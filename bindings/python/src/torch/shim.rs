@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
-use sparrow_kernels::{Bitmap, BitmapError, BitmapParts};
+use sparrow_kernels::{Bitmap, BitmapError, BitmapParts, SparseKvError, SparseKvParts, SparseRows};
 
 use super::fault::{Fault, Result};
 use super::scalar_type::ScalarType;
@@ -351,6 +351,15 @@ pub fn trusted_bitmap(parts: BitmapParts<'_>) -> std::result::Result<Bitmap<'_>,
     Ok(unsafe { Bitmap::new_unchecked(parts) })
 }
 
+/// A sparse cache whose bits are not counted, which whoever called the operator vouches for.
+///
+/// # Errors
+/// If a length does not fit.
+pub fn trusted_cache(parts: SparseKvParts<'_>) -> std::result::Result<SparseRows<'_>, SparseKvError> {
+    // SAFETY: `check_invariants=False` is the caller's word that `pack_kv` made these blocks.
+    unsafe { SparseRows::new_unchecked(parts) }
+}
+
 /// The arguments of a call, taken in order, and then its results.
 ///
 /// Torch hands all arguments over, so an operator takes every one of them before it does anything else.
@@ -408,6 +417,11 @@ impl Stack {
     /// A `bool`.
     pub fn bool(&mut self) -> Result<bool> {
         Ok(self.take()? as u8 != 0)
+    }
+
+    /// A `float`.
+    pub fn float(&mut self) -> Result<f64> {
+        Ok(f64::from_bits(self.take()?))
     }
 
     /// A `float?`.
