@@ -94,8 +94,9 @@ def replace_linear_layers(
 
 def _linears(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, torch.nn.Linear]]:
     for path, parent in model.named_modules():
-        for name, child in parent.named_children():
-            if type(child) is torch.nn.Linear:
+        # Not `named_children`, which leaves out the second name of a layer.
+        for name, child in parent._modules.items():
+            if child is not None and type(child) is torch.nn.Linear:
                 yield parent, name, f"{path}.{name}".lstrip("."), child
 
 
