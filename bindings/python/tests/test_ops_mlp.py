@@ -1,4 +1,5 @@
-"""MLPs of active neurons, selection and sparse attention against float64 within the bounds that the kernels state."""
+"""MLPs of active neurons, selection and sparse attention against float64 within the bounds that the kernels
+state."""
 
 from __future__ import annotations
 
@@ -168,7 +169,8 @@ def test_select(leading: list[int], n: int, dtype: torch.dtype) -> None:
 
 
 def unpacked(blocks: Tensor, dtype: torch.dtype, head_dim: int) -> Tensor:
-    """Keys or values `[batch, kv_heads, tokens, head_dim]` of blocks, by what `ops.pack_kv` says of their bytes."""
+    """Keys or values `[batch, kv_heads, tokens, head_dim]` of blocks, by what `ops.pack_kv` says of their
+    bytes."""
     batch, heads, room, size = blocks.shape
     words = math.ceil(head_dim / 32)
     out = torch.zeros(batch, heads, (room - 1) * 64, head_dim, dtype=dtype)
