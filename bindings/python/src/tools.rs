@@ -71,7 +71,8 @@ pub fn sparsify(
         ("target_ppl", target_ppl.map(Goal::Perplexity)),
         ("target_kl", target_kl.map(Goal::Divergence)),
     ])?;
-    if !(rank > 0.0) || (rank >= 1.0 && rank.fract() != 0.0) {
+    let usable = rank > 0.0 && (rank < 1.0 || rank.fract() == 0.0);
+    if !usable {
         return Err(option("rank", format!("must be a whole number, or a fraction between 0 and 1, found {rank}")));
     }
     detached(py, || {

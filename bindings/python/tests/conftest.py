@@ -11,12 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DEMO = ROOT / "assets" / "demo"
-NEEDS = {
-    "torch": ["torch"],
-    "transformers": ["torch", "transformers"],
-    "lm_eval": ["lm_eval"],
-    "ray": ["ray"],
-}
+NEEDS = {"torch": ["torch"], "transformers": ["torch", "transformers"], "lm_eval": ["lm_eval"], "ray": ["ray"]}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,20 +20,13 @@ def pytest_configure(config: pytest.Config) -> None:
     required = [name for name in os.environ.get("SPARROW_REQUIRE_PYTHON", "").split(",") if name]
     missing = [name for name in required if importlib.util.find_spec(name) is None]
     if missing:
-        raise pytest.UsageError(
-            f"SPARROW_REQUIRE_PYTHON names {', '.join(missing)}, which cannot be imported"
-        )
+        raise pytest.UsageError(f"SPARROW_REQUIRE_PYTHON names {', '.join(missing)}, which cannot be imported")
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
     """Files of tests import what they test: those that cannot are left out, and named at the end."""
     for mark, modules in NEEDS.items():
-        prefixes = {
-            "torch": ("test_ops", "test_nn"),
-            "transformers": ("test_hf",),
-            "lm_eval": ("test_lm_eval",),
-            "ray": ("test_ray",),
-        }
+        prefixes = {"torch": ("test_ops", "test_nn"), "transformers": ("test_hf",), "lm_eval": ("test_lm_eval",), "ray": ("test_ray",)}
         if collection_path.name.startswith(prefixes[mark]):
             absent = [name for name in modules if importlib.util.find_spec(name) is None]
             if absent:

@@ -85,9 +85,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&text_path).with_context(|| text_path.display().to_string())?;
     let kv = args.kv.options();
     let reference = args.reference.as_deref().map(resolve).transpose()?;
-    let as_stored = reference.is_none() && args.storage.dtype.is_none() && kv == KvOptions::default();
+    let unchanged = reference.is_none() && args.storage.dtype.is_none() && kv == KvOptions::default();
     // Comparing dense with dense would say nothing.
-    let default = if as_stored && args.selector.selector.is_none() { sparse_default(&dir)? } else { None };
+    let default = if unchanged && args.selector.selector.is_none() { sparse_default(&dir)? } else { None };
     let load = args.storage.of(args.model.load()?);
     let loaded = open(load.selector(args.selector.selector.or(default)))?;
     let (model, cpu, tokenizer) = (&loaded.model, &loaded.cpu, loaded.tokenizer()?);

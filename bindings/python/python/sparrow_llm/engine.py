@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from . import _native
 from .errors import ClosedError, DeviceError, OptionError
@@ -203,9 +203,9 @@ class Sparrow:
     # Generation.
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]
         self,
-        prompt: Prompt,
+        prompt: str | list[int],
         *,
         num_return_sequences: Literal[1] = 1,
         echo: bool = False,
@@ -258,7 +258,7 @@ class Sparrow:
             ContextLengthError: a prompt leaves no room in the context.
             OptionError: an option is out of range.
         """
-        prompts, alone = self._prompts(prompt)
+        prompts, alone = _listed(prompt)
         if num_return_sequences < 1:
             raise OptionError(f"num_return_sequences: must be at least 1, found {num_return_sequences}")
         engine = self._engine()
@@ -266,16 +266,16 @@ class Sparrow:
         seeds = [submit["seed"] + i for i in range(num_return_sequences)]
         requests: list[int] = []
         try:
-            for ids in prompts:
+            for ids in self._ids_of(prompts):
                 requests += [engine.submit(ids, **(submit | {"seed": seed})) for seed in seeds]
             outcomes = engine.run(requests, _told(callback))
         except BaseException:
             for number in requests:
                 engine.end(number)
             raise
-        befores = [self._text(p) if echo else "" for p in ([prompt] if alone else prompt)]
+        befores = [self._text(p) if echo else "" for p in prompts]
         results = [
-            completion(outcome, seeds[i % len(seeds)], befores[i // len(seeds)])  # type: ignore[arg-type]
+            completion(outcome, seeds[i % len(seeds)], befores[i // len(seeds)])
             for i, outcome in enumerate(outcomes)
         ]
         if callback:
@@ -347,13 +347,13 @@ class Sparrow:
         """As `generate`, or `stream` of one prompt, in the dictionaries of OpenAI's completions."""
         from . import openai
 
+        prompts, alone = _listed(prompt)
         if not stream:
-            results = self.generate([prompt] if self._prompts(prompt)[1] else prompt, echo=echo, **options)  # type: ignore[list-item, arg-type]
+            results = self.generate(prompts, echo=echo, **options)
             return openai.completions(self, results)
-        prompts, alone = self._prompts(prompt)
         if not alone:
             raise OptionError("prompt: one prompt can be streamed at a time")
-        before = self._text(prompt) if echo else ""  # type: ignore[arg-type]
+        before = self._text(prompts[0]) if echo else ""
         return openai.completion_chunks(self, self.stream(prompts[0], **options), before)
 
     def create_chat_completion(
@@ -381,13 +381,16 @@ class Sparrow:
         """
         import numpy as np
 
+        ids = _checked(ids)
         with self._sequence(len(ids)) as (session, sequence):
             if last:
                 return np.frombuffer(session.prefill(sequence, ids), np.float32)
             return np.frombuffer(session.prefill_all(sequence, ids), np.float32).reshape(len(ids), -1)
 
     @overload
-    def score(self, context: Prompt, continuation: Prompt) -> Score: ...
+    def score(  # type: ignore[overload-overlap]
+        self, context: str | list[int], continuation: Prompt
+    ) -> Score: ...
     @overload
     def score(self, context: Sequence[Prompt], continuation: Sequence[Prompt]) -> list[Score]: ...
     def score(
@@ -398,8 +401,9 @@ class Sparrow:
         Raises:
             OptionError: a context has no tokens.
         """
-        contexts, alone = self._prompts(context)
-        continuations, _ = self._prompts(continuation, add_special_tokens=False)
+        listed, alone = _listed(context)
+        contexts = self._ids_of(listed)
+        continuations = self._ids_of(_listed(continuation)[0], add_special_tokens=False)
         if len(contexts) != len(continuations):
             message = f"continuation: {len(continuations)} for {len(contexts)} contexts"
             raise OptionError(message)
@@ -436,7 +440,7 @@ class Sparrow:
             found = _native.evaluate(
                 self.model,
                 text,
-                reference=reference and reference.model,
+                reference=reference.model if reference else None,
                 window=window,
                 bos=bos,
                 max_tokens=max_tokens,
@@ -478,7 +482,7 @@ class Sparrow:
 
     def session(self) -> _native.Session:
         """A session of its own: sequences that the caller advances. What drop-ins for other libraries are made of."""
-        return _native.Session(self.model, **self._kv)  # type: ignore[arg-type]
+        return _native.Session(self.model, **self._kv)
 
     # Ending.
 
@@ -512,7 +516,7 @@ class Sparrow:
         """What serves requests; `kept` sequences of ended ones stay, for those that begin alike."""
         with self._lock:
             if kept not in self._engines:
-                self._engines[kept] = _native.Engine(self.model, kept=kept, **self._kv)  # type: ignore[arg-type]
+                self._engines[kept] = _native.Engine(self.model, kept=kept, **self._kv)
             return self._engines[kept]
 
     def _sequence(self, capacity: int) -> _Sequence:
@@ -558,13 +562,27 @@ class Sparrow:
     def _text(self, prompt: Prompt) -> str:
         return prompt if isinstance(prompt, str) else self.decode(prompt)
 
-    def _prompts(
-        self, prompt: Prompt | Sequence[Prompt], add_special_tokens: bool = True
-    ) -> tuple[list[Sequence[int]], bool]:
-        """Ids of one prompt or several, and whether it was one."""
-        alone = isinstance(prompt, str) or len(prompt) == 0 or not isinstance(prompt[0], str | Sequence)
-        prompts = [prompt] if alone else prompt
-        return [self._ids(p, add_special_tokens) for p in prompts], alone  # type: ignore[arg-type, union-attr]
+    def _ids_of(self, prompts: Sequence[Prompt], add_special_tokens: bool = True) -> list[Sequence[int]]:
+        return [self._ids(prompt, add_special_tokens) for prompt in prompts]
+
+
+def _listed(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """One prompt or several as a list, and whether it was one. Arrays and tensors are lists of ids."""
+    if isinstance(prompt, str):
+        return [prompt], True
+    entries: list[Any] = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
+    if any(isinstance(entry, str | Sequence) or hasattr(entry, "tolist") for entry in entries):
+        return [entry if isinstance(entry, str) else _checked(entry) for entry in entries], False
+    return [_checked(entries)], True
+
+
+def _checked(ids: Any) -> list[int]:
+    """Ids as whole numbers."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    wrong = [id for id in ids if not isinstance(id, int) or not 0 <= id < 1 << 32]
+    if wrong:
+        raise OptionError(f"prompt: ids of tokens are whole numbers from 0, found {wrong[0]!r}")
+    return cast("list[int]", ids)
 
 
 class _Sequence:

@@ -98,7 +98,7 @@ def _reason(chunk: Chunk) -> str | None:
 
 
 def _logprobs(chunk: Chunk) -> list[TokenLogprobs] | None:
-    return chunk.logprobs and [chunk.logprobs]
+    return [chunk.logprobs] if chunk.logprobs else None
 
 
 def _completion_logprobs(model: Sparrow, logprobs: list[TokenLogprobs] | None) -> dict[str, Any] | None:

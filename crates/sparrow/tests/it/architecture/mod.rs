@@ -16,6 +16,7 @@ fn root() -> PathBuf {
 fn no_crate_has_a_ring_of_imports() {
     let crates = std::fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path());
     let mut seen = 0;
+    let crates = crates.chain([root().join("bindings/python")]);
     for dir in crates.filter(|dir| dir.join("src").is_dir()) {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
         let graph = Graph::read(&dir.join("src"));
@@ -31,7 +32,7 @@ fn no_crate_has_a_ring_of_imports() {
         }
         seen += 1;
     }
-    assert!(seen >= 6, "only {seen} crates were found");
+    assert!(seen >= 7, "only {seen} crates were found");
 }
 
 /// The floors as `lib.rs` lists them, lowest first.

@@ -1,6 +1,6 @@
 //! A step that is cancelled between two layers was not: sequences are what they were before, and go on as if nothing had happened.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sparrow::internals::backend::{ActiveNeurons, Observer, Point};
 use sparrow::internals::run::PREFILL_ROWS;
@@ -195,4 +195,26 @@ fn a_cancelled_step_leaves_the_weight_cache_in_order() {
         cancelled(&mut stopped, &[4], layer);
     }
     assert_eq!(decode_each(&mut stopped, 0, &[5, 6, 7]), decode_each(&mut plain, 0, &[5, 6, 7]));
+}
+
+/// A poll is asked before every layer, on the thread that computes, and what it says stops the step until it says otherwise.
+#[test]
+fn a_poll_stops_a_step_before_any_layer() {
+    let model = model(|_| ());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    for stop_at in 1..=LAYERS {
+        let (mut stopped, mut plain) = (session_of(&model, caches()[0]), session_of(&model, caches()[0]));
+        let polled = asked.clone();
+        stopped.set_cancel(Cancel::with_poll(move || {
+            let mut polled = polled.lock().unwrap();
+            polled.push(std::thread::current().id());
+            polled.len() == stop_at
+        }));
+        assert!(matches!(stopped.prefill(0, &[1, 2, 3]), Err(Error::Cancelled)), "at {stop_at}");
+        assert!(!stopped.cancel().is_asked());
+        let polls = asked.lock().unwrap().clone();
+        assert_eq!(polls, vec![std::thread::current().id(); stop_at]);
+        assert_alike("after a poll", &mut stopped, &mut plain);
+        asked.lock().unwrap().clear();
+    }
 }

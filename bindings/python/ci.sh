@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it in a fresh virtual environment, and runs everything that is tested from Python. What cannot be is
+# named. SPARROW_REQUIRE_PYTHON=torch,transformers makes it a failure that these cannot be installed.
+set -euo pipefail
+cd "$(dirname "$0")"
+root=$(cd ../.. && pwd)
+required=",${SPARROW_REQUIRE_PYTHON:-},"
+python=$(command -v python3 || true)
+if [ -z "$python" ] || ! "$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))'; then
+    echo "skipped: the Python package needs Python 3.10 or newer with venv"
+    [ "$required" = ,, ]
+    exit
+fi
+
+# Environments are kept by what is installed in them: torch alone takes a minute.
+cache=${SPARROW_PYTHON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sparrow-python}
+environment() { # name, requirements
+    local key venv
+    key=$("$python" -V; cat "$2")
+    venv=$cache/$1-$(printf %s "$key" | sha256sum | cut -c1-16)
+    if [ ! -e "$venv/complete" ]; then
+        rm -rf "$venv"
+        "$python" -m venv "$venv" && install "$venv" "$2" && touch "$venv/complete" || return 1
+    fi >&2
+    echo "$venv"
+}
+# A line of options and names is one call of pip.
+install() {
+    local line
+    while IFS= read -r line; do
+        # shellcheck disable=SC2086
+        case $line in '' | '#'*) ;; *) "$1/bin/pip" install --quiet --disable-pip-version-check $line || return 1 ;; esac
+    done <"$2"
+}
+
+if ! tools=$(environment tools requirements/tools.txt); then
+    echo "skipped: the Python package needs maturin and pytest from a package index"
+    [ "$required" = ,, ]
+    exit
+fi
+wheels=$root/target/wheels
+rm -rf "$wheels"
+# The profile that the workspace's tests were built with, so that little is compiled twice.
+"$tools/bin/maturin" build --quiet --profile dev --out "$wheels" --interpreter "$python"
+wheel=$(echo "$wheels"/*.whl)
+
+check() { # environment
+    "$1/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheel"
+    (cd tests && CARGO_TARGET_DIR=$root/target "$1/bin/python" -m pytest -q -p no:cacheprovider .)
+}
+if full=$(environment torch requirements/torch.txt); then
+    check "$full"
+    (cd / && "$full/bin/python" -m mypy.stubtest sparrow_llm._native)
+    "$full/bin/python" -m mypy --strict python/sparrow_llm
+else
+    echo "skipped: tests that need torch and transformers, which cannot be installed"
+    [ "$required" = ,, ]
+    check "$tools"
+fi

@@ -1,0 +1,1 @@
+"""Stock transformers beside Sparrow: `python -m sparrow_llm.benchmark --help`."""
