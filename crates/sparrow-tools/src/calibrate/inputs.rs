@@ -4,7 +4,23 @@ use sparrow::internals::backend::{ActiveNeurons, Observer, Point, Projection};
 
 use super::sample::{Sample, quantile};
 
-/// Magnitudes kept per layer and place to take quantiles of.
+/// The sites of a layer: projections that read the same input.
+pub(crate) const SITES: [&[Projection]; 4] = [
+    &[Projection::Q, Projection::K, Projection::V],
+    &[Projection::O],
+    &[Projection::Gate, Projection::Up],
+    &[Projection::Down],
+];
+
+/// Values of sites as those of projections.
+pub(crate) fn by_projection<T: Copy>(sites: [T; 4]) -> [T; 7] {
+    Projection::ALL.map(|projection| {
+        let site = SITES.iter().position(|site| site.contains(&projection)).expect("sites have every projection");
+        sites[site]
+    })
+}
+
+/// Magnitudes kept per layer and site to take quantiles of.
 const MAGNITUDES: usize = 1 << 17;
 
 /// Of each layer: a sample of the magnitudes of the inputs of its projections, and the residual stream before it over the
@@ -51,18 +67,22 @@ impl InputSamples {
 }
 
 impl InputCalibration {
-    /// The magnitude below which a fraction `sparsity` of a projection's inputs lies.
-    pub fn threshold(&self, layer: usize, projection: Projection, sparsity: f64) -> f32 {
-        let place = match projection {
-            Projection::Q | Projection::K | Projection::V => 0,
-            Projection::O => 1,
-            Projection::Gate | Projection::Up => 2,
-            Projection::Down => 3,
-        };
-        match sparsity {
-            0.0 => 0.0,
-            _ => quantile(&self.magnitudes[layer][place], sparsity),
-        }
+    /// The fraction of a site's inputs whose magnitude is above `threshold`.
+    pub fn above(&self, layer: usize, site: usize, threshold: f32) -> f64 {
+        let sorted = &self.magnitudes[layer][site];
+        let below = sorted.partition_point(|&magnitude| magnitude <= threshold);
+        1.0 - below as f64 / sorted.len().max(1) as f64
+    }
+
+    /// The largest magnitude of a site's inputs.
+    pub fn largest(&self, layer: usize, site: usize) -> f32 {
+        self.magnitudes[layer][site].last().copied().unwrap_or(0.0)
+    }
+
+    /// The magnitude below which half of a site's inputs lie that are not 0.
+    pub fn middle(&self, layer: usize, site: usize) -> f32 {
+        let sorted = &self.magnitudes[layer][site];
+        quantile(&sorted[sorted.partition_point(|&magnitude| magnitude <= 0.0)..], 0.5)
     }
 }
 

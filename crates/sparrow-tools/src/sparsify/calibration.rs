@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use sparrow::internals::backend::{Predictor, Projection, Scorer, Threshold, is_relu_family};
+use sparrow::internals::backend::{Predictor, Scorer, Threshold, is_relu_family};
 use sparrow::internals::select::{Calibrates, Found, Goal, InputThresholds, Method, Neurons, Scores};
 use sparrow::{Error, Model, Result, Selector};
 
+use super::allocate::{Allocation, TOKENS};
 use super::options::{Progress, SparsifyOptions, Stage};
 use super::task::{Task, observe};
-use super::{allocate, train};
+use super::train;
 use crate::calibrate::{
     BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, closed_form,
     thresholds_for_active, thresholds_for_recall,
@@ -30,7 +31,7 @@ impl Observed {
         let mut report = |done, all| progress(Stage::Observing, done, all);
         Ok(match task.options.selector.kind().calibrates() {
             Calibrates::Inputs => {
-                let mut samples = InputSamples::new(layers, allocate::TOKENS.min(task.window));
+                let mut samples = InputSamples::new(layers, TOKENS.min(task.window));
                 observe(task, model, ids, &mut samples, &mut report)?;
                 Observed::Inputs(samples.finish().ok_or_else(not_finite)?)
             }
@@ -70,7 +71,7 @@ pub(super) enum Calibration {
     },
     Inputs {
         calibration: InputCalibration,
-        paths: Vec<allocate::Path>,
+        allocation: Allocation,
     },
     Blocks {
         influence: BlockInfluence,
@@ -84,12 +85,9 @@ impl Calibration {
         let (samples, scores) = match observed {
             Observed::Neurons { samples, scores } => (samples, scores),
             Observed::Inputs(calibration) => {
-                let paths = (0..layers.len()).map(|l| {
-                    progress(Stage::Thresholding, l as u64, layers.len() as u64);
-                    allocate::path(task.cpu, model, l, &calibration)
-                });
-                let paths = paths.collect::<Result<_>>()?;
-                return Ok(Calibration::Inputs { calibration, paths });
+                let report = |done, all| progress(Stage::Thresholding, done, all);
+                let allocation = Allocation::measure(task.cpu, model, &calibration, report)?;
+                return Ok(Calibration::Inputs { calibration, allocation });
             }
             Observed::Blocks(influence) => return Ok(Calibration::Blocks { influence, model: model.clone() }),
         };
@@ -146,12 +144,8 @@ impl Calibration {
             Calibration::Neurons { curves, relu, .. } => {
                 return self.neuron_method(options, thresholds_for_active(curves, *relu, active));
             }
-            Calibration::Inputs { calibration, paths } => {
-                let layer = |(l, path): (usize, &allocate::Path)| {
-                    let sparsity = path.at(1.0 - active);
-                    Projection::ALL.map(|p| calibration.threshold(l, p, sparsity[p as usize]))
-                };
-                Found::Inputs(paths.iter().enumerate().map(layer).collect())
+            Calibration::Inputs { calibration, allocation } => {
+                Found::Inputs(allocation.thresholds(calibration, active))
             }
             Calibration::Blocks { influence, model } => Found::Blocks(influence.skipped(&model.weights.layers, active)),
         };

@@ -63,7 +63,7 @@ impl Cpu {
         };
         for (projection, linear, out) in projections {
             assert!(linear.input_major, "input selection needs input-major weights");
-            let bytes = s.linear(self, rules[projection as usize], linear, x, m, out);
+            let bytes = s.linear(self, rules[projection as usize], linear, x, step.rows, out);
             let width = linear.weight.cols() as u64;
             step.meter.active(layer.index, s.active().map(|n| n * width), linear.weight.rows() as u64 * width);
             step.meter.read(bytes);
