@@ -1,5 +1,5 @@
-//! How much of its inputs each site of a model can do without: one threshold for the whole model, on magnitudes times what an input
-//! of the site is worth.
+//! How much of its inputs each site of a model can do without: one threshold for the whole model, on magnitudes times the norms of
+//! the weights' columns (WINA, arXiv 2505.19427) and what the site is worth. Projections that read the same input are a site.
 //!
 //! What a site is worth is measured: its inputs are thinned by half, alone in the model, and the KL divergence that this costs is
 //! divided by the energy that was left out. Dropping an input costs so much energy times that, and saves the weights of its outputs:
@@ -14,7 +14,7 @@ use sparrow::internals::weights::LayerWeights;
 use sparrow::{Cpu, Model, Result, Selector};
 use sparrow_kernels::DType;
 
-use crate::calibrate::{InputCalibration, SITES, by_projection};
+use crate::calibrate::{InputCalibration, by_projection};
 use crate::eval::{kl_divergence, log_softmax};
 
 /// Tokens that it is measured on.
@@ -22,6 +22,9 @@ pub(super) const TOKENS: usize = 256;
 
 /// Worth is at least this fraction of the middle one: a site that cost nothing on a few tokens is not therefore free.
 const LEAST: f64 = 0.01;
+
+/// Sites of a layer.
+const SITES: usize = 4;
 
 /// Halvings that find the threshold.
 const STEPS: usize = 60;
@@ -47,12 +50,12 @@ impl Allocation {
         let layers = &model.weights.layers;
         let dense = Probe { cpu, model, calibration, reference: None }.run(0, &Selector::dense(), &mut ())?;
         let probe = Probe { cpu, model, calibration, reference: Some(&dense) };
-        let all = (layers.len() * SITES.len()) as u64;
+        let all = (layers.len() * SITES) as u64;
         let mut worth = vec![[0.0; 4]; layers.len()];
         for (l, layer) in layers.iter().enumerate() {
             let outputs = outputs(layer);
-            for site in 0..SITES.len() {
-                progress((l * SITES.len() + site) as u64, all);
+            for site in 0..SITES {
+                progress((l * SITES + site) as u64, all);
                 worth[l][site] = (probe.cost_of_energy(l, site)? / outputs[site]).sqrt();
             }
         }
@@ -70,7 +73,7 @@ impl Allocation {
 
     /// Magnitudes, per layer and projection, above which inputs stay, so that a fraction `active` of the weights is read.
     pub fn thresholds(&self, calibration: &InputCalibration, active: f64) -> Vec<[f32; 7]> {
-        let sites = || (0..self.worth.len()).flat_map(|l| (0..SITES.len()).map(move |site| (l, site)));
+        let sites = || (0..self.worth.len()).flat_map(|l| (0..SITES).map(move |site| (l, site)));
         let all: f64 = self.weights.as_flattened().iter().sum();
         let read = |threshold: f64| {
             let of = |(l, site): (usize, usize)| {
@@ -120,8 +123,13 @@ impl Probe<'_> {
         let threshold = self.calibration.middle(layer, site);
         let mut rules = [Threshold::Fixed(0.0); 4];
         rules[site] = Threshold::Fixed(threshold);
-        let thin = Selector::input(InputThresholds(vec![by_projection(rules); self.model.spec.num_layers]));
-        let mut dropped = Dropped { layer, site, threshold, energy: 0.0 };
+        let calibration = self.calibration;
+        let thin = Selector::input(InputThresholds {
+            rules: vec![by_projection(rules); self.model.spec.num_layers],
+            norms: Some(calibration.norms.clone()),
+        });
+        let norms = &calibration.norms[layer][site];
+        let mut dropped = Dropped { layer, site, norms, threshold, energy: 0.0 };
         let log_p = self.run(layer, &thin, &mut dropped)?;
         let tokens = log_p.len() / self.model.spec.vocab_size;
         let energy = dropped.energy / tokens as f64;
@@ -161,24 +169,26 @@ impl Probe<'_> {
     }
 }
 
-/// Counts the energy Σ x² of a site's inputs that are not above a threshold, but for those of the first token, which stay.
-struct Dropped {
+/// Counts the energy Σ (x·norm)² of a site's inputs that are not above a threshold, but for those of the first token, which stay.
+struct Dropped<'a> {
     layer: usize,
     site: usize,
+    norms: &'a [f32],
     threshold: f32,
     energy: f64,
 }
 
-impl Dropped {
+impl Dropped<'_> {
     fn add(&mut self, layer: usize, site: usize, values: &[f32], m: usize) {
         if (layer, site) == (self.layer, self.site) {
-            let dropped = values[values.len() / m..].iter().filter(|v| v.abs() <= self.threshold);
-            self.energy += dropped.map(|&v| f64::from(v).powi(2)).sum::<f64>();
+            let weighted = values[values.len() / m..].iter().zip(self.norms.iter().cycle()).map(|(v, norm)| v * norm);
+            let dropped = weighted.filter(|v| v.abs() <= self.threshold);
+            self.energy += dropped.map(|v| f64::from(v).powi(2)).sum::<f64>();
         }
     }
 }
 
-impl Observer for Dropped {
+impl Observer for Dropped<'_> {
     fn see(&mut self, layer: usize, point: Point, values: &[f32], m: usize) {
         match point {
             Point::AttentionInput => self.add(layer, 0, values, m),

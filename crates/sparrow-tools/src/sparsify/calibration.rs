@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sparrow::internals::backend::{Predictor, Scorer, Threshold, is_relu_family};
+use sparrow::internals::backend::{InputNorms, Predictor, Scorer, Threshold, is_relu_family};
 use sparrow::internals::select::{Calibrates, Found, Goal, InputThresholds, Method, Neurons, Scores};
 use sparrow::{Error, Model, Result, Selector};
 
@@ -11,7 +11,7 @@ use super::options::{Progress, SparsifyOptions, Stage};
 use super::task::{Task, observe};
 use super::train;
 use crate::calibrate::{
-    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, closed_form,
+    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, closed_form, column_norms,
     thresholds_for_active, thresholds_for_recall,
 };
 
@@ -31,7 +31,8 @@ impl Observed {
         let mut report = |done, all| progress(Stage::Observing, done, all);
         Ok(match task.options.selector.kind().calibrates() {
             Calibrates::Inputs => {
-                let mut samples = InputSamples::new(layers, TOKENS.min(task.window));
+                let norms = column_norms(task.cpu, model).into();
+                let mut samples = InputSamples::new(norms, TOKENS.min(task.window));
                 observe(task, model, ids, &mut samples, &mut report)?;
                 Observed::Inputs(samples.finish().ok_or_else(not_finite)?)
             }
@@ -184,9 +185,10 @@ impl Calibration {
                 let thresholds = method.record().neuron_thresholds().unwrap_or_default().to_vec();
                 Selector::Neurons(Neurons::above(scorer.clone(), thresholds, options.look_ahead))
             }
-            (_, Method::Input(calibrated)) => {
+            (Calibration::Inputs { calibration, .. }, Method::Input(calibrated)) => {
                 let fixed = |layer: &[f32; 7]| layer.map(Threshold::Fixed);
-                Selector::input(InputThresholds(calibrated.thresholds.iter().map(fixed).collect()))
+                let rules = calibrated.thresholds.iter().map(fixed).collect();
+                Selector::input(InputThresholds { rules, norms: Some(calibration.norms.clone()) })
             }
             (_, Method::Skip(blocks)) => Selector::skip(blocks.clone()),
             _ => unreachable!("{method:?} is not what was calibrated"),
@@ -197,6 +199,14 @@ impl Calibration {
     pub fn predictors(&self) -> Option<&[Predictor]> {
         match self {
             Calibration::Neurons { scorer: Scorer::LowRank(predictors), .. } => Some(predictors),
+            _ => None,
+        }
+    }
+
+    /// Norms of the weights' columns, for `input`.
+    pub fn norms(&self) -> Option<&[InputNorms]> {
+        match self {
+            Calibration::Inputs { calibration, .. } => Some(&calibration.norms),
             _ => None,
         }
     }

@@ -32,13 +32,13 @@ impl ActiveInputs {
         self.spare.reserve(width);
     }
 
-    /// `out = x̂·W + b`, where `x̂` is `x` `[rows, in]` without the inputs that are not above the threshold; weights are
+    /// `out = x̂·W + b`, where `x̂` is `x` `[rows, in]` without the inputs whose magnitude, times its norm, is not above the threshold; weights are
     /// `[in, out]`. A few rows read only the weights of inputs that one of them needs. The first token of a sequence is computed
     /// whole: every later one attends to it, and its activations are like those of no other. Returns the bytes read.
     pub fn linear(
         &mut self,
         cpu: &Cpu,
-        rule: Threshold,
+        (rule, norms): (Threshold, Option<&[f32]>),
         linear: LinearView,
         x: &[f32],
         rows: &[Row],
@@ -51,7 +51,10 @@ impl ActiveInputs {
         self.union.resize(words, 0);
         for ((x, row), bits) in x.chunks_exact(n).zip(rows).zip(self.masks.chunks_exact_mut(words)) {
             self.scores.clear();
-            self.scores.extend_from_slice(x);
+            match norms {
+                None => self.scores.extend_from_slice(x),
+                Some(norms) => self.scores.extend(x.iter().zip(norms).map(|(x, norm)| x * norm)),
+            }
             let rule = if row.position == 0 { EVERYTHING } else { rule };
             mask(&cpu.compute, rule, Of::Magnitudes, &mut self.scores, &mut self.spare, bits);
         }
