@@ -37,7 +37,7 @@ pub(super) struct Allocation {
 }
 
 impl Allocation {
-    /// Measures every site. `progress(done, all)` counts them.
+    /// Measures every site on windows of tokens. `progress(done, all)` counts sites.
     ///
     /// # Errors
     /// If weights cannot be read.
@@ -45,11 +45,12 @@ impl Allocation {
         cpu: &Cpu,
         model: &Model,
         calibration: &InputCalibration,
+        window: usize,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
         let layers = &model.weights.layers;
-        let dense = Probe { cpu, model, calibration, reference: None }.run(0, &Selector::dense(), &mut ())?;
-        let probe = Probe { cpu, model, calibration, reference: Some(&dense) };
+        let dense = Probe { cpu, model, calibration, window, reference: None }.run(0, &Selector::dense(), &mut ())?;
+        let probe = Probe { cpu, model, calibration, window, reference: Some(&dense) };
         let all = (layers.len() * SITES) as u64;
         let mut worth = vec![[0.0; 4]; layers.len()];
         for (l, layer) in layers.iter().enumerate() {
@@ -113,6 +114,7 @@ struct Probe<'a> {
     cpu: &'a Cpu,
     model: &'a Model,
     calibration: &'a InputCalibration,
+    window: usize,
     /// Log-probabilities of the dense model, `[tokens, vocab]`.
     reference: Option<&'a [f32]>,
 }
@@ -138,9 +140,9 @@ impl Probe<'_> {
 
     /// Log-probabilities, `[tokens, vocab]`, where `selector` thins one layer and all after it are dense.
     fn run(&self, layer: usize, selector: &Selector, observer: &mut dyn Observer) -> Result<Vec<f32>> {
-        let Probe { cpu, model, calibration, .. } = *self;
+        let Probe { cpu, model, calibration, window, .. } = *self;
         let x = &calibration.residual[layer];
-        let mut stream = LayerStream::from_residual(cpu, model, x, DType::F32)?;
+        let mut stream = LayerStream::from_residual(cpu, model, x, window, DType::F32)?;
         let run = Run { model, layer, selector, after: After::Advance };
         stream.run(&run, observer, |_, _| ())?;
         for layer in layer + 1..model.spec.num_layers {

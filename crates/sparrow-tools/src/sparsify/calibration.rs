@@ -32,7 +32,7 @@ impl Observed {
         Ok(match task.options.selector.kind().calibrates() {
             Calibrates::Inputs => {
                 let norms = column_norms(task.cpu, model).into();
-                let mut samples = InputSamples::new(norms, TOKENS.min(task.window));
+                let mut samples = InputSamples::new(norms, TOKENS - TOKENS % task.window.min(TOKENS));
                 observe(task, model, ids, &mut samples, &mut report)?;
                 Observed::Inputs(samples.finish().ok_or_else(not_finite)?)
             }
@@ -87,7 +87,7 @@ impl Calibration {
             Observed::Neurons { samples, scores } => (samples, scores),
             Observed::Inputs(calibration) => {
                 let report = |done, all| progress(Stage::Thresholding, done, all);
-                let allocation = Allocation::measure(task.cpu, model, &calibration, report)?;
+                let allocation = Allocation::measure(task.cpu, model, &calibration, task.window.min(TOKENS), report)?;
                 return Ok(Calibration::Inputs { calibration, allocation });
             }
             Observed::Blocks(influence) => return Ok(Calibration::Blocks { influence, model: model.clone() }),
