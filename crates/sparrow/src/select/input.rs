@@ -1,5 +1,5 @@
 //! `input`: the small inputs of all seven projections of a layer are left out, and with them rows of their weights (TEAL,
-//! arXiv 2408.14690).
+//! arXiv 2408.14690). Calibrated, their magnitudes are weighted by the norms of the weights that they reach (WINA, arXiv 2505.19427).
 
 use serde::{Deserialize, Serialize};
 
