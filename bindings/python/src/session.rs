@@ -137,8 +137,8 @@ impl Session {
         bytes(py, &logits)
     }
 
-    /// Appends a context of at least one token and what goes on after it; what the model thought of each token of that: its
-    /// log-probability, and whether it was the most likely one.
+    /// Appends a context of at least one token and what goes on after it, but for the last token, which nothing is asked after; what
+    /// the model thought of each token that goes on: its log-probability, and whether it was the most likely one.
     fn score(
         &self,
         py: Python<'_>,
@@ -156,7 +156,8 @@ impl Session {
             if !before.is_empty() {
                 session.prefill(sequence, before)?;
             }
-            let ids: Vec<u32> = std::iter::once(last).chain(continuation.iter().copied()).collect();
+            let before_last = continuation.len().saturating_sub(1);
+            let ids: Vec<u32> = std::iter::once(last).chain(continuation[..before_last].iter().copied()).collect();
             let mut scores = Vec::with_capacity(continuation.len());
             session.prefill_each(sequence, &ids, &mut (), |i, logits| {
                 scores.extend(continuation.get(i).map(|&id| {

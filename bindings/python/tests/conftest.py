@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DEMO = ROOT / "assets" / "demo"
-NEEDS = {"torch": ["torch"], "transformers": ["torch", "transformers"], "lm_eval": ["lm_eval"], "ray": ["ray"]}
+NEEDS = {"torch": ["torch"], "transformers": ["torch", "transformers"], "lm_eval": ["lm_eval"], "ray": ["ray", "httpx"]}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -88,7 +88,7 @@ class Session:
     def prefill(self, sequence: int, ids: Sequence[int]) -> bytearray: ...  # [vocab]: after the last id
     def prefill_all(self, sequence: int, ids: Sequence[int]) -> bytearray: ...  # [ids, vocab]
     def decode(self, tokens: Sequence[tuple[int, int]]) -> bytearray: ...  # (sequence, id) -> [tokens, vocab]
-    # Log-probability of each token of the continuation, and whether it was the most likely one.
+    # Log-probability of each token of the continuation, and whether it was the most likely one. The last is not appended.
     def score(
         self, sequence: int, context: Sequence[int], continuation: Sequence[int]
     ) -> list[tuple[float, bool]]: ...
