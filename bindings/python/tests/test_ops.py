@@ -1,4 +1,5 @@
-"""Operators give what float64 gives, within the bounds that the kernels state, for tensors of every shape and layout."""
+"""Operators give what float64 gives, within the bounds that the kernels state, for tensors of every shape and
+layout."""
 
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ def test_negative_zero_is_stored() -> None:
 
 
 def test_views_of_complex_tensors() -> None:
-    """The imaginary part of a conjugate is a view with a flag that negates it, which memory alone does not show."""
+    """The imaginary part of a conjugate is a view with a flag that negates it, which memory alone does not
+    show."""
     x, w = torch.randn(3, 8, dtype=torch.complex64).conj().imag, torch.randn(5, 8)
     assert x.is_neg()
     y, size = linear(x, w, None)

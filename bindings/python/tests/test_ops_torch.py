@@ -11,6 +11,7 @@ import torch
 from operator_calls import calls
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional as F
 
 from sparrow_llm import ops
@@ -36,6 +37,7 @@ def native() -> list[Any]:
     table = torch.ops.sparrow.quantize_int8(w)
     q, scale = ops.split_int8(table, 8)
     packed, packed_int8 = ops.pack(w), ops.pack(q, scale)
+    kv, lengths = torch.randn(2, 2, 128, 8), torch.tensor([[2, 3], [1, 0]])
     space = torch.ops.sparrow
     cases = [
         (space.dense_linear, (x, w, b)),
@@ -47,6 +49,19 @@ def native() -> list[Any]:
         (space.pack, (q,)),
         (space.sparse_linear, (x, *packed[:3], None, b)),
         (space.sparse_linear, (x, *packed_int8, b)),
+        (space.select, (x, "mean-std=0.5")),
+        (space.sparse_mlp, (x, w, w, w, x.relu()[:, :5] > 0, "silu")),
+        (space.sparse_mlp, (x, None, table, table, None, "gelu")),
+        (space.sparse_mlp_forward, (x, torch.stack([w, w]), w, torch.rand(5) < 0.5, "relu")),
+        (space.pack_kv, (kv, kv, 0.5, 0.25)),
+        (
+            space.sparse_attention_decode,
+            (torch.randn(2, 4, 8), *ops.pack_kv(kv, kv, 0.5, 0.25), kv, kv, lengths),
+        ),
+        (
+            space.update_pool,
+            (torch.zeros(4, 2, 8), torch.zeros(4).long(), torch.tensor(0), b > 10, None, w, w),
+        ),
     ]
     return [pytest.param(op.default, args, id=f"{op.__name__}-{i}") for i, (op, args) in enumerate(cases)]
 
@@ -212,7 +227,7 @@ def test_trace() -> None:
 def test_fake_and_meta_tensors_have_the_shape_of_real_ones(operator: str) -> None:
     function, given = calls()[operator]
     real = function(**given)
-    with FakeTensorMode() as mode:
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
         fake = function(**{name: t if t is None else mode.from_tensor(t) for name, t in given.items()})
     results = [(real, fake)]
     if operator != "pack":
@@ -227,8 +242,9 @@ def test_fake_and_meta_tensors_have_the_shape_of_real_ones(operator: str) -> Non
 
 def test_fake_tensors_are_checked() -> None:
     x, w, b = layer()
+    wrong = x[:, 1:]
     with FakeTensorMode() as mode, pytest.raises(ShapeError, match="x: expected shape"):
-        ops.dense_linear(mode.from_tensor(x[:, 1:]), mode.from_tensor(w), mode.from_tensor(b))
+        ops.dense_linear(mode.from_tensor(wrong), mode.from_tensor(w), mode.from_tensor(b))
 
 
 def test_subclasses_stay() -> None:

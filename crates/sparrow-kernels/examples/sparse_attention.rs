@@ -55,7 +55,7 @@ fn main() {
             }
             let of_dense: Vec<KvRows> =
                 dense.iter().map(|[keys, values]| KvRows::Dense(DenseKv { dtype, keys, values, capacity })).collect();
-            let of_sparse: Vec<KvRows> = sparse.iter().map(KvRows::Sparse).collect();
+            let of_sparse: Vec<KvRows> = sparse.iter().map(|cache| KvRows::Sparse(cache.rows())).collect();
             let mut seconds = |caches: &[KvRows]| {
                 let start = Instant::now();
                 for &rows in caches {

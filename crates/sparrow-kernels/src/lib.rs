@@ -83,7 +83,7 @@ pub use dtype::{
 };
 pub use kernels::activation::Activation;
 pub use kernels::attention::AttentionShape;
-pub use kv::{DenseKv, KvMut, KvRows, KvView, SparseKv, SparseKvShape};
+pub use kv::{DenseKv, KvMut, KvRows, KvView, SparseKv, SparseKvError, SparseKvParts, SparseKvShape, SparseRows};
 pub use operations::{
     BandwidthProbe, BitmapSizes, Integer, IntegerActivation, IntegerMlp, IntegerOverflow, IntegerStage, LinearPart,
     PackedBitmap, Peak, Pooled, SparseMlp, SparseMlpInputs, count_ones, count_stored, fill_bitmap, mask_words, pack,

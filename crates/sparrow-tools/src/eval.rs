@@ -138,7 +138,7 @@ impl Comparison {
 }
 
 /// `x − ln Σ exp x`, in place; the sum in f64, because KL divergences of 1e-6 are measured with it.
-fn log_softmax(x: &mut [f32]) {
+pub(crate) fn log_softmax(x: &mut [f32]) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = x.iter().map(|&v| f64::from(v - max).exp()).sum();
     let offset = f64::from(max) + sum.ln();
@@ -146,7 +146,7 @@ fn log_softmax(x: &mut [f32]) {
 }
 
 /// Σ p·(ln p − ln q), from log-probabilities.
-fn kl_divergence(log_p: &[f32], log_q: &[f32]) -> f64 {
+pub(crate) fn kl_divergence(log_p: &[f32], log_q: &[f32]) -> f64 {
     let term = |(&p, &q): (&f32, &f32)| match f64::from(p).exp() {
         0.0 => 0.0,
         likely => likely * (f64::from(p) - f64::from(q)),

@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
-use sparrow_kernels::{Bitmap, BitmapError, BitmapParts};
+use sparrow_kernels::{Bitmap, BitmapError, BitmapParts, SparseKvError, SparseKvParts, SparseRows};
 
 use super::fault::{Fault, Result};
 use super::scalar_type::ScalarType;
@@ -84,21 +84,24 @@ impl Library {
         Ok(address)
     }
 
+    /// The function of this name.
+    ///
+    /// # Safety
+    /// `F` must be its type.
+    unsafe fn function<F: Copy>(&self, name: &CStr) -> std::result::Result<F, String> {
+        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) }
+        let address = self.address(name)?;
+        // SAFETY: an address of a function is a function pointer of its type, which the caller vouches for.
+        Ok(unsafe { std::mem::transmute_copy(&address) })
+    }
+
     /// What a function without arguments returns: torch's numbers of types.
     fn number(&self, name: &CStr) -> std::result::Result<i32, String> {
         // SAFETY: all functions of torch with such a name have this type.
-        let number: unsafe extern "C" fn() -> i32 = unsafe { std::mem::transmute(self.address(name)?) };
+        let number: unsafe extern "C" fn() -> i32 = unsafe { self.function(name)? };
         // SAFETY: as above.
         Ok(unsafe { number() })
     }
-}
-
-/// The function of this name; its type is that of the field or variable it becomes.
-macro_rules! function {
-    ($library:expr, $name:literal) => {
-        // SAFETY: the types are those of torch's and the C++ runtime's headers.
-        unsafe { std::mem::transmute::<*mut c_void, _>($library.address($name)?) }
-    };
 }
 
 impl Symbols {
@@ -108,30 +111,30 @@ impl Symbols {
             let function = format!("aoti_torch_dtype_{name}");
             *number = torch.number(&CString::new(function).map_err(|e| e.to_string())?)?;
         }
-        // From 2.13 on torch frees optional arguments itself; before that they come from C++'s new.
-        let delete_optional = torch.address(c"torch_delete_stable_ivalue").or_else(|_| cpp.address(c"_ZdlPv"))?;
-        Ok(Symbols {
-            delete_tensor: function!(torch, c"aoti_torch_delete_tensor_object"),
-            sizes: function!(torch, c"aoti_torch_get_sizes"),
-            strides: function!(torch, c"aoti_torch_get_strides"),
-            dim: function!(torch, c"aoti_torch_get_dim"),
-            dtype: function!(torch, c"aoti_torch_get_dtype"),
-            data: function!(torch, c"torch_get_const_data_ptr"),
-            data_mut: function!(torch, c"torch_get_mutable_data_ptr"),
-            empty: function!(torch, c"aoti_torch_empty_strided"),
-            threads: function!(torch, c"torch_get_num_threads"),
-            string_data: function!(torch, c"torch_string_c_str"),
-            string_length: function!(torch, c"torch_string_length"),
-            delete_string: function!(torch, c"torch_delete_string"),
-            // SAFETY: both take one pointer; what torch's returns beside is of no use here.
-            delete_optional: unsafe {
-                std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut u64)>(delete_optional)
-            },
-            allocate_exception: function!(cpp, c"__cxa_allocate_exception"),
-            construct_error: function!(cpp, c"_ZNSt13runtime_errorC1EPKc"),
-            scalar_types,
-            cpu: torch.number(c"aoti_torch_device_type_cpu")?,
-        })
+        // SAFETY: the types are those of torch's and the C++ runtime's headers. Of an optional argument torch's function returns a
+        // number beside, which is of no use here.
+        unsafe {
+            Ok(Symbols {
+                delete_tensor: torch.function(c"aoti_torch_delete_tensor_object")?,
+                sizes: torch.function(c"aoti_torch_get_sizes")?,
+                strides: torch.function(c"aoti_torch_get_strides")?,
+                dim: torch.function(c"aoti_torch_get_dim")?,
+                dtype: torch.function(c"aoti_torch_get_dtype")?,
+                data: torch.function(c"torch_get_const_data_ptr")?,
+                data_mut: torch.function(c"torch_get_mutable_data_ptr")?,
+                empty: torch.function(c"aoti_torch_empty_strided")?,
+                threads: torch.function(c"torch_get_num_threads")?,
+                string_data: torch.function(c"torch_string_c_str")?,
+                string_length: torch.function(c"torch_string_length")?,
+                delete_string: torch.function(c"torch_delete_string")?,
+                // From 2.13 on torch has a function for it; before that they come from C++'s new.
+                delete_optional: torch.function(c"torch_delete_stable_ivalue").or_else(|_| cpp.function(c"_ZdlPv"))?,
+                allocate_exception: cpp.function(c"__cxa_allocate_exception")?,
+                construct_error: cpp.function(c"_ZNSt13runtime_errorC1EPKc")?,
+                scalar_types,
+                cpu: torch.number(c"aoti_torch_device_type_cpu")?,
+            })
+        }
     }
 }
 
@@ -351,6 +354,15 @@ pub fn trusted_bitmap(parts: BitmapParts<'_>) -> std::result::Result<Bitmap<'_>,
     Ok(unsafe { Bitmap::new_unchecked(parts) })
 }
 
+/// A sparse cache whose bits are not counted, which whoever called the operator vouches for.
+///
+/// # Errors
+/// If a length does not fit.
+pub fn trusted_cache(parts: SparseKvParts<'_>) -> std::result::Result<SparseRows<'_>, SparseKvError> {
+    // SAFETY: `check_invariants=False` is the caller's word that `pack_kv` made these blocks.
+    unsafe { SparseRows::new_unchecked(parts) }
+}
+
 /// The arguments of a call, taken in order, and then its results.
 ///
 /// Torch hands all arguments over, so an operator takes every one of them before it does anything else.
@@ -408,6 +420,11 @@ impl Stack {
     /// A `bool`.
     pub fn bool(&mut self) -> Result<bool> {
         Ok(self.take()? as u8 != 0)
+    }
+
+    /// A `float`.
+    pub fn float(&mut self) -> Result<f64> {
+        Ok(f64::from_bits(self.take()?))
     }
 
     /// A `float?`.
@@ -533,18 +550,24 @@ pub fn register(path: &str, operators: &[Registration]) -> std::result::Result<(
     }
     let (torch, cpp) = (Library::loaded(path)?, Library::loaded("libstdc++.so.6")?);
     let found = Symbols::find(&torch, &cpp)?;
-    let thrower = Thrower {
-        throw: function!(cpp, c"__cxa_throw"),
-        kind: cpp.address(c"_ZTISt13runtime_error")?,
-        destructor: cpp.address(c"_ZNSt13runtime_errorD1Ev")?,
-    };
     type Text = *const c_char;
-    let fragment: unsafe extern "C" fn(Text, Text, u32, *mut Handle) -> i32 =
-        function!(torch, c"aoti_torch_library_init_fragment");
-    let implementations: unsafe extern "C" fn(Text, Text, Text, u32, *mut Handle) -> i32 =
-        function!(torch, c"aoti_torch_library_init_impl");
-    let define: unsafe extern "C" fn(Handle, Text) -> i32 = function!(torch, c"aoti_torch_library_def");
-    let implement: unsafe extern "C" fn(Handle, Text, Boxed, u64) -> i32 = function!(torch, c"torch_library_impl");
+    type Fragment = unsafe extern "C" fn(Text, Text, u32, *mut Handle) -> i32;
+    type Implementations = unsafe extern "C" fn(Text, Text, Text, u32, *mut Handle) -> i32;
+    type Define = unsafe extern "C" fn(Handle, Text) -> i32;
+    type Implement = unsafe extern "C" fn(Handle, Text, Boxed, u64) -> i32;
+    // SAFETY: the types are those of the headers.
+    let (thrower, fragment, implementations, define, implement) = unsafe {
+        let thrower = Thrower {
+            throw: cpp.function(c"__cxa_throw")?,
+            kind: cpp.address(c"_ZTISt13runtime_error")?,
+            destructor: cpp.address(c"_ZNSt13runtime_errorD1Ev")?,
+        };
+        let fragment: Fragment = torch.function(c"aoti_torch_library_init_fragment")?;
+        let implementations: Implementations = torch.function(c"aoti_torch_library_init_impl")?;
+        let define: Define = torch.function(c"aoti_torch_library_def")?;
+        let implement: Implement = torch.function(c"torch_library_impl")?;
+        (thrower, fragment, implementations, define, implement)
+    };
     if SYMBOLS.set(found).is_err() || THROWER.set(thrower).is_err() {
         return Ok(());
     }

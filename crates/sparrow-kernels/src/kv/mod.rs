@@ -4,6 +4,7 @@ pub(crate) mod block;
 mod dense;
 mod pieces;
 mod sparse;
+mod sparse_rows;
 mod view;
 
 pub(crate) use block::{BLOCK, BlockLayout};
@@ -11,4 +12,5 @@ pub use dense::{DenseKv, KvMut};
 pub(crate) use pieces::{Piece, PieceRows};
 pub(crate) use sparse::Store;
 pub use sparse::{SparseKv, SparseKvShape};
+pub use sparse_rows::{SparseKvError, SparseKvParts, SparseRows};
 pub use view::{KvRows, KvView};

@@ -1,11 +1,8 @@
 //! A cache of keys and values that keeps recent tokens as they are and older ones pruned by magnitude (SparAMX, arXiv
 //! 2502.12444), packed as bitmap and non-zeros.
 
-use super::block::{BLOCK, BlockLayout, PackedRun, READ_AHEAD};
-use super::dense::DenseKv;
+use super::block::{BLOCK, BlockLayout, READ_AHEAD};
 use crate::dtype::DType;
-use crate::rows::Expander;
-use std::ops::Range;
 
 /// What a [`SparseKv`] is made for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -164,61 +161,6 @@ impl SparseKv {
     /// The tokens in blocks that lie within the first `len`, whole.
     pub(crate) fn packed_within(&self, len: usize) -> usize {
         self.packed.min(len.saturating_sub(self.shape.sinks) / BLOCK * BLOCK)
-    }
-
-    /// As [`read`](Self::read).
-    pub(crate) fn copy_rows(
-        &self,
-        expand: Expander,
-        head: usize,
-        positions: Range<usize>,
-        [keys, values]: [&mut [u8]; 2],
-    ) {
-        assert!(head < self.shape.kv_heads, "read: head {head} of {}", self.shape.kv_heads);
-        assert!(positions.end <= self.len, "read: positions {positions:?} of {}", self.len);
-        let row_bytes = self.shape.row_bytes();
-        assert_eq!(keys.len(), positions.len() * row_bytes, "read: keys.len() is not that of {positions:?}");
-        assert_eq!(values.len(), keys.len(), "read: values.len() is not keys.len()");
-        let [sinks, packed, rest] = self.segments(&positions);
-        for (store, to) in [(&self.keys, keys), (&self.values, values)] {
-            let (first, to) = to.split_at_mut(sinks.len() * row_bytes);
-            let (middle, last) = to.split_at_mut(packed.len() * row_bytes);
-            for (rows, to) in [(sinks.clone(), first), (rest.clone(), last)] {
-                let at = |row: usize| (head * self.room + row) * row_bytes;
-                to.copy_from_slice(&store.dense[at(rows.start)..at(rows.end)]);
-            }
-            if !packed.is_empty() {
-                // SAFETY: these rows are packed.
-                unsafe { self.run(expand, store, head, packed.start).expand(packed.len(), middle) };
-            }
-        }
-    }
-
-    /// Rows of the dense part, of the blocks and of the dense part again that hold these positions.
-    pub(crate) fn segments(&self, positions: &Range<usize>) -> [Range<usize>; 3] {
-        // Without blocks, sinks and tail are one.
-        let sinks = if self.packed == 0 { 0 } else { self.shape.sinks };
-        let (from, to) = (positions.start, positions.end.max(positions.start));
-        let end = sinks + self.packed;
-        let within = |low: usize, high: usize| from.clamp(low, high)..to.clamp(low, high);
-        let (packed, rest) = (within(sinks, end), within(end, usize::MAX));
-        [within(0, sinks), packed.start - sinks..packed.end - sinks, rest.start - self.packed..rest.end - self.packed]
-    }
-
-    /// The dense part.
-    pub(crate) fn dense(&self) -> DenseKv<'_> {
-        let Self { keys, values, room, .. } = self;
-        DenseKv { dtype: self.shape.dtype, keys: &keys.dense, values: &values.dense, capacity: *room }
-    }
-
-    /// The packed keys and values of a head from row `first` of its blocks on.
-    pub(crate) fn runs(&self, expand: Expander, head: usize, first: usize) -> [PackedRun; 2] {
-        [&self.keys, &self.values].map(|store| self.run(expand, store, head, first))
-    }
-
-    fn run(&self, expand: Expander, store: &Store, head: usize, first: usize) -> PackedRun {
-        let at = (head * self.most + first / BLOCK) * store.layout.bytes();
-        PackedRun { blocks: store.blocks[at..].as_ptr(), layout: store.layout, row: first % BLOCK, expand }
     }
 
     /// Gives the dense part room for `room` tokens, of which the first `rows` are kept.

@@ -2,6 +2,7 @@
 
 use super::dense::DenseKv;
 use super::sparse::SparseKv;
+use super::sparse_rows::SparseRows;
 use crate::dtype::DType;
 
 /// The cached keys and values that one row may see.
@@ -21,7 +22,7 @@ pub enum KvRows<'a> {
     /// All as they were stored.
     Dense(DenseKv<'a>),
     /// Older ones pruned and packed.
-    Sparse(&'a SparseKv),
+    Sparse(SparseRows<'a>),
 }
 
 impl SparseKv {
@@ -30,7 +31,7 @@ impl SparseKv {
     /// # Panics
     /// In [`Compute::attention`](crate::Compute::attention), if fewer are stored.
     pub fn view(&self, start: usize, len: usize) -> KvView<'_> {
-        KvView { rows: KvRows::Sparse(self), start, len }
+        KvView { rows: KvRows::Sparse(self.rows()), start, len }
     }
 }
 
@@ -38,7 +39,7 @@ impl KvView<'_> {
     pub(crate) fn dtype(&self) -> DType {
         match self.rows {
             KvRows::Dense(cache) => cache.dtype,
-            KvRows::Sparse(cache) => cache.shape().dtype,
+            KvRows::Sparse(cache) => cache.dtype,
         }
     }
 
@@ -46,7 +47,7 @@ impl KvView<'_> {
     pub(crate) fn capacity(&self) -> usize {
         match self.rows {
             KvRows::Dense(cache) => cache.capacity,
-            KvRows::Sparse(cache) => cache.shape().capacity,
+            KvRows::Sparse(cache) => cache.capacity,
         }
     }
 
@@ -59,7 +60,7 @@ impl KvView<'_> {
                     && std::ptr::eq(a.keys, b.keys)
                     && std::ptr::eq(a.values, b.values)
             }
-            (KvRows::Sparse(a), KvRows::Sparse(b)) => std::ptr::eq(*a, *b),
+            (KvRows::Sparse(a), KvRows::Sparse(b)) => a.is_same(b),
             _ => false,
         }
     }

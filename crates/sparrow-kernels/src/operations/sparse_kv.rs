@@ -84,7 +84,7 @@ impl SparseKv {
         let (row_bytes, rows) = (self.shape.row_bytes(), len.saturating_sub(sinks + kept));
         let expand = compute.expander();
         for head in 0..self.shape.kv_heads {
-            let runs = self.runs(expand, head, kept);
+            let runs = self.rows().runs(expand, head, kept);
             let at = (head * self.room + sinks) * row_bytes;
             for (store, run) in [&mut self.keys, &mut self.values].into_iter().zip(runs) {
                 // SAFETY: these rows are packed.
@@ -122,7 +122,7 @@ impl SparseKv {
             for (positions, row) in [(&first, 0), (&rest, first.end)] {
                 let at = (head * room + row) * row_bytes..(head * room + row + positions.len()) * row_bytes;
                 let to = [&mut self.keys.dense[at.clone()], &mut self.values.dense[at]];
-                from.copy_rows(expand, head, positions.clone(), to);
+                from.rows().copy_rows(expand, head, positions.clone(), to);
             }
             for (to, store) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
                 let bytes = store.layout.bytes();
@@ -138,6 +138,6 @@ impl SparseKv {
     /// # Panics
     /// If the lengths do not match, or there is no such head or position.
     pub fn read(&self, compute: &Compute, head: usize, positions: Range<usize>, keys: &mut [u8], values: &mut [u8]) {
-        self.copy_rows(compute.expander(), head, positions, [keys, values]);
+        self.rows().copy_rows(compute.expander(), head, positions, [keys, values]);
     }
 }

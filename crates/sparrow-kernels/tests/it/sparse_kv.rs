@@ -341,3 +341,61 @@ fn positions_that_are_not_stored_are_refused() {
 fn int4_is_refused() {
     SparseKv::new(shape(DType::I4G32, 32, 100, [0.3, 0.5]));
 }
+
+#[test]
+fn memory_of_others_is_checked_and_seen_like_a_cache() {
+    let mut random = Random(8);
+    for compute in tiers_to_test() {
+        for dtype in TYPES {
+            let head_dim = 40;
+            let of = SparseKvShape { tail: 20, ..shape(dtype, head_dim, 400, [0.3, 0.5]) };
+            let mut cache = SparseKv::new(of);
+            fill(&mut cache, &compute, &tokens(290, head_dim, &mut random), 50);
+            let packed = cache.packed();
+            let dense: Vec<[Vec<u8>; 2]> =
+                (0..KV_HEADS).map(|head| read(&cache, &compute, head, packed..cache.len())).collect();
+            let [keys, values] = [0, 1].map(|i| dense.iter().flat_map(|head| head[i].clone()).collect::<Vec<u8>>());
+            let [key_blocks, value_blocks] = cache.blocks();
+            let tail = cache.len() - packed;
+            let parts = SparseKvParts {
+                dtype,
+                kv_heads: KV_HEADS,
+                head_dim,
+                blocks: packed / SparseKv::BLOCK,
+                room_blocks: (of.capacity - of.tail) / SparseKv::BLOCK,
+                key_blocks,
+                value_blocks,
+                tail,
+                room: tail,
+                keys: &keys,
+                values: &values,
+            };
+            let rows = SparseRows::new(parts).unwrap();
+            let shape = attention_shape(2, head_dim, None);
+            let q = random.values(shape.heads * head_dim);
+            let [mut found, mut expected] = [(); 2].map(|()| vec![f32::NAN; q.len()]);
+            let seen = KvView { rows: KvRows::Sparse(rows), start: 0, len: cache.len() };
+            compute.attention(&shape, &q, 1, &|_| seen, &mut found);
+            compute.attention(&shape, &q, 1, &|_| cache.view(0, cache.len()), &mut expected);
+            assert_eq!(found, expected, "{dtype} {}", describe(&compute));
+
+            let mut changed = key_blocks.to_vec();
+            changed[if dtype == DType::I8 { SparseKv::BLOCK * 4 } else { 0 }] ^= 1;
+            let refused = |parts: SparseKvParts| SparseRows::new(parts).err();
+            let block = SparseKvError::Block { part: "keys", head: 0, block: 0 };
+            assert_eq!(refused(SparseKvParts { key_blocks: &changed, ..parts }), Some(block));
+            for parts in [
+                SparseKvParts { dtype: DType::I4G32, ..parts },
+                SparseKvParts { blocks: parts.room_blocks, ..parts },
+                SparseKvParts { tail: tail + 1, ..parts },
+                SparseKvParts { room: tail + 1, ..parts },
+                SparseKvParts { values: &values[1..], ..parts },
+                SparseKvParts { value_blocks: &value_blocks[1..], ..parts },
+                SparseKvParts { kv_heads: 0, ..parts },
+                SparseKvParts { head_dim: 1 << 20, ..parts },
+            ] {
+                assert!(matches!(refused(parts), Some(SparseKvError::Part(_))));
+            }
+        }
+    }
+}

@@ -10,6 +10,6 @@ mod sample;
 pub(crate) use blocks::BlockInfluence;
 pub use closed_form::{InputMoments, closed_form};
 pub(crate) use gates::Gates;
-pub(crate) use inputs::{InputCalibration, InputSamples};
+pub(crate) use inputs::{InputCalibration, InputSamples, by_projection, column_norms};
 pub use neurons::ScoreCurve;
 pub(crate) use neurons::{LayerSamples, NeuronSamples, thresholds_for_active, thresholds_for_recall};

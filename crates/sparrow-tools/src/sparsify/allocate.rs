@@ -1,82 +1,206 @@
-//! How much of each projection's input a layer can do without: greedy, by the error of the layer's output (TEAL,
-//! arXiv 2408.14690, algorithm 1).
+//! How much of its inputs each site of a model can do without: one threshold for the whole model, on magnitudes times the norms of
+//! the weights' columns (WINA, arXiv 2505.19427) and what the site is worth. Projections that read the same input are a site.
+//!
+//! What a site is worth is measured: its inputs are thinned by half, alone in the model, and the KL divergence that this costs is
+//! divided by the energy that was left out. Dropping an input costs so much energy times that, and saves the weights of its outputs:
+//! one threshold on the ratio of the two drops, everywhere, what costs least for what it saves.
 
-use sparrow::internals::backend::{Projection, Threshold};
+use std::sync::Mutex;
+
+use sparrow::internals::backend::{ActiveNeurons, Backend, Observer, Point, Threshold};
 use sparrow::internals::run::{After, LayerStream, Run};
 use sparrow::internals::select::InputThresholds;
 use sparrow::internals::weights::LayerWeights;
-use sparrow::{Cpu, Error, Model, Result, Selector};
+use sparrow::{Cpu, Model, Result, Selector};
 use sparrow_kernels::DType;
 
-use crate::calibrate::InputCalibration;
+use crate::calibrate::{InputCalibration, by_projection};
+use crate::eval::{kl_divergence, log_softmax};
 
-/// Tokens that a layer is run on.
-pub(super) const TOKENS: usize = 128;
+/// Tokens that it is measured on.
+pub(super) const TOKENS: usize = 256;
 
-/// Sparsity of the whole layer that one step adds.
-const STEP: f64 = 0.05;
+/// Worth is at least this fraction of the middle one: a site that cost nothing on a few tokens is not therefore free.
+const LEAST: f64 = 0.01;
 
-/// Steps: up to 95 %.
-const STEPS: usize = 19;
+/// Sites of a layer.
+const SITES: usize = 4;
 
-/// The sparsity of each projection after each step; entry 0 is dense.
-pub(super) struct Path(Vec<[f64; 7]>);
+/// Halvings that find the threshold.
+const STEPS: usize = 60;
 
-impl Path {
-    /// For a sparsity of the whole layer: between steps, interpolated.
-    pub fn at(&self, sparsity: f64) -> [f64; 7] {
-        let position = (sparsity / STEP).clamp(0.0, (self.0.len() - 1) as f64);
-        let (from, part) = (position.floor() as usize, position.fract());
-        let (a, b) = (self.0[from], self.0[(from + 1).min(self.0.len() - 1)]);
-        std::array::from_fn(|i| a[i] + (b[i] - a[i]) * part)
-    }
+/// What an input of each site is worth, per layer: the threshold of a site is that of the model divided by it.
+pub(super) struct Allocation {
+    worth: Vec<[f64; 4]>,
+    /// Weights that read the site's inputs.
+    weights: Vec<[f64; 4]>,
 }
 
-/// From dense on, each step takes inputs from the projection where that changes the layer's output least.
-///
-/// # Errors
-/// If weights cannot be read.
-pub(super) fn path(cpu: &Cpu, model: &Model, layer: usize, calibration: &InputCalibration) -> Result<Path> {
-    let x = &calibration.residual[layer];
-    let mut stream = LayerStream::from_residual(cpu, model, x, DType::F32)?;
-    let mut after = |selector: &Selector| {
-        let mut out = Vec::with_capacity(x.len());
-        let run = Run { model, layer, selector, after: After::Stay };
-        stream.run(&run, &mut (), |_, x| out.extend_from_slice(x))?;
-        Ok::<_, Error>(out)
-    };
-    let dense = after(&Selector::dense())?;
-    let sizes = sizes(&model.weights.layers[layer]);
-    let all: f64 = sizes.iter().sum();
-    let mut path = vec![[0.0; 7]];
-    for _ in 0..STEPS {
-        let now = *path.last().expect("starts dense");
-        let mut best: Option<(f64, [f64; 7])> = None;
-        for (i, size) in sizes.iter().enumerate().filter(|(_, size)| **size > 0.0) {
-            let mut next = now;
-            next[i] += STEP * all / size;
-            if next[i] > 1.0 {
-                continue;
-            }
-            let thresholds =
-                Projection::ALL.map(|p| Threshold::Fixed(calibration.threshold(layer, p, next[p as usize])));
-            let selector = Selector::input(InputThresholds(vec![thresholds; model.spec.num_layers]));
-            let error = after(&selector)?.iter().zip(&dense).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-            if best.is_none_or(|(least, _)| error < least) {
-                best = Some((error, next));
+impl Allocation {
+    /// Measures every site on windows of tokens. `progress(done, all)` counts sites.
+    ///
+    /// # Errors
+    /// If weights cannot be read.
+    pub fn measure(
+        cpu: &Cpu,
+        model: &Model,
+        calibration: &InputCalibration,
+        window: usize,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Self> {
+        let layers = &model.weights.layers;
+        let dense = Probe { cpu, model, calibration, window, reference: None }.run(0, &Selector::dense(), &mut ())?;
+        let probe = Probe { cpu, model, calibration, window, reference: Some(&dense) };
+        let all = (layers.len() * SITES) as u64;
+        let mut worth = vec![[0.0; 4]; layers.len()];
+        for (l, layer) in layers.iter().enumerate() {
+            let outputs = outputs(layer);
+            for site in 0..SITES {
+                progress((l * SITES + site) as u64, all);
+                worth[l][site] = (probe.cost_of_energy(l, site)? / outputs[site]).sqrt();
             }
         }
-        // A step may be more than any projection has left: then what is left of all goes evenly.
-        let even = || now.map(|s| s + STEP * (1.0 - s) / (1.0 - STEP * (path.len() - 1) as f64).max(STEP));
-        let next = best.map_or_else(even, |(_, next)| next);
-        path.push(next.map(|s| s.min(1.0)));
+        let mut sorted: Vec<f64> = worth.as_flattened().to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let least = (LEAST * sorted[sorted.len() / 2]).max(f64::MIN_POSITIVE);
+        worth.as_flattened_mut().iter_mut().for_each(|worth| *worth = worth.max(least));
+        let weights = layers.iter().map(|layer| {
+            let inputs = [layer.q.inputs(), layer.o.inputs(), layer.mlp.up.inputs(), layer.mlp.down.inputs()];
+            let outputs = outputs(layer);
+            std::array::from_fn(|site| inputs[site] as f64 * outputs[site])
+        });
+        Ok(Allocation { worth, weights: weights.collect() })
     }
-    Ok(Path(path))
+
+    /// Magnitudes, per layer and projection, above which inputs stay, so that a fraction `active` of the weights is read.
+    pub fn thresholds(&self, calibration: &InputCalibration, active: f64) -> Vec<[f32; 7]> {
+        let sites = || (0..self.worth.len()).flat_map(|l| (0..SITES).map(move |site| (l, site)));
+        let all: f64 = self.weights.as_flattened().iter().sum();
+        let read = |threshold: f64| {
+            let of = |(l, site): (usize, usize)| {
+                self.weights[l][site] * calibration.above(l, site, (threshold / self.worth[l][site]) as f32)
+            };
+            sites().map(of).sum::<f64>() / all
+        };
+        let most = |(l, site): (usize, usize)| f64::from(calibration.largest(l, site)) * self.worth[l][site];
+        // As much is read at `low` as is wanted or more, at `high` less.
+        let (mut low, mut high) = (0.0, sites().map(most).fold(0.0, f64::max));
+        for _ in 0..STEPS {
+            let middle = (low + high) / 2.0;
+            if read(middle) >= active { low = middle } else { high = middle }
+        }
+        // All is kept as it is: zeros too.
+        let threshold = if active < 1.0 { low } else { 0.0 };
+        let layer = |worth: &[f64; 4]| by_projection(worth.map(|worth| (threshold / worth) as f32));
+        self.worth.iter().map(layer).collect()
+    }
 }
 
-/// Weights of each projection, by [`Projection`].
-fn sizes(layer: &LayerWeights) -> [f64; 7] {
+/// Outputs of the projections that share each site.
+fn outputs(layer: &LayerWeights) -> [f64; 4] {
     let mlp = &layer.mlp;
-    [Some(&layer.q), Some(&layer.k), Some(&layer.v), Some(&layer.o), mlp.gate.as_ref(), Some(&mlp.up), Some(&mlp.down)]
-        .map(|linear| linear.map_or(0.0, |l| (l.weight.rows() * l.weight.cols()) as f64))
+    let gate = mlp.gate.as_ref().map_or(0, |gate| gate.outputs());
+    [
+        layer.q.outputs() + layer.k.outputs() + layer.v.outputs(),
+        layer.o.outputs(),
+        gate + mlp.up.outputs(),
+        mlp.down.outputs(),
+    ]
+    .map(|outputs| outputs as f64)
+}
+
+/// Runs the rest of a model over a few tokens.
+struct Probe<'a> {
+    cpu: &'a Cpu,
+    model: &'a Model,
+    calibration: &'a InputCalibration,
+    window: usize,
+    /// Log-probabilities of the dense model, `[tokens, vocab]`.
+    reference: Option<&'a [f32]>,
+}
+
+impl Probe<'_> {
+    /// The KL divergence that thinning a site by half costs, for each unit of energy that is left out.
+    fn cost_of_energy(&self, layer: usize, site: usize) -> Result<f64> {
+        let threshold = self.calibration.middle(layer, site);
+        let mut rules = [Threshold::Fixed(0.0); 4];
+        rules[site] = Threshold::Fixed(threshold);
+        let calibration = self.calibration;
+        let thin = Selector::input(InputThresholds {
+            rules: vec![by_projection(rules); self.model.spec.num_layers],
+            norms: Some(calibration.norms.clone()),
+        });
+        let norms = &calibration.norms[layer][site];
+        let mut dropped = Dropped { layer, site, norms, threshold, energy: 0.0 };
+        let log_p = self.run(layer, &thin, &mut dropped)?;
+        let tokens = log_p.len() / self.model.spec.vocab_size;
+        let energy = dropped.energy / tokens as f64;
+        Ok(if energy > 0.0 { self.divergence(&log_p) / energy } else { 0.0 })
+    }
+
+    /// Log-probabilities, `[tokens, vocab]`, where `selector` thins one layer and all after it are dense.
+    fn run(&self, layer: usize, selector: &Selector, observer: &mut dyn Observer) -> Result<Vec<f32>> {
+        let Probe { cpu, model, calibration, window, .. } = *self;
+        let x = &calibration.residual[layer];
+        let mut stream = LayerStream::from_residual(cpu, model, x, window, DType::F32)?;
+        let run = Run { model, layer, selector, after: After::Advance };
+        stream.run(&run, observer, |_, _| ())?;
+        for layer in layer + 1..model.spec.num_layers {
+            stream.run(&Run { layer, selector: &Selector::dense(), ..run }, &mut (), |_, _| ())?;
+        }
+        let (tokens, vocab) = (x.len() / model.spec.hidden_size, model.spec.vocab_size);
+        let mut log_p = vec![0.0; tokens * vocab];
+        stream.logits(model, 0..tokens, &mut log_p)?;
+        let rows: Vec<_> = log_p.chunks_exact_mut(vocab).map(Mutex::new).collect();
+        cpu.parallel(tokens, &|i| log_softmax(&mut rows[i].lock().expect("each is locked once")));
+        drop(rows);
+        Ok(log_p)
+    }
+
+    /// The mean over tokens of KL(dense ‖ other).
+    fn divergence(&self, log_p: &[f32]) -> f64 {
+        let vocab = self.model.spec.vocab_size;
+        let reference = self.reference.expect("the dense model ran first");
+        let rows: Vec<_> = log_p.chunks_exact(vocab).map(|row| Mutex::new((row, 0.0))).collect();
+        self.cpu.parallel(rows.len(), &|i| {
+            let (row, found) = &mut *rows[i].lock().expect("each is locked once");
+            *found = kl_divergence(&reference[i * vocab..(i + 1) * vocab], row);
+        });
+        let tokens = rows.len() as f64;
+        rows.into_iter().map(|row| row.into_inner().expect("each was locked once").1).sum::<f64>() / tokens
+    }
+}
+
+/// Counts the energy Σ (x·norm)² of a site's inputs that are not above a threshold, but for those of the first token, which stay.
+struct Dropped<'a> {
+    layer: usize,
+    site: usize,
+    norms: &'a [f32],
+    threshold: f32,
+    energy: f64,
+}
+
+impl Dropped<'_> {
+    fn add(&mut self, layer: usize, site: usize, values: &[f32], m: usize) {
+        if (layer, site) == (self.layer, self.site) {
+            let weighted = values[values.len() / m..].iter().zip(self.norms.iter().cycle()).map(|(v, norm)| v * norm);
+            let dropped = weighted.filter(|v| v.abs() <= self.threshold);
+            self.energy += dropped.map(|v| f64::from(v).powi(2)).sum::<f64>();
+        }
+    }
+}
+
+impl Observer for Dropped<'_> {
+    fn see(&mut self, layer: usize, point: Point, values: &[f32], m: usize) {
+        match point {
+            Point::AttentionInput => self.add(layer, 0, values, m),
+            Point::Attended => self.add(layer, 1, values, m),
+            Point::Neurons => self.add(layer, 3, values, m),
+            _ => {}
+        }
+    }
+
+    fn mlp(&mut self, layer: usize, h: &[f32], m: usize, _: Option<ActiveNeurons>) {
+        self.add(layer, 2, h, m);
+    }
 }

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use sparrow::internals::backend::{Predictor, Projection, Scorer, Threshold, is_relu_family};
+use sparrow::internals::backend::{InputNorms, Predictor, Scorer, Threshold, is_relu_family};
 use sparrow::internals::select::{Calibrates, Found, Goal, InputThresholds, Method, Neurons, Scores};
 use sparrow::{Error, Model, Result, Selector};
 
+use super::allocate::{Allocation, TOKENS};
 use super::options::{Progress, SparsifyOptions, Stage};
 use super::task::{Task, observe};
-use super::{allocate, train};
+use super::train;
 use crate::calibrate::{
-    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, closed_form,
+    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, closed_form, column_norms,
     thresholds_for_active, thresholds_for_recall,
 };
 
@@ -30,7 +31,8 @@ impl Observed {
         let mut report = |done, all| progress(Stage::Observing, done, all);
         Ok(match task.options.selector.kind().calibrates() {
             Calibrates::Inputs => {
-                let mut samples = InputSamples::new(layers, allocate::TOKENS.min(task.window));
+                let norms = column_norms(task.cpu, model).into();
+                let mut samples = InputSamples::new(norms, TOKENS - TOKENS % task.window.min(TOKENS));
                 observe(task, model, ids, &mut samples, &mut report)?;
                 Observed::Inputs(samples.finish().ok_or_else(not_finite)?)
             }
@@ -70,7 +72,7 @@ pub(super) enum Calibration {
     },
     Inputs {
         calibration: InputCalibration,
-        paths: Vec<allocate::Path>,
+        allocation: Allocation,
     },
     Blocks {
         influence: BlockInfluence,
@@ -84,12 +86,9 @@ impl Calibration {
         let (samples, scores) = match observed {
             Observed::Neurons { samples, scores } => (samples, scores),
             Observed::Inputs(calibration) => {
-                let paths = (0..layers.len()).map(|l| {
-                    progress(Stage::Thresholding, l as u64, layers.len() as u64);
-                    allocate::path(task.cpu, model, l, &calibration)
-                });
-                let paths = paths.collect::<Result<_>>()?;
-                return Ok(Calibration::Inputs { calibration, paths });
+                let report = |done, all| progress(Stage::Thresholding, done, all);
+                let allocation = Allocation::measure(task.cpu, model, &calibration, task.window.min(TOKENS), report)?;
+                return Ok(Calibration::Inputs { calibration, allocation });
             }
             Observed::Blocks(influence) => return Ok(Calibration::Blocks { influence, model: model.clone() }),
         };
@@ -146,12 +145,8 @@ impl Calibration {
             Calibration::Neurons { curves, relu, .. } => {
                 return self.neuron_method(options, thresholds_for_active(curves, *relu, active));
             }
-            Calibration::Inputs { calibration, paths } => {
-                let layer = |(l, path): (usize, &allocate::Path)| {
-                    let sparsity = path.at(1.0 - active);
-                    Projection::ALL.map(|p| calibration.threshold(l, p, sparsity[p as usize]))
-                };
-                Found::Inputs(paths.iter().enumerate().map(layer).collect())
+            Calibration::Inputs { calibration, allocation } => {
+                Found::Inputs(allocation.thresholds(calibration, active))
             }
             Calibration::Blocks { influence, model } => Found::Blocks(influence.skipped(&model.weights.layers, active)),
         };
@@ -190,9 +185,10 @@ impl Calibration {
                 let thresholds = method.record().neuron_thresholds().unwrap_or_default().to_vec();
                 Selector::Neurons(Neurons::above(scorer.clone(), thresholds, options.look_ahead))
             }
-            (_, Method::Input(calibrated)) => {
+            (Calibration::Inputs { calibration, .. }, Method::Input(calibrated)) => {
                 let fixed = |layer: &[f32; 7]| layer.map(Threshold::Fixed);
-                Selector::input(InputThresholds(calibrated.thresholds.iter().map(fixed).collect()))
+                let rules = calibrated.thresholds.iter().map(fixed).collect();
+                Selector::input(InputThresholds { rules, norms: Some(calibration.norms.clone()) })
             }
             (_, Method::Skip(blocks)) => Selector::skip(blocks.clone()),
             _ => unreachable!("{method:?} is not what was calibrated"),
@@ -203,6 +199,14 @@ impl Calibration {
     pub fn predictors(&self) -> Option<&[Predictor]> {
         match self {
             Calibration::Neurons { scorer: Scorer::LowRank(predictors), .. } => Some(predictors),
+            _ => None,
+        }
+    }
+
+    /// Norms of the weights' columns, for `input`.
+    pub fn norms(&self) -> Option<&[InputNorms]> {
+        match self {
+            Calibration::Inputs { calibration, .. } => Some(&calibration.norms),
             _ => None,
         }
     }

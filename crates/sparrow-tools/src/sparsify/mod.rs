@@ -99,6 +99,9 @@ pub fn sparsify(
     if let Some(predictors) = calibration.predictors() {
         write::write_predictors(&directory, predictors)?;
     }
+    if let Some(norms) = calibration.norms() {
+        write::write_norms(&directory, norms)?;
+    }
     let file = SidecarFile {
         format_version: SidecarFile::VERSION,
         fingerprint: fingerprint(&Checkpoint::open(directory.path())?),

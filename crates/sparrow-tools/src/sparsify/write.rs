@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use sparrow::internals::backend::Predictor;
+use sparrow::internals::backend::{InputNorms, Predictor};
 use sparrow::internals::checkpoint::{Checkpoint, Directory, Pending, file_dtype};
 use sparrow::internals::record::SidecarFile;
-use sparrow::internals::select::predictor_tensors;
+use sparrow::internals::select::{norm_tensors, predictor_tensors};
 use sparrow::internals::spec::names::TensorNames;
 use sparrow::internals::weights::NEURON_MAJOR;
 use sparrow::{Cpu, Result};
@@ -62,19 +62,28 @@ pub(super) fn write_predictors(directory: &Directory, predictors: &[Predictor]) 
                 bytes: Box::new(move || Cow::Borrowed(tensor.bytes())),
             });
         }
-        let values = &predictor.bias;
-        let bytes = move || {
-            let mut out = vec![0; DType::F32.row_bytes(values.len())];
-            encode(DType::F32, values, &mut out);
-            Cow::Owned(out)
-        };
-        tensors.push(Pending {
-            name: bias,
-            dtype: file_dtype(DType::F32),
-            shape: vec![values.len()],
-            len: DType::F32.row_bytes(values.len()),
-            bytes: Box::new(bytes),
-        });
+        tensors.push(vector(bias, &predictor.bias));
     }
     directory.safetensors(SidecarFile::TENSORS, tensors)
+}
+
+/// Writes norms of columns as the sidecar's tensors.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(super) fn write_norms(directory: &Directory, norms: &[InputNorms]) -> Result<()> {
+    let layer = |(layer, norms)| norm_tensors(layer).into_iter().zip::<&InputNorms>(norms);
+    let tensors = norms.iter().enumerate().flat_map(layer).map(|(name, values)| vector(name, values));
+    directory.safetensors(SidecarFile::TENSORS, tensors.collect())
+}
+
+/// A vector in f32.
+fn vector(name: String, values: &[f32]) -> Pending<'_> {
+    let len = DType::F32.row_bytes(values.len());
+    let bytes = move || {
+        let mut out = vec![0; len];
+        encode(DType::F32, values, &mut out);
+        Cow::Owned(out)
+    };
+    Pending { name, dtype: file_dtype(DType::F32), shape: vec![values.len()], len, bytes: Box::new(bytes) }
 }

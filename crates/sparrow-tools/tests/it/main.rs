@@ -4,6 +4,7 @@ mod calibration;
 mod closed_form;
 mod evaluation;
 mod families;
+mod inputs;
 mod interrupted;
 mod observers;
 mod packing;

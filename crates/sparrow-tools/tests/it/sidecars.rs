@@ -95,7 +95,16 @@ fn a_sidecar_that_does_not_fit_is_refused_by_field() {
     }
     std::fs::copy(gate.join("sparrow.json"), other.join("sparrow.json")).unwrap();
     check("another model", Model::load(&other, Placement::Mapped).map(|_| ()), "fingerprint");
-    std::fs::remove_file(low_rank.join("sparrow.safetensors")).unwrap();
-    let message = Model::load(&low_rank, Placement::Mapped).unwrap_err().to_string();
-    assert!(message.contains("sparrow.safetensors"), "{message}");
+    let (input, _) = sparsified(dir.path(), "input");
+    let weights = load_with(&input, &read(&input));
+    assert!(weights.is_ok(), "unchanged content loads: {weights:?}");
+    // Those of another selector are not what it needs.
+    std::fs::copy(low_rank.join("sparrow.safetensors"), input.join("sparrow.safetensors")).unwrap();
+    let message = Model::load(&input, Placement::Mapped).unwrap_err().to_string();
+    assert!(message.contains("sparrow.layers.0.input_norms.attention"), "{message}");
+    for dir in [&low_rank, &input] {
+        std::fs::remove_file(dir.join("sparrow.safetensors")).unwrap();
+        let message = Model::load(dir, Placement::Mapped).unwrap_err().to_string();
+        assert!(message.contains("sparrow.safetensors"), "{message}");
+    }
 }

@@ -23,7 +23,7 @@ pub use cpu::{Cpu, DENSE_FROM, Of, mask};
 pub use kv_options::{KvOptions, KvSparsity};
 pub use meter::{Meter, Stats, fraction};
 pub use observer::{ActiveNeurons, Observer, Point};
-pub use projection::{InputRules, Projection};
+pub use projection::{InputNorms, InputRules, InputSelection, Projection};
 pub use scorer::{MaskCycle, Predictor, Scorer, SignBits, is_relu_family};
 pub use step::{Layer, Row, Step};
 pub use threshold::Threshold;

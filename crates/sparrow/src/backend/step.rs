@@ -2,7 +2,7 @@
 
 use super::meter::Meter;
 use super::observer::Observer;
-use super::projection::InputRules;
+use super::projection::InputSelection;
 use crate::spec::ModelSpec;
 
 /// One token of a step.
@@ -38,6 +38,6 @@ pub struct Layer<'a, W> {
     pub weights: &'a W,
     /// Which layer.
     pub index: usize,
-    /// Inputs of its projections that are not above their threshold are left out.
-    pub inputs: Option<&'a InputRules>,
+    /// Inputs of its projections that are left out.
+    pub inputs: Option<InputSelection<'a>>,
 }

@@ -145,6 +145,7 @@ impl Model {
             weights: &self.weights,
             calibrated: self.sidecar.as_ref().map(|sidecar| &sidecar.file.method),
             predictors: self.sidecar.as_ref().map_or(&[], |sidecar| &sidecar.predictors),
+            norms: self.sidecar.as_ref().and_then(|sidecar| sidecar.norms.as_ref()),
             placement: self.placement,
             cpu,
         };

@@ -3,12 +3,14 @@
 mod quality;
 mod read;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 pub use quality::{Evaluation, PredictorQuality};
 pub use read::read_sidecar;
 
-use crate::backend::Predictor;
+use crate::backend::{InputNorms, Predictor};
 use crate::select::Method;
 
 /// The file itself. Versioned and human-readable.
@@ -95,4 +97,6 @@ pub struct Sidecar {
     pub file: SidecarFile,
     /// One per layer, for `lowrank`.
     pub predictors: Vec<Predictor>,
+    /// One per layer, for `input`.
+    pub norms: Option<Arc<[InputNorms]>>,
 }

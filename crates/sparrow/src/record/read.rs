@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::{Sidecar, SidecarFile};
-use crate::backend::Predictor;
+use crate::backend::{InputNorms, Predictor};
 use crate::checkpoint::{Checkpoint, fingerprint, read_json};
 use crate::error::{Error, Result};
-use crate::select::{Unfit, predictor_tensors};
+use crate::select::{Unfit, norm_tensors, predictor_tensors};
 use crate::spec::ModelSpec;
 
 /// The sidecar of `dir`, if it has one; its tensors are added to the checkpoint.
@@ -43,7 +43,14 @@ pub fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkpoint) -
             read_predictors(spec, checkpoint, rank, trained)?
         }
     };
-    Ok(Some(Sidecar { file, predictors }))
+    let norms = match record.has_norms() {
+        false => None,
+        true => {
+            checkpoint.add_file(&dir.join(SidecarFile::TENSORS))?;
+            Some(read_norms(spec, checkpoint)?.into())
+        }
+    };
+    Ok(Some(Sidecar { file, predictors, norms }))
 }
 
 fn check_truth(file: &SidecarFile, spec: &ModelSpec) -> std::result::Result<(), Unfit> {
@@ -66,6 +73,18 @@ fn read_predictors(spec: &ModelSpec, checkpoint: &mut Checkpoint, rank: usize, l
         let a = checkpoint.matrix(&a, rank, spec.hidden_size)?;
         let b = checkpoint.matrix(&b, spec.intermediate_size, rank)?;
         Ok(Predictor { a, b, bias: checkpoint.vector(&bias, spec.intermediate_size)?, logits })
+    };
+    (0..spec.num_layers).map(read).collect()
+}
+
+fn read_norms(spec: &ModelSpec, checkpoint: &mut Checkpoint) -> Result<Vec<InputNorms>> {
+    let widths = [spec.hidden_size, spec.q_size(), spec.hidden_size, spec.intermediate_size];
+    let read = |layer| {
+        let mut norms = InputNorms::default();
+        for ((name, width), norms) in norm_tensors(layer).iter().zip(widths).zip(&mut norms) {
+            *norms = checkpoint.vector(name, width)?;
+        }
+        Ok(norms)
     };
     (0..spec.num_layers).map(read).collect()
 }

@@ -68,13 +68,13 @@ impl<'a, B: Backend> LayerStream<'a, B> {
         Ok(stream)
     }
 
-    /// In the middle of a model, where the residual stream of one sequence's tokens is `x`, `[tokens, hidden]`.
+    /// In the middle of a model, where the residual stream of tokens, in windows, is `x`, `[tokens, hidden]`.
     ///
     /// # Errors
     /// If the backend has no room.
-    pub fn from_residual(backend: &'a B, model: &Model, x: &[f32], kv_dtype: DType) -> Result<Self> {
+    pub fn from_residual(backend: &'a B, model: &Model, x: &[f32], window: usize, kv_dtype: DType) -> Result<Self> {
         let tokens = x.len() / model.spec.hidden_size;
-        Self::of(backend, model, steps(&vec![0; tokens], tokens), x.to_vec(), (tokens, kv_dtype))
+        Self::of(backend, model, steps(&vec![0; tokens], window), x.to_vec(), (window, kv_dtype))
     }
 
     fn of(

@@ -1,5 +1,5 @@
 //! `input`: the small inputs of all seven projections of a layer are left out, and with them rows of their weights (TEAL,
-//! arXiv 2408.14690).
+//! arXiv 2408.14690). Calibrated, their magnitudes are weighted by the norms of the weights that they reach (WINA, arXiv 2505.19427).
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ pub struct Input;
 pub struct Calibrated {
     /// Magnitudes, per layer and projection: q, k, v, o, gate, up, down.
     pub thresholds: Vec<[f32; 7]>,
+    /// Magnitudes are multiplied with the norms of the weights' columns, which are beside it, before they are compared.
+    #[serde(default)]
+    pub weighted: bool,
 }
 
 impl Kind for Input {
@@ -46,13 +49,14 @@ impl Kind for Input {
             return Err(Error::option("selector", message));
         }
         let thresholds = match (spec.rule(), model.calibrated) {
-            (Some(rule), _) => vec![[rule; 7]; model.spec.num_layers],
-            (None, Some(Method::Input(calibrated))) => {
-                calibrated.thresholds.iter().map(|layer| layer.map(Threshold::Fixed)).collect()
-            }
+            (Some(rule), _) => InputThresholds { rules: vec![[rule; 7]; model.spec.num_layers], norms: None },
+            (None, Some(Method::Input(calibrated))) => InputThresholds {
+                rules: calibrated.thresholds.iter().map(|layer| layer.map(Threshold::Fixed)).collect(),
+                norms: model.norms.cloned(),
+            },
             _ => return Err(needs_or_rule(spec, "calibrated thresholds", "quantile=0.4")),
         };
-        Ok(Selector::input(InputThresholds(thresholds)))
+        Ok(Selector::input(thresholds))
     }
 
     fn calibrates(&self) -> Calibrates {
@@ -61,13 +65,17 @@ impl Kind for Input {
 
     fn method(&self, found: Found) -> Method {
         let Found::Inputs(thresholds) = found else { panic!("input keeps inputs, found {found:?}") };
-        Method::Input(Calibrated { thresholds })
+        Method::Input(Calibrated { thresholds, weighted: true })
     }
 }
 
 impl Record for Calibrated {
     fn kind(&self) -> &'static dyn Kind {
         &Input
+    }
+
+    fn has_norms(&self) -> bool {
+        self.weighted
     }
 
     fn check(&self, spec: &ModelSpec) -> std::result::Result<(), Unfit> {
@@ -88,7 +96,8 @@ impl Record for Calibrated {
 impl Selector {
     /// Leaves out inputs of every projection whose magnitude is not above its threshold.
     pub fn input(thresholds: InputThresholds) -> Self {
-        let layers = thresholds.0.into_iter().map(|layer| layer.map(Threshold::resolved)).collect();
-        Selector::Inputs(InputThresholds(layers))
+        let InputThresholds { rules, norms } = thresholds;
+        let rules = rules.into_iter().map(|layer| layer.map(Threshold::resolved)).collect();
+        Selector::Inputs(InputThresholds { rules, norms })
     }
 }

@@ -3,7 +3,9 @@
 use super::blocks::SkippedBlocks;
 use super::selector::Selector;
 use super::{Method, SelectorSpec};
-use crate::backend::{Cpu, Predictor, Threshold};
+use std::sync::Arc;
+
+use crate::backend::{Cpu, InputNorms, Predictor, Threshold};
 use crate::error::{Error, Result};
 use crate::residency::Placement;
 use crate::spec::ModelSpec;
@@ -141,6 +143,11 @@ pub trait Record {
     /// Names the field.
     fn check(&self, spec: &ModelSpec) -> std::result::Result<(), Unfit>;
 
+    /// Whether norms of the weights' columns are beside it.
+    fn has_norms(&self) -> bool {
+        false
+    }
+
     /// Rank of the predictors beside it, and whether they are trained; none if there are none.
     fn predictors(&self) -> Option<(usize, bool)> {
         None
@@ -195,6 +202,8 @@ pub struct Loaded<'a> {
     pub calibrated: Option<&'a Method>,
     /// One per layer, where `sparrow.json` has them.
     pub predictors: &'a [Predictor],
+    /// Norms of the weights' columns, of its sidecar.
+    pub norms: Option<&'a Arc<[InputNorms]>>,
     /// Where weights are while it runs.
     pub placement: Placement,
     /// What it runs on.
@@ -240,4 +249,9 @@ pub(super) fn rule(parameters: Option<&str>) -> std::result::Result<Option<Strin
 /// Names of a layer's predictor tensors: `a` `[rank, input]`, `b` `[intermediate, rank]`, `bias` `[intermediate]`.
 pub fn predictor_tensors(layer: usize) -> [String; 3] {
     ["a", "b", "bias"].map(|part| format!("sparrow.layers.{layer}.predictor.{part}"))
+}
+
+/// Names of the tensors with a layer's [`InputNorms`].
+pub fn norm_tensors(layer: usize) -> [String; 4] {
+    ["attention", "output", "mlp", "down"].map(|site| format!("sparrow.layers.{layer}.input_norms.{site}"))
 }

@@ -17,7 +17,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use blocks::SkippedBlocks;
-pub use kind::{Calibrates, Found, Goal, Kind, Loaded, Record, Scores, Unfit, predictor_tensors};
+pub use kind::{Calibrates, Found, Goal, Kind, Loaded, Record, Scores, Unfit, norm_tensors, predictor_tensors};
 pub use selector::{InputThresholds, Neurons, Selector};
 
 use crate::backend::Threshold;

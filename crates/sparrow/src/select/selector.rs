@@ -1,7 +1,9 @@
 //! A selector ready for one model.
 
 use super::blocks::SkippedBlocks;
-use crate::backend::{InputRules, Scorer, Threshold};
+use std::sync::Arc;
+
+use crate::backend::{InputNorms, InputRules, InputSelection, Scorer, Threshold};
 
 /// A selector ready to run: a [`SelectorSpec`](super::SelectorSpec) with the thresholds and predictors of one model.
 #[derive(Debug, Clone)]
@@ -18,7 +20,12 @@ pub enum Selector {
 
 /// Thresholds on the magnitude of the inputs of each projection of each layer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct InputThresholds(pub Vec<InputRules>);
+pub struct InputThresholds {
+    /// One for each layer.
+    pub rules: Vec<InputRules>,
+    /// What magnitudes are multiplied with, for each layer; none: they are compared as they are.
+    pub norms: Option<Arc<[InputNorms]>>,
+}
 
 /// Which neurons of an MLP a token needs.
 #[derive(Debug, Clone)]
@@ -72,12 +79,10 @@ impl Selector {
         matches!(self, Selector::Neurons(Neurons { scorer: Scorer::Gate, .. }))
     }
 
-    /// The rules for inputs of a layer's projections.
-    pub fn inputs(&self, layer: usize) -> Option<&InputRules> {
-        match self {
-            Selector::Inputs(thresholds) => Some(&thresholds.0[layer]),
-            _ => None,
-        }
+    /// Which inputs of a layer's projections are left out.
+    pub fn inputs(&self, layer: usize) -> Option<InputSelection<'_>> {
+        let Selector::Inputs(InputThresholds { rules, norms }) = self else { return None };
+        Some(InputSelection { rules: &rules[layer], norms: norms.as_ref().map(|norms| &norms[layer]) })
     }
 
     /// Whether a layer's attention and its MLP are computed.

@@ -247,4 +247,9 @@ impl Linear {
     pub fn outputs(&self) -> usize {
         if self.input_major { self.weight.cols() } else { self.weight.rows() }
     }
+
+    /// Inputs, whatever the layout.
+    pub fn inputs(&self) -> usize {
+        if self.input_major { self.weight.rows() } else { self.weight.cols() }
+    }
 }

@@ -1,4 +1,5 @@
-"""The native operators as torch has them: what they are registered as, and what torch wants to know of them beside."""
+"""The native operators as torch has them: what they are registered as, and what torch wants to know of them
+beside."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ The checks are those of the kernels. They raise the same exceptions with nearly 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -224,3 +225,58 @@ def update_pool(
     down: Tensor,
 ) -> Tensor:
     return neuron_of.new_empty(5)
+
+
+@_fake("pack_kv")
+def pack_kv(
+    keys: Tensor, values: Tensor, key_sparsity: float, value_sparsity: float
+) -> tuple[Tensor, Tensor]:
+    _one_device(keys, values=values)
+    _float("keys", keys)
+    _same_type(keys, "values", values)
+    if keys.dim() != 4:
+        what = "[batch, kv_heads, tokens, head_dim]"
+        raise ShapeError(f"keys: expected 4 dimensions {what}, found shape {list(keys.shape)}")
+    _of_shape("values", values, keys.shape, "of keys")
+    batch, kv_heads, tokens, head_dim = keys.shape
+    elements = 64 * head_dim
+
+    def blocks(sparsity: float) -> Tensor:
+        # Kernels have the fraction as a float32.
+        kept = elements - int(ctypes.c_float(sparsity).value * elements)
+        size = 256 * ((head_dim + 31) // 32) + kept * keys.element_size()
+        return keys.new_empty((batch, kv_heads, tokens // 64 + 1, size), dtype=torch.uint8)
+
+    return blocks(key_sparsity), blocks(value_sparsity)
+
+
+@_fake("sparse_attention_decode")
+def sparse_attention_decode(
+    q: Tensor,
+    key_blocks: Tensor,
+    value_blocks: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    check_invariants: bool = True,
+) -> Tensor:
+    parts = {"key_blocks": key_blocks, "value_blocks": value_blocks, "keys": keys, "values": values}
+    _one_device(q, **parts, lengths=lengths)
+    _float("q", q)
+    _of_type("key_blocks", key_blocks, torch.uint8)
+    _of_type("value_blocks", value_blocks, torch.uint8)
+    _same_type(q, "keys", keys)
+    _same_type(q, "values", values)
+    _of_type("lengths", lengths, torch.int64)
+    if q.dim() != 3:
+        raise ShapeError(f"q: expected shape [batch, heads, head_dim], found {list(q.shape)}")
+    for name, t in parts.items():
+        if t.dim() != 4 or t.shape[0] != q.shape[0]:
+            raise ShapeError(
+                f"{name}: expected 4 dimensions, the first that of q, {q.shape[0]}, found shape {list(t.shape)}"
+            )
+    _of_shape("lengths", lengths, [q.shape[0], 2], "[batch, 2]")
+    return q.new_empty(q.shape)

@@ -12,7 +12,8 @@ from .fakes import FLOATS
 
 
 def _batched(name: str) -> None:
-    """Lets `torch.vmap` over the first argument, whose leading dimensions are free, be one call; over others, many."""
+    """Lets `torch.vmap` over the first argument, whose leading dimensions are free, be one call; over others,
+    many."""
     operator = getattr(torch.ops.sparrow, name).default
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Tensor, int]:

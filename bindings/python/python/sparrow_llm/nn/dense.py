@@ -11,7 +11,8 @@ from .rows import torch_is_faster
 
 
 class DenseLinear(torch.nn.Linear):
-    """`torch.nn.Linear` by whichever of Sparrow and torch is faster for the number of rows, on the same weight tensor.
+    """`torch.nn.Linear` by whichever of Sparrow and torch is faster for the number of rows, on the same
+    weight tensor.
 
     Parameters, their names and the state dict are those of `torch.nn.Linear`, and so are gradients.
     """

@@ -14,8 +14,8 @@ from .. import ops
 class Int8Linear(torch.nn.Module):
     """A linear layer whose weight has 8 bits and a scale for each output: half of the bytes of bfloat16.
 
-    The state dict has `weight` `[out_features, in_features]` int8, `weight_scale` `[out_features, 1]` float32 and `bias`:
-    `int-quantized` of compressed-tensors. It has no gradients.
+    The state dict has `weight` `[out_features, in_features]` int8, `weight_scale` `[out_features, 1]` float32
+    and `bias`: `int-quantized` of compressed-tensors. It has no gradients.
     """
 
     weight: Tensor
@@ -23,8 +23,8 @@ class Int8Linear(torch.nn.Module):
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None) -> None:
-        """Of `weight` `[out_features, in_features]` int8, `weight_scale` `[out_features]` or `[out_features, 1]`
-        float32 and `bias` `[out_features]`; views of `ops.quantize_int8` are used as they are."""
+        """Of `weight` `[out_features, in_features]` int8, `weight_scale` `[out_features]` or `[out_features,
+        1]` float32 and `bias` `[out_features]`; views of `ops.quantize_int8` are used as they are."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", weight)

@@ -27,9 +27,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class SparseMLP(torch.nn.Module):
     """An MLP, gated or not, of which each row of the input computes its active neurons.
 
-    Active are the neurons whose scores `rule` keeps, see `ops.select`. Scores are those of `predictor`, a module from
-    `[..., hidden]` to `[..., neurons]`, or the magnitudes of the activated gate (without gate of up), which is then read
-    whole. It has no gradients.
+    Active are the neurons whose scores `rule` keeps, see `ops.select`. Scores are those of `predictor`, a
+    module from `[..., hidden]` to `[..., neurons]`, or the magnitudes of the activated gate (without gate of
+    up), which is then read whole. It has no gradients.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class SparseMLP(torch.nn.Module):
         rule: str = "fixed=0",
         predictor: torch.nn.Module | None = None,
     ) -> None:
-        """Of the projections of an MLP, which it shares. The weight of `down` keeps its shape and its values, but its
-        memory becomes one row per neuron."""
+        """Of the projections of an MLP, which it shares. The weight of `down` keeps its shape and its values,
+        but its memory becomes one row per neuron."""
         super().__init__()
         if activation not in _ACTIVATIONS:
             raise OptionError(f"activation: expected one of {', '.join(_ACTIVATIONS)}, found {activation!r}")

@@ -24,7 +24,8 @@ _MAKE: dict[str, Callable[[torch.nn.Linear], torch.nn.Module]] = {
 
 
 class Replaced:
-    """What `replace_linear_layers` did. It keeps the layers that were replaced, and so their memory, until it is dropped."""
+    """What `replace_linear_layers` did. It keeps the layers that were replaced, and so their memory, until it
+    is dropped."""
 
     count: int
     """Layers that were replaced."""
@@ -60,10 +61,10 @@ def replace_linear_layers(
 ) -> Replaced:
     """Replaces every `torch.nn.Linear` of any model whose name matches a pattern and none to exclude.
 
-    `kind`: `"dense"` shares the weight (`DenseLinear`); `"sparse"` stores what is not zero (`SparseLinear`: prune the model
-    first); `"int8"` rounds weights to 8 bits (`Int8Linear`); `"sparse-int8"` does both. Patterns are those of shells, for
-    whole names as in `model.named_modules()` or their last part: `"*.mlp.*"`, `"down_proj"`. Classes derived from
-    `torch.nn.Linear` stay as they are.
+    `kind`: `"dense"` shares the weight (`DenseLinear`); `"sparse"` stores what is not zero (`SparseLinear`:
+    prune the model first); `"int8"` rounds weights to 8 bits (`Int8Linear`); `"sparse-int8"` does both.
+    Patterns are those of shells, for whole names as in `model.named_modules()` or their last part:
+    `"*.mlp.*"`, `"down_proj"`. Classes derived from `torch.nn.Linear` stay as they are.
 
     If a layer cannot be replaced, an exception names it, and all are as before.
     """
@@ -94,8 +95,9 @@ def replace_linear_layers(
 
 def _linears(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, torch.nn.Linear]]:
     for path, parent in model.named_modules():
-        for name, child in parent.named_children():
-            if type(child) is torch.nn.Linear:
+        # Not `named_children`, which leaves out the second name of a layer.
+        for name, child in parent._modules.items():
+            if child is not None and type(child) is torch.nn.Linear:
                 yield parent, name, f"{path}.{name}".lstrip("."), child
 
 

@@ -14,11 +14,12 @@ from ..ops import PackedWeight
 
 
 class SparseLinear(torch.nn.Module):
-    """A linear layer that stores, and reads, the elements of its weight that are not zero, and a bit for each element.
+    """A linear layer that stores, and reads, the elements of its weight that are not zero, and a bit for each
+    element.
 
     The state dict has `shape`, `bitmask`, `compressed`, `row_offsets`, of int8 `weight_scale`, and `bias`:
-    `sparse-bitmask` of compressed-tensors, and what `sparrow pack` writes. It has no gradients, and its tensors must not be
-    changed in place.
+    `sparse-bitmask` of compressed-tensors, and what `sparrow pack` writes. It has no gradients, and its
+    tensors must not be changed in place.
     """
 
     shape: Tensor
@@ -44,8 +45,9 @@ class SparseLinear(torch.nn.Module):
     ) -> SparseLinear:
         """The layer with the weight of `linear`.
 
-        `sparsity`: the fraction of the weight, in 0..1, that becomes zero, the smallest magnitudes first; `None` keeps the
-        zeros that there are. `dtype=torch.int8` rounds what is left to 8 bits, see `ops.quantize_int8`.
+        `sparsity`: the fraction of the weight, in 0..1, that becomes zero, the smallest magnitudes first;
+        `None` keeps the zeros that there are. `dtype=torch.int8` rounds what is left to 8 bits, see
+        `ops.quantize_int8`.
         """
         if dtype not in (None, linear.weight.dtype, torch.int8):
             raise OptionError(f"dtype: expected None or torch.int8, found {dtype}")
@@ -106,7 +108,8 @@ class SparseLinear(torch.nn.Module):
 
 
 def prune(w: Tensor, sparsity: float) -> Tensor:
-    """The weight with this fraction of its elements set to zero, those of the smallest magnitudes; of equal ones the first."""
+    """The weight with this fraction of its elements set to zero, those of the smallest magnitudes; of equal
+    ones the first."""
     if not 0 <= sparsity <= 1:
         raise OptionError(f"sparsity: expected a fraction in 0..1, found {sparsity}")
     count = int(sparsity * w.numel())

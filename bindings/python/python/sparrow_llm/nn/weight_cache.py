@@ -32,8 +32,9 @@ class WeightCacheStats:
 class WeightCache:
     """The differential weight cache: copies of the active neurons of an MLP, and of these alone.
 
-    Consecutive tokens share most of their active neurons, so only the difference is copied: a neuron that comes is written
-    over one that leaves. `active_gate_up` and `active_down` are what `ops.sparse_mlp_forward` takes with `active=None`.
+    Consecutive tokens share most of their active neurons, so only the difference is copied: a neuron that
+    comes is written over one that leaves. `active_gate_up` and `active_down` are what
+    `ops.sparse_mlp_forward` takes with `active=None`.
 
     Source: sparse_transformers.
     """
@@ -49,8 +50,9 @@ class WeightCache:
         *,
         slots: int | None = None,
     ) -> None:
-        """Of the weights of an MLP, `[neurons, hidden]` each, a row per neuron, without gate `None`; with the neurons of
-        `mask` `[neurons]` in it, none if that is `None`. There is room for `slots` neurons, by default for all."""
+        """Of the weights of an MLP, `[neurons, hidden]` each, a row per neuron, without gate `None`; with the
+        neurons of `mask` `[neurons]` in it, none if that is `None`. There is room for `slots` neurons, by
+        default for all."""
         for name, w in (("gate", gate), ("down", down)):
             if w is not None and w.shape != up.shape:
                 raise ShapeError(f"{name}: expected the shape of up, {list(up.shape)}, found {list(w.shape)}")
@@ -67,7 +69,8 @@ class WeightCache:
             self.update_active_weights(mask)
 
     def update_active_weights(self, mask: Tensor) -> None:
-        """Makes the cache hold the neurons of `mask`, bools `[neurons]`. Views handed out before show other neurons then."""
+        """Makes the cache hold the neurons of `mask`, bools `[neurons]`. Views handed out before show other
+        neurons then."""
         gate, up, down = self._weights
         try:
             with torch.no_grad():

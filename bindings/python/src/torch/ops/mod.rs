@@ -7,6 +7,7 @@ mod int8_linear;
 mod linear;
 mod pack;
 mod select;
+mod sparse_attention;
 mod sparse_linear;
 mod sparse_mlp;
 mod update_pool;
@@ -23,5 +24,7 @@ pub const ALL: &[Registration] = &[
     Registration::of::<select::Select>(),
     Registration::of::<sparse_mlp::SparseMlp>(),
     Registration::of::<sparse_mlp::SparseMlpForward>(),
+    Registration::of::<sparse_attention::PackKv>(),
+    Registration::of::<sparse_attention::SparseAttentionDecode>(),
     Registration::of::<update_pool::UpdatePool>(),
 ];

@@ -163,7 +163,7 @@ fn parts<'a>(both: &'a Tensor, x: &Tensor, neurons: usize, hidden: usize) -> Res
             }
             (count as usize, part as usize, if neurons > 1 { row as usize } else { columns })
         }
-        (&[rows, cols], _) if cols == columns as i64 && neurons > 0 && rows as usize % neurons == 0 => {
+        (&[rows, cols], _) if cols == columns as i64 && neurons > 0 && (rows as usize).is_multiple_of(neurons) => {
             let row = row_stride("concat_gate_up", both)?;
             (rows as usize / neurons, neurons * row, row)
         }

@@ -25,10 +25,9 @@ pub(super) fn check(view: &KvView, shape: &AttentionShape) {
             *capacity
         }
         KvRows::Sparse(cache) => {
-            let of = cache.shape();
-            let (found, expected) = ((of.kv_heads, of.head_dim), (shape.kv_heads, shape.head_dim));
+            let (found, expected) = ((cache.kv_heads, cache.head_dim), (shape.kv_heads, shape.head_dim));
             assert_eq!(found, expected, "attention: the cache's kv_heads and head_dim");
-            cache.len()
+            cache.len
         }
     };
     let &KvView { start, len, .. } = view;

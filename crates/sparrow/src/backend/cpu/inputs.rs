@@ -4,8 +4,11 @@ use sparrow_kernels::{count_ones, union_masks};
 
 use super::machine::{Cpu, GATHER_ROWS};
 use super::threshold::{Of, mask};
-use crate::backend::Threshold;
+use crate::backend::{Row, Threshold};
 use crate::weights::LinearView;
+
+/// Every magnitude is above it.
+const EVERYTHING: Threshold = Threshold::Fixed(-1.0);
 
 /// Working memory to leave out inputs.
 #[derive(Debug, Default)]
@@ -29,28 +32,33 @@ impl ActiveInputs {
         self.spare.reserve(width);
     }
 
-    /// `out = x̂·W + b`, where `x̂` is `x` `[m, in]` without the inputs that are not above the threshold; weights are
-    /// `[in, out]`. A few rows read only the weights of inputs that one of them needs. Returns the bytes read.
+    /// `out = x̂·W + b`, where `x̂` is `x` `[rows, in]` without the inputs whose magnitude, times its norm, is not above the threshold; weights are
+    /// `[in, out]`. A few rows read only the weights of inputs that one of them needs. The first token of a sequence is computed
+    /// whole: every later one attends to it, and its activations are like those of no other. Returns the bytes read.
     pub fn linear(
         &mut self,
         cpu: &Cpu,
-        rule: Threshold,
+        (rule, norms): (Threshold, Option<&[f32]>),
         linear: LinearView,
         x: &[f32],
-        m: usize,
+        rows: &[Row],
         out: &mut [f32],
     ) -> u64 {
         let weights = linear.weight;
-        let n = weights.rows();
+        let (m, n) = (rows.len(), weights.rows());
         let words = n.div_ceil(64);
         self.masks.resize(m * words, 0);
         self.union.resize(words, 0);
-        for (x, bits) in x.chunks_exact(n).zip(self.masks.chunks_exact_mut(words)) {
+        for ((x, row), bits) in x.chunks_exact(n).zip(rows).zip(self.masks.chunks_exact_mut(words)) {
             self.scores.clear();
-            self.scores.extend_from_slice(x);
+            match norms {
+                None => self.scores.extend_from_slice(x),
+                Some(norms) => self.scores.extend(x.iter().zip(norms).map(|(x, norm)| x * norm)),
+            }
+            let rule = if row.position == 0 { EVERYTHING } else { rule };
             mask(&cpu.compute, rule, Of::Magnitudes, &mut self.scores, &mut self.spare, bits);
         }
-        let rows = if m <= GATHER_ROWS {
+        let read = if m <= GATHER_ROWS {
             union_masks(&self.masks, words, &mut self.union);
             cpu.compute.mask_to_ids(&self.union, &mut self.ids);
             self.ids.len()
@@ -60,9 +68,9 @@ impl ActiveInputs {
         self.x.clear();
         self.x.extend_from_slice(x);
         cpu.compute.zero_unset(&mut self.x, n, &self.masks);
-        let inputs = (rows < n).then_some(self.ids.as_slice());
+        let inputs = (read < n).then_some(self.ids.as_slice());
         cpu.compute.linear_in_out(&self.x, m, weights, inputs, linear.bias, out);
-        (rows * weights.size() / n.max(1)) as u64
+        (read * weights.size() / n.max(1)) as u64
     }
 
     /// Of each row of the last [`linear`](Self::linear): the inputs that counted.

@@ -192,7 +192,7 @@ impl KvCache {
             Layer::Dense { keys, values } => {
                 KvRows::Dense(DenseKv { dtype: self.dtype, keys, values, capacity: self.capacity })
             }
-            Layer::Sparse(cache) => KvRows::Sparse(cache),
+            Layer::Sparse(cache) => KvRows::Sparse(cache.rows()),
         };
         let len = position + 1;
         let start = window.map_or(0, |w| len.saturating_sub(w));

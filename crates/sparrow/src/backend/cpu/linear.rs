@@ -57,13 +57,13 @@ impl Cpu {
         s: &mut ActiveInputs,
     ) {
         let m = step.rows.len();
-        let Some(rules) = layer.inputs else {
+        let Some(selection) = layer.inputs else {
             step.meter.read(projections.iter().map(|(_, linear, _)| linear.weight.size() as u64).sum());
             return self.linear(x, m, projections.map(|(_, linear, out)| (linear, out)));
         };
         for (projection, linear, out) in projections {
             assert!(linear.input_major, "input selection needs input-major weights");
-            let bytes = s.linear(self, rules[projection as usize], linear, x, m, out);
+            let bytes = s.linear(self, selection.of(projection), linear, x, step.rows, out);
             let width = linear.weight.cols() as u64;
             step.meter.active(layer.index, s.active().map(|n| n * width), linear.weight.rows() as u64 * width);
             step.meter.read(bytes);
