@@ -87,7 +87,7 @@ class SparrowLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What a text without context comes after: the token that the tokenizer begins texts with, if it does."""
+        """What a text without context comes after: the token that the tokenizer begins texts with, or ends."""
         return self.beginning[-1] if self.beginning else self.eot_token_id
 
     @property
