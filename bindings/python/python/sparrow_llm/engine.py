@@ -409,7 +409,8 @@ class Sparrow:
             raise OptionError(message)
         scores = []
         for before, after in zip(contexts, continuations, strict=True):
-            with self._sequence(len(before) + len(after)) as (session, sequence):
+            # The last token is predicted, and not appended.
+            with self._sequence(len(before) + max(len(after) - 1, 0)) as (session, sequence):
                 each = session.score(sequence, before, after)
             logprobs = [logprob for logprob, _ in each]
             scores.append(Score(sum(logprobs), all(greedy for _, greedy in each), logprobs))
