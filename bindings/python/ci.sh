@@ -44,9 +44,12 @@ rm -rf "$wheels"
 "$tools/bin/maturin" build --quiet --profile dev --out "$wheels" --interpreter "$python"
 wheel=$(echo "$wheels"/*.whl)
 
+# The command whose texts and figures the package must give too: that of the workspace's tests, where they were built.
+[ ! -x "$root/target/debug/sparrow" ] || export SPARROW_BINARY=$root/target/debug/sparrow
+
 check() { # environment
     "$1/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheel"
-    (cd tests && CARGO_TARGET_DIR=$root/target "$1/bin/python" -m pytest -q -p no:cacheprovider .)
+    (cd tests && "$1/bin/python" -m pytest -q -p no:cacheprovider .)
 }
 if full=$(environment torch requirements/torch.txt); then
     check "$full"

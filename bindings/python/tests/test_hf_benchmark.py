@@ -34,18 +34,19 @@ def run(module: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 def test_rows_take_turns(demo: pathlib.Path) -> None:
     ended = run(
-        "benchmark", "--model", demo, "--num-runs", 2, "--prompt-tokens", 8, "--new-tokens", 4, "--selector", "gate",
+        "benchmark", "--model", demo, "--rows", "stock,replaced,patched,drop-in,sparrow", "--num-runs", 2, "--prompt-tokens", 8, "--new-tokens", 4, "--selector", "gate",
         "--text", demo / "sample.txt", "--max-tokens", 300, "--format", "json", "--verbose",
     )
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
-    assert [row["row"] for row in report["rows"]] == ["stock", "patched", "sparrow"]
+    rows = ["stock", "replaced", "patched", "drop-in", "sparrow"]
+    assert [row["row"] for row in report["rows"]] == rows
     for row in report["rows"]:
         assert row["time_to_first_token"] > 0 and row["output_tokens_per_second"] > 0 and row["peak_memory"] > 1e6
     assert report["rows"][0]["speed_up"] == {"time_to_first_token": 1.0, "output": 1.0, "total": 1.0}
     assert 0 < report["quality"]["active_fraction"] < 0.5 and report["quality"]["kl_mean"] < 1e-6
     order = [line.split(":")[0] for line in ended.stderr.splitlines() if line.startswith("run ")]
-    assert order == [f"run {n} {row}" for n in (1, 2) for row in ("stock", "patched", "sparrow")]
+    assert order == [f"run {n} {row}" for n in (1, 2) for row in rows]
 
 
 def test_shapes_have_no_quality(tmp_path: pathlib.Path) -> None:

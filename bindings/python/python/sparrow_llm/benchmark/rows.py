@@ -33,7 +33,9 @@ Generate = Callable[[list[int]], Run]
 
 DESCRIPTIONS = {
     "stock": "transformers, bf16, with its cache",
-    "patched": "the same, its MLPs replaced by hf.patch",
+    "replaced": "the same, linear layers replaced by nn.DenseLinear",
+    "patched": "the same, MLPs replaced by hf.patch",
+    "drop-in": "transformers' generate on hf.SparrowForCausalLM",
     "sparrow": "Sparrow.generate",
 }
 
@@ -75,18 +77,13 @@ class _Times:
 
 def _transformers(job: Job) -> Generate:
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(job.threads)
-    model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16).eval()
+    model = _model(job)
     model.generation_config.eos_token_id = None
-    if job.row == "patched":
-        from ..hf import patch
-
-        patch(model, selector=job.selector or "gate")
 
     def generate(ids: list[int]) -> Run:
         streamer = _Times()
@@ -104,3 +101,25 @@ def _transformers(job: Job) -> Generate:
         return Run(first - began, streamer.times[-1] - first)
 
     return generate
+
+
+def _model(job: Job) -> Any:
+    """What the row generates with."""
+    import torch
+
+    if job.row == "drop-in":
+        from ..hf import SparrowForCausalLM
+
+        return SparrowForCausalLM.from_pretrained(job.model, selector=job.selector, threads=job.threads)
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16).eval()
+    if job.row == "replaced":
+        from ..nn import replace_linear_layers
+
+        replace_linear_layers(model, kind="dense")
+    elif job.row == "patched":
+        from ..hf import patch
+
+        patch(model, selector=job.selector or "gate")
+    return model
