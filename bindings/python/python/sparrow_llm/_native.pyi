@@ -3,9 +3,27 @@
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
+__all__ = [
+    "Engine",
+    "Outcome",
+    "Token",
+    "Model",
+    "default_threads",
+    "isa",
+    "Session",
+    "evaluate",
+    "prune",
+    "quantize",
+    "sparsify",
+    "operator_threads",
+    "register_operators",
+    "set_operator_threads",
+    "__version__",
+]
+
 __version__: str
 
-Progress = Callable[[str, int, int], None]
+_Progress = Callable[[str, int, int], None]
 
 def isa() -> str: ...
 def default_threads() -> int: ...
@@ -23,7 +41,7 @@ class Model:
         weights: str | None = None,
         weights_format: str | None = None,
         threads: int | None = None,
-        progress: Progress | None = None,
+        progress: _Progress | None = None,
     ) -> Model: ...
     @property
     def directory(self) -> str | None: ...
@@ -192,7 +210,7 @@ def sparsify(
     bos: bool = True,
     max_tokens: int = 65_536,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> str: ...
 def prune(
     model: str,
@@ -209,7 +227,7 @@ def prune(
     bos: bool = True,
     max_tokens: int = 65_536,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> str: ...
 def quantize(
     model: str,
@@ -226,7 +244,7 @@ def quantize(
     bos: bool = True,
     max_tokens: int = 65_536,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> str: ...
 def evaluate(
     model: Model,
@@ -240,7 +258,7 @@ def evaluate(
     kv_sparsity: str | None = None,
     kv_dense_tail: int | None = None,
     kv_sinks: int | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> str: ...
 def register_operators(path: str) -> None: ...
 def operator_threads() -> int: ...

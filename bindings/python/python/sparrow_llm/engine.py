@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from . import _native
@@ -453,6 +451,9 @@ class Sparrow:
     def bench(self, *, prompt_tokens: int = 128, new_tokens: int = 64, runs: int = 5) -> dict[str, float]:
         """Speed at a prompt of random tokens, medians of `runs` after one that warms up: tokens per second of the prompt and of
         decoding, seconds to the first token, active fraction."""
+        import random
+        from statistics import median
+
         rng = random.Random(0)
         ids = [rng.randrange(self.vocab_size) for _ in range(prompt_tokens)]
         texts = [

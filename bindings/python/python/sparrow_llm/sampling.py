@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -55,7 +55,7 @@ def request(suggested: Mapping[str, Any], options: Sampling) -> dict[str, Any]:
         "presence_penalty": options.get("presence_penalty", 0.0),
         "frequency_penalty": options.get("frequency_penalty", 0.0),
         "logit_bias": list((options.get("logit_bias") or {}).items()),
-        "seed": random.getrandbits(63) if seed is None else _count("seed", seed),
+        "seed": int.from_bytes(os.urandom(7), "little") if seed is None else _count("seed", seed),
     }
     values = {name: options.get(name) for name in ("temperature", "top_k", "top_p", "min_p")}
     said = {name: value for name, value in values.items() if value is not None}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _native
 from .results import Chunk, Completion, completion, token_logprobs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+T = TypeVar("T")
 
 
 class Stream(Iterator[Chunk]):
@@ -64,6 +66,13 @@ class Stream(Iterator[Chunk]):
             pass
 
 
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    # Imported here: it takes as long as the rest of the package.
+    import asyncio
+
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
 class AsyncStream(AsyncIterator[Chunk]):
     """A `Stream` whose steps run in a thread of the event loop's executor."""
 
@@ -71,14 +80,14 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._stream = stream
 
     async def __anext__(self) -> Chunk:
-        chunk = await asyncio.get_running_loop().run_in_executor(None, next, self._stream, None)
+        chunk: Chunk | None = await _in_thread(next, self._stream, None)
         if chunk is None:
             raise StopAsyncIteration
         return chunk
 
     async def aclose(self) -> None:
         """Gives up the rest of the text."""
-        await asyncio.get_running_loop().run_in_executor(None, self._stream.close)
+        await _in_thread(self._stream.close)
 
     async def __aenter__(self) -> Self:
         return self
