@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _native
@@ -57,28 +57,25 @@ def sparsify(
     Returns:
         `sparrow.json`: thresholds, and the quality that was measured on held-out text.
     """
-    with Reporting(progress) as report:
-        record: dict[str, Any] = json.loads(
-            _native.sparsify(
-                os.fspath(model),
-                os.fspath(output),
-                selector=selector,
-                text=os.fspath(text),
-                recall=recall,
-                target_active=target_active,
-                target_ppl=target_ppl,
-                target_kl=target_kl,
-                rank=rank,
-                look_ahead=look_ahead,
-                epochs=epochs,
-                window=window,
-                bos=bos,
-                max_tokens=max_tokens,
-                threads=_default_threads() if threads is None else threads,
-                progress=report,
-            )
-        )
-    return record
+    return _made(
+        _native.sparsify,
+        model,
+        output,
+        text,
+        threads,
+        progress,
+        selector=selector,
+        recall=recall,
+        target_active=target_active,
+        target_ppl=target_ppl,
+        target_kl=target_kl,
+        rank=rank,
+        look_ahead=look_ahead,
+        epochs=epochs,
+        window=window,
+        bos=bos,
+        max_tokens=max_tokens,
+    )
 
 
 def prune(
@@ -111,26 +108,23 @@ def prune(
 
     Others, and what is returned, are as in `sparsify`.
     """
-    with Reporting(progress) as report:
-        record: dict[str, Any] = json.loads(
-            _native.prune(
-                os.fspath(model),
-                os.fspath(output),
-                method=method,
-                text=os.fspath(text),
-                sparsity=sparsity,
-                pattern=pattern,
-                allocation=allocation,
-                include=include,
-                exclude=exclude,
-                window=window,
-                bos=bos,
-                max_tokens=max_tokens,
-                threads=_default_threads() if threads is None else threads,
-                progress=report,
-            )
-        )
-    return record
+    return _made(
+        _native.prune,
+        model,
+        output,
+        text,
+        threads,
+        progress,
+        method=method,
+        sparsity=sparsity,
+        pattern=pattern,
+        allocation=allocation,
+        include=include,
+        exclude=exclude,
+        window=window,
+        bos=bos,
+        max_tokens=max_tokens,
+    )
 
 
 def quantize(
@@ -160,23 +154,44 @@ def quantize(
 
     Others, and what is returned, are as in `prune`.
     """
+    return _made(
+        _native.quantize,
+        model,
+        output,
+        text,
+        threads,
+        progress,
+        method=method,
+        bits=bits,
+        group=group,
+        zero_points=zero_points,
+        include=include,
+        exclude=exclude,
+        window=window,
+        bos=bos,
+        max_tokens=max_tokens,
+    )
+
+
+def _made(
+    make: Callable[..., str],
+    model: Path,
+    output: Path,
+    text: Path,
+    threads: int | None,
+    progress: Progress | bool | None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The record of what was made."""
     with Reporting(progress) as report:
         record: dict[str, Any] = json.loads(
-            _native.quantize(
+            make(
                 os.fspath(model),
                 os.fspath(output),
-                method=method,
                 text=os.fspath(text),
-                bits=bits,
-                group=group,
-                zero_points=zero_points,
-                include=include,
-                exclude=exclude,
-                window=window,
-                bos=bos,
-                max_tokens=max_tokens,
                 threads=_default_threads() if threads is None else threads,
                 progress=report,
+                **options,
             )
         )
     return record
