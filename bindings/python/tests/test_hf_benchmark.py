@@ -55,7 +55,7 @@ def test_shapes_have_no_quality(tmp_path: pathlib.Path) -> None:
     ended = run("benchmark", *args, "--new-tokens", 3)
     assert ended.returncode == 0, ended.stderr
     assert "quality: not measured" in ended.stdout and "Sparrow.generate" in ended.stdout
-    for wrong in [["--text", "x"], ["--rows", "stock,fast"], ["--new-tokens", 1]]:
+    for wrong in [["--text", "x"], ["--rows", "stock,fast"], ["--rows", "patched"], ["--new-tokens", 1]]:
         assert run("benchmark", *args, *wrong).returncode == 2
 
 

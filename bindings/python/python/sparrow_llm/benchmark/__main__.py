@@ -26,8 +26,9 @@ def _arguments() -> argparse.Namespace:
     what.add_argument("--config", metavar="FILE", help="config.json: random weights of this shape, for speed only")
     what.add_argument("--model", metavar="DIR", help="a Hugging Face directory")
     parser.add_argument("--device", default="cpu", choices=["cpu"], help="where to compute")
-    parser.add_argument("--rows", default="stock,patched,sparrow", help="what to compare [default: %(default)s]")
-    parser.add_argument("--selector", help="what Sparrow and the patch compute [default: dense, gate for the patch]")
+    default = "stock,sparrow, with --selector stock,patched,sparrow"
+    parser.add_argument("--rows", help=f"what to compare: {', '.join(DESCRIPTIONS)} [default: {default}]")
+    parser.add_argument("--selector", help="what Sparrow and the patch compute [default: what DIR was sparsified for, else dense]")
     parser.add_argument("--num-runs", type=int, default=10, metavar="N", help="runs of each row [default: 10]")
     parser.add_argument("--prompt-tokens", type=int, default=64, metavar="N", help="[default: 64]")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="at least 2 [default: 32]")
@@ -37,9 +38,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=["table", "json"], default="table")
     parser.add_argument("--verbose", action="store_true", help="say on stderr what every run took")
     arguments = parser.parse_args()
-    rows = arguments.rows.split(",")
+    rows = (arguments.rows or ("stock,patched,sparrow" if arguments.selector else "stock,sparrow")).split(",")
     if unknown := [row for row in rows if row not in DESCRIPTIONS]:
         parser.error(f"--rows: {unknown[0]!r} is none of {', '.join(DESCRIPTIONS)}")
+    if "patched" in rows and not arguments.selector:
+        parser.error("--rows patched: needs --selector, such as gate:quantile=0.5")
     if arguments.new_tokens < 2 or arguments.num_runs < 1 or arguments.prompt_tokens < 1:
         parser.error("--new-tokens must be at least 2, --num-runs and --prompt-tokens at least 1")
     if arguments.text and arguments.config:
