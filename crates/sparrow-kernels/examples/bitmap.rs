@@ -68,7 +68,7 @@ fn main() {
                     [0, 1].map(|form| {
                         let (weights, out) = (forms[form], &mut outs[form]);
                         seconds(|| match in_out {
-                            true => compute.linear_in_out(&x, m, weights, None, None, out),
+                            true => compute.linear_in_out(&x, m, None, &mut [LinearPart { weights, bias: None, out }]),
                             false => compute.linear(&x, m, &mut [LinearPart { weights, bias: None, out }]),
                         })
                     })

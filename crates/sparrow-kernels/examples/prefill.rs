@@ -61,7 +61,14 @@ fn main() {
                 let weights = Matrix::new(dtype, k, n, &bytes[..k * n * one.len()]);
                 let in_out = operations * n as f64
                     / parts.iter().sum::<usize>() as f64
-                    / seconds(|| compute.linear_in_out(&x, tokens, weights, None, None, &mut outs[0]));
+                    / seconds(|| {
+                        compute.linear_in_out(
+                            &x,
+                            tokens,
+                            None,
+                            &mut [LinearPart { weights, bias: None, out: &mut outs[0] }],
+                        )
+                    });
                 assert!(outs[0].iter().all(|&v| v == 0.125 * k as f32));
                 for (list, value) in results.iter_mut().zip([rate, rate / peak, in_out, in_out / peak]) {
                     list.push(value);

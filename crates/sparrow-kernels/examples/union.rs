@@ -67,7 +67,12 @@ fn main() {
                         compute.linear(&x, m, &mut [part(gate, a), part(up, b)]);
                         compute.gated(Activation::Silu, a, b, h);
                         compute.zero_unset(h, NEURONS, &masks);
-                        compute.linear_in_out(h, m, down, None, None, &mut dense_out);
+                        compute.linear_in_out(
+                            h,
+                            m,
+                            None,
+                            &mut [LinearPart { weights: down, bias: None, out: &mut dense_out }],
+                        );
                     });
                     gathered / dense
                 })

@@ -2,6 +2,7 @@
 
 use super::add_rows::Coefficients;
 use super::check::check_ids;
+use super::linear::LinearPart;
 use crate::compute::Compute;
 use crate::dtype::{DType, Matrix, Stored};
 use crate::kernels::axpy::AxpyRows;
@@ -26,13 +27,33 @@ const BITMAP_MAX_BLOCKS: usize = 32;
 /// Inputs that are added to one stretch of a partial sum before the next.
 const CHUNK: usize = 32;
 
+/// How the inputs of a weight are cut into blocks: by their number alone, so that sums depend on nothing else.
+struct Blocks {
+    inputs: usize,
+    size: usize,
+    number: usize,
+    chunk: usize,
+}
+
+impl Blocks {
+    fn of(w: Stored, inputs: usize) -> Self {
+        let (fewest, most, chunk) = match w {
+            Stored::Dense(_) => (INPUTS, MAX_BLOCKS, CHUNK),
+            Stored::Bitmap(_) => (BITMAP_INPUTS, BITMAP_MAX_BLOCKS, usize::MAX),
+        };
+        let size = inputs.div_ceil((inputs / fewest).clamp(1, most)).next_multiple_of(8);
+        Blocks { inputs, size, number: inputs.div_ceil(size.max(1)), chunk }
+    }
+}
+
 impl Compute {
-    /// out\[r\] = Σᵢ x\[r, i\] · W\[i, :\] + bias, over the inputs i in `inputs` only: input sparsity (TEAL, arXiv
+    /// out\[r\] = Σᵢ x\[r, i\] · W\[i, :\] + bias, over the inputs i in `inputs` only, for each part: input sparsity (TEAL, arXiv
     /// 2408.14690).
     ///
-    /// `x` is `[m, k]`, indexed by the input's number even with `inputs`; `w` is `[k, n]`, one row per **input**;
-    /// `inputs` holds ascending row numbers of `w`, and `None` means all; `bias` is `[n]`; `out` is `[m, n]`,
-    /// overwritten. The result does not depend on the number of threads.
+    /// `x` is `[m, k]`, indexed by the input's number even with `inputs`; the weights of a part are `[k, n]`, one row per
+    /// **input**, its bias `[n]`, its result `[m, n]`, overwritten; `inputs` holds ascending row numbers of the weights, and
+    /// `None` means all. A few activations take one parallel region for all parts. The result does not depend on the number
+    /// of threads.
     ///
     /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations
     /// [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of weights quantised in groups, to
@@ -43,26 +64,41 @@ impl Compute {
     ///
     /// # Panics
     /// If a length does not match these shapes, or an input is not below k.
-    pub fn linear_in_out<'a>(
-        &self,
-        x: &[f32],
-        m: usize,
-        w: impl Into<Stored<'a>>,
-        inputs: Option<&[u32]>,
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let w = w.into();
-        let (k, n) = (w.rows(), w.cols());
-        assert_eq!(x.len(), m * k, "linear_in_out: x.len() is not m * k = {m} * {k}");
-        assert_eq!(out.len(), m * n, "linear_in_out: out.len() is not m * n = {m} * {n}");
-        if let Some(bias) = bias {
-            assert_eq!(bias.len(), n, "linear_in_out: bias.len() is not n = {n}");
+    pub fn linear_in_out(&self, x: &[f32], m: usize, inputs: Option<&[u32]>, parts: &mut [LinearPart]) {
+        for part in parts.iter() {
+            let (k, n) = (part.weights.rows(), part.weights.cols());
+            assert_eq!(x.len(), m * k, "linear_in_out: x.len() is not m * k = {m} * {k}");
+            assert_eq!(part.out.len(), m * n, "linear_in_out: out.len() is not m * n = {m} * {n}");
+            if let Some(bias) = part.bias {
+                assert_eq!(bias.len(), n, "linear_in_out: bias.len() is not n = {n}");
+            }
+            check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
         }
-        check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
-        let count = inputs.map_or(k, <[u32]>::len);
+        // What several parts can share a region for: a few activations, whose parts all take this way.
+        if parts.iter().all(|part| self.by_inputs(part.weights, m, inputs)) {
+            return self.in_out_by_inputs(x, m, inputs, parts);
+        }
+        for part in parts {
+            self.in_out_alone(x, m, inputs, part);
+        }
+    }
+
+    /// Activations that one pass over the weights covers.
+    fn few_in_out(&self, w: Stored) -> usize {
         let kernel = self.kernels.bitmap_axpy[w.dtype() as usize].filter(|_| matches!(w, Stored::Bitmap(_)));
-        let few = kernel.map_or(FEW, |kernel| kernel.few);
+        kernel.map_or(FEW, |kernel| kernel.few)
+    }
+
+    /// Whether blocks of inputs are added up in one pass.
+    fn by_inputs(&self, w: Stored, m: usize, inputs: Option<&[u32]>) -> bool {
+        let count = inputs.map_or(w.rows(), <[u32]>::len);
+        m <= self.few_in_out(w) && (count >= MIN_BLOCKS * INPUTS || matches!(w, Stored::Bitmap(_)))
+    }
+
+    fn in_out_alone(&self, x: &[f32], m: usize, inputs: Option<&[u32]>, part: &mut LinearPart) {
+        let &mut LinearPart { weights: w, bias, ref mut out } = part;
+        let (k, n, few) = (w.rows(), w.cols(), self.few_in_out(w));
+        let count = inputs.map_or(k, <[u32]>::len);
         if m > few
             && count > 0
             && let Some(gemm) = self.kernels.gemm[w.dtype() as usize]
@@ -97,57 +133,62 @@ impl Compute {
                 for t in (0..m).step_by(few) {
                     let tokens = t..m.min(t + few);
                     let x = &x[t * k..tokens.end * k];
-                    self.in_out_by_inputs(x, tokens.len(), w, inputs, bias, &mut out[t * n..tokens.end * n]);
+                    let out = &mut out[t * n..tokens.end * n];
+                    self.in_out_by_inputs(x, tokens.len(), inputs, &mut [LinearPart { weights: w, bias, out }]);
                 }
             }
         }
     }
 
     /// Whole rows, at full bandwidth: blocks of inputs with a partial sum each.
-    fn in_out_by_inputs(
-        &self,
-        x: &[f32],
-        m: usize,
-        w: Stored,
-        inputs: Option<&[u32]>,
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let (k, n, exact) = (w.rows(), w.cols(), m <= FEW);
-        let count = inputs.map_or(k, <[u32]>::len);
-        let (fewest, most, chunk) = match w {
-            Stored::Dense(_) => (INPUTS, MAX_BLOCKS, CHUNK),
-            Stored::Bitmap(_) => (BITMAP_INPUTS, BITMAP_MAX_BLOCKS, usize::MAX),
-        };
-        let block = count.div_ceil((count / fewest).clamp(1, most)).next_multiple_of(8);
-        let blocks = count.div_ceil(block.max(1));
-        let mut scratch = self.workers.scratch.take(blocks * m * n);
+    fn in_out_by_inputs(&self, x: &[f32], m: usize, inputs: Option<&[u32]>, parts: &mut [LinearPart]) {
+        let exact = m <= FEW;
+        let blocks_of = |w: Stored| Blocks::of(w, inputs.map_or(w.rows(), <[u32]>::len));
+        let sums_of = |p: &LinearPart| blocks_of(p.weights).number * p.out.len();
+        let work = parts.iter().map(|p| p.out.len() * blocks_of(p.weights).inputs).sum();
+        let tasks = parts.iter().map(|p| blocks_of(p.weights).number).sum();
+        let mut scratch = self.workers.scratch.take(parts.iter().map(sums_of).sum());
         let sums = SharedMut::new(&mut scratch);
-        self.workers.parallel(blocks, m * n * count, &|b| {
-            // SAFETY: each block has its own stretch.
-            let sum = unsafe { sums.part(b * m * n..(b + 1) * m * n) };
-            sum.fill(0.0);
-            let end = count.min((b + 1) * block);
-            for from in (b * block..end).step_by(chunk) {
-                let part = from..end.min(from.saturating_add(chunk));
-                let (rows, a, columns) = match inputs {
-                    Some(ids) => (RowSet::Ids(&ids[part.clone()]), x, Some(&ids[part])),
-                    None => (RowSet::Range(part), &x[from..], None),
-                };
-                self.add_rows(w, rows, Coefficients { a, stride: k, columns, exact }, m, sum);
+        let shared = &*parts;
+        self.workers.parallel(tasks, work, &|task| {
+            let (mut b, mut at) = (task, 0);
+            for part in shared {
+                let (w, n) = (part.weights, part.out.len());
+                let blocks = blocks_of(w);
+                if b >= blocks.number {
+                    (b, at) = (b - blocks.number, at + blocks.number * n);
+                    continue;
+                }
+                // SAFETY: each block has its own stretch.
+                let sum = unsafe { sums.part(at + b * n..at + (b + 1) * n) };
+                sum.fill(0.0);
+                let end = blocks.inputs.min((b + 1) * blocks.size);
+                for from in (b * blocks.size..end).step_by(blocks.chunk) {
+                    let these = from..end.min(from.saturating_add(blocks.chunk));
+                    let (rows, a, columns) = match inputs {
+                        Some(ids) => (RowSet::Ids(&ids[these.clone()]), x, Some(&ids[these])),
+                        None => (RowSet::Range(these), &x[from..], None),
+                    };
+                    self.add_rows(w, rows, Coefficients { a, stride: w.rows(), columns, exact }, m, sum);
+                }
+                return;
             }
         });
-        let scratch = &*scratch;
-        self.workers.split_mut_indexed(out, blocks, &|start, out| {
-            for (i, value) in out.iter_mut().enumerate() {
-                *value = bias.map_or(0.0, |b| b[(start + i) % n]);
-            }
-            for b in 0..blocks {
-                let part = &scratch[b * m * n + start..][..out.len()];
-                // SAFETY: the table holds only kernels that this CPU can run.
-                unsafe { (self.kernels.add_assign)(out, part) };
-            }
-        });
+        let (scratch, mut at) = (&*scratch, 0);
+        for LinearPart { weights, bias, out } in parts {
+            let (blocks, n, all) = (blocks_of(*weights).number, weights.cols(), out.len());
+            self.workers.split_mut_indexed(out, blocks, &|start, out| {
+                for (i, value) in out.iter_mut().enumerate() {
+                    *value = bias.map_or(0.0, |b| b[(start + i) % n]);
+                }
+                for b in 0..blocks {
+                    let part = &scratch[at + b * all + start..][..out.len()];
+                    // SAFETY: the table holds only kernels that this CPU can run.
+                    unsafe { (self.kernels.add_assign)(out, part) };
+                }
+            });
+            at += blocks * all;
+        }
     }
 
     /// Blocks of columns, for few inputs or many activations.

@@ -186,7 +186,12 @@ fn input_major_products_are_those_of_dense_weights() {
                     for inputs in [None, Some(&ids[..])] {
                         let [got, want] = w.both().map(|w| {
                             let mut out = vec![f32::NAN; m * n];
-                            compute.linear_in_out(&x, m, w, inputs, Some(&bias), &mut out);
+                            compute.linear_in_out(
+                                &x,
+                                m,
+                                inputs,
+                                &mut [LinearPart { weights: w, bias: Some(&bias), out: &mut out }],
+                            );
                             out
                         });
                         for (i, (got, want)) in got.into_iter().zip(want).enumerate() {

@@ -176,7 +176,7 @@ fn linear(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
     let (x, bias, ids) = (floats(guard, m * n), floats(guard, k), ids(guard, n));
     let mut out = floats(guard, m * k);
     for inputs in [None, Some(&ids[..])] {
-        compute.linear_in_out(&x, m, weights, inputs, Some(&bias), &mut out);
+        compute.linear_in_out(&x, m, inputs, &mut [LinearPart { weights, bias: Some(&bias), out: &mut out }]);
     }
 }
 
@@ -200,7 +200,7 @@ fn bitmap(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
     compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
     let (x, mut out, ids) = (floats(guard, m * n), floats(guard, m * k), ids(guard, n));
     for inputs in [None, Some(&ids[..])] {
-        compute.linear_in_out(&x, m, weights, inputs, None, &mut out);
+        compute.linear_in_out(&x, m, inputs, &mut [LinearPart { weights, bias: None, out: &mut out }]);
     }
     let (x, part) = (floats(guard, m * k), weights.into());
     let mlp = SparseMlp {
@@ -426,7 +426,12 @@ fn weights_at_the_end_of_a_mapped_file_are_not_read_past_it() {
                     case(format_args!("mapped {dtype} m={m} [{rows}, {cols}] {}", compute.isa()));
                     let (x, mut out) = (vec![0.5; m * cols], vec![0.0; m * rows]);
                     compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
-                    compute.linear_in_out(&out, m, weights, None, None, &mut vec![0.0; m * cols]);
+                    compute.linear_in_out(
+                        &out,
+                        m,
+                        None,
+                        &mut [LinearPart { weights, bias: None, out: &mut vec![0.0; m * cols] }],
+                    );
                     let mlp = SparseMlp {
                         gate: Some(weights.into()),
                         up: weights.into(),

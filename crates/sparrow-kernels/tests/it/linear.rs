@@ -138,7 +138,12 @@ fn check_in_out(compute: &Compute, dtype: DType, m: usize, k: usize, n: usize, s
     let ids: Vec<u32> = (0..k as u32).filter(|_| random.below(3) == 0).collect();
     let inputs = sparse.then_some(&ids[..]);
     let mut out = vec![f32::NAN; m * n];
-    compute.linear_in_out(&x, m, w.matrix(), inputs, Some(&bias), &mut out);
+    compute.linear_in_out(
+        &x,
+        m,
+        inputs,
+        &mut [LinearPart { weights: w.matrix().into(), bias: Some(&bias), out: &mut out }],
+    );
     let all: Vec<u32> = (0..k as u32).collect();
     let used = inputs.unwrap_or(&all);
     let seen = match dtype {
@@ -232,7 +237,12 @@ fn nan_and_infinity_reach_the_results_they_should() {
                     }
                     let x: Vec<f32> = random.values(m * n).iter().map(|v| v.abs() + 0.1).collect();
                     let mut out = vec![0.0; m * k];
-                    compute.linear_in_out(&x, m, w.matrix(), None, None, &mut out);
+                    compute.linear_in_out(
+                        &x,
+                        m,
+                        None,
+                        &mut [LinearPart { weights: w.matrix().into(), bias: None, out: &mut out }],
+                    );
                     for (i, v) in out.iter().enumerate() {
                         let same = if i % k == col {
                             v.to_bits() == special.to_bits() || v.is_nan() && special.is_nan()

@@ -210,7 +210,12 @@ fn results_do_not_depend_on_threads() {
                 &SparseMlpInputs { x: &x, rows: 2, neurons: &ids, masks: None, gate: None },
                 &mut out,
             );
-            compute.linear_in_out(&x, 2, w.matrix(), None, None, &mut second);
+            compute.linear_in_out(
+                &x,
+                2,
+                None,
+                &mut [LinearPart { weights: w.matrix().into(), bias: None, out: &mut second }],
+            );
             let first = first.get_or_insert_with(|| (out.clone(), second.clone()));
             assert_eq!(*first, (out, second), "{isa} {threads}");
         }

@@ -23,7 +23,7 @@ pub struct KvOptions {
 
 impl Default for KvOptions {
     fn default() -> Self {
-        KvOptions { dtype: None, sparsity: None, dense_tail: 64, sinks: 0 }
+        KvOptions { dtype: None, sparsity: None, dense_tail: 64, sinks: 4 }
     }
 }
 

@@ -273,6 +273,11 @@ impl Mlp<'_> {
                 None => compute.zero_unset(&mut h, neurons, &union.repeat(m)[..m * words]),
             }
         }
-        compute.linear_in_out(&h, m, self.down, None, self.down_bias.as_deref(), out);
+        compute.linear_in_out(
+            &h,
+            m,
+            None,
+            &mut [LinearPart { weights: self.down, bias: self.down_bias.as_deref(), out }],
+        );
     }
 }

@@ -84,7 +84,12 @@ fn linear_in_out(weights: &Weights, of: usize) -> Case<'_> {
     let call = move |compute: &Compute, i: usize, results: &mut Results| {
         results.floats.resize(HIDDEN, 0.0);
         let inputs = (of > 1).then(|| &sets[i / weights.matrices(INTERMEDIATE) % of][..]);
-        compute.linear_in_out(&x, 1, weights.matrix(i, INTERMEDIATE), inputs, None, &mut results.floats);
+        compute.linear_in_out(
+            &x,
+            1,
+            inputs,
+            &mut [LinearPart { weights: weights.matrix(i, INTERMEDIATE).into(), bias: None, out: &mut results.floats }],
+        );
     };
     case("linear_in_out", weights, shape, Work::Bytes(bytes), Box::new(call))
 }

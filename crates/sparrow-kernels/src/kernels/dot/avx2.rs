@@ -8,6 +8,8 @@ use std::arch::x86_64::*;
 
 /// Elements of a row that one pass over several activations covers: four activation rows of it stay in L1.
 const K_BLOCK: usize = 1024;
+/// Bytes of a row up to which one row after the other, a single stream of memory, is read faster than four at once.
+const ONE_STREAM: usize = 2048;
 /// Activation rows of the register tile for many activations.
 const TILE: usize = 4;
 
@@ -111,6 +113,7 @@ unsafe fn dot_rows<const D: u8>(a: &DotRows) {
             }
             match a.m - t {
                 0 => {}
+                1 if a.rows.cols * code_size(D) <= ONE_STREAM => strip::<D, 1, 1>(a, t, from, to),
                 1 => strip::<D, 4, 1>(a, t, from, to),
                 2 => strip::<D, 4, 2>(a, t, from, to),
                 _ => strip::<D, 2, 3>(a, t, from, to),

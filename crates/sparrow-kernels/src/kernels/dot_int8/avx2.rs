@@ -83,7 +83,8 @@ pub(crate) unsafe fn dot_int8_avx2(a: &DotInt8) {
     unsafe {
         let mut j = 0;
         while j < a.rows.count {
-            let rows = if j + 4 <= a.rows.count { 4 } else { 1 };
+            // One activation is bound by memory, which is read fastest as a single stream.
+            let rows = if a.m > 1 && j + 4 <= a.rows.count { 4 } else { 1 };
             let mut t = 0;
             while t < a.m {
                 let tokens = match a.m - t {

@@ -1,11 +1,10 @@
 //! Linear layers without the small inputs, and the rows of their weights.
 
-use sparrow_kernels::{count_ones, union_masks};
+use sparrow_kernels::{LinearPart, count_ones, union_masks};
 
 use super::machine::{Cpu, GATHER_ROWS};
 use super::threshold::{Of, mask};
 use crate::backend::{Row, Threshold};
-use crate::weights::LinearView;
 
 /// Every magnitude is above it.
 const EVERYTHING: Threshold = Threshold::Fixed(-1.0);
@@ -32,20 +31,18 @@ impl ActiveInputs {
         self.spare.reserve(width);
     }
 
-    /// `out = x̂·W + b`, where `x̂` is `x` `[rows, in]` without the inputs whose magnitude, times its norm, is not above the threshold; weights are
-    /// `[in, out]`. A few rows read only the weights of inputs that one of them needs. The first token of a sequence is computed
+    /// `out = x̂·W + b` for each part, where `x̂` is `x` `[rows, in]` without the inputs whose magnitude, times its norm, is not above
+    /// the threshold; weights are `[in, out]`. A few rows read only the weights of inputs that one of them needs. The first token of a sequence is computed
     /// whole: every later one attends to it, and its activations are like those of no other. Returns the bytes read.
     pub fn linear(
         &mut self,
         cpu: &Cpu,
         (rule, norms): (Threshold, Option<&[f32]>),
-        linear: LinearView,
         x: &[f32],
         rows: &[Row],
-        out: &mut [f32],
+        parts: &mut [LinearPart],
     ) -> u64 {
-        let weights = linear.weight;
-        let (m, n) = (rows.len(), weights.rows());
+        let (m, n) = (rows.len(), x.len() / rows.len());
         let words = n.div_ceil(64);
         self.masks.resize(m * words, 0);
         self.union.resize(words, 0);
@@ -69,8 +66,8 @@ impl ActiveInputs {
         self.x.extend_from_slice(x);
         cpu.compute.zero_unset(&mut self.x, n, &self.masks);
         let inputs = (read < n).then_some(self.ids.as_slice());
-        cpu.compute.linear_in_out(&self.x, m, weights, inputs, linear.bias, out);
-        (read * weights.size() / n.max(1)) as u64
+        cpu.compute.linear_in_out(&self.x, m, inputs, parts);
+        parts.iter().map(|part| (read * part.weights.size() / n.max(1)) as u64).sum()
     }
 
     /// Of each row of the last [`linear`](Self::linear): the inputs that counted.

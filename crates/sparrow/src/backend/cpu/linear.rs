@@ -35,13 +35,9 @@ impl Cpu {
     /// `out = x·Wᵀ + b` for several layers that share `x`, `[m, in]`: in one parallel region, unless they are input-major.
     pub fn linear<const N: usize>(&self, x: &[f32], m: usize, layers: [(LinearView, &mut [f32]); N]) {
         if layers.iter().any(|(layer, _)| layer.input_major) {
-            for (layer, out) in layers {
-                self.compute.linear_in_out(x, m, layer.weight, None, layer.bias, out);
-            }
-            return;
+            return self.compute.linear_in_out(x, m, None, &mut layers.map(part));
         }
-        let mut parts = layers.map(|(layer, out)| LinearPart { weights: layer.weight, bias: layer.bias, out });
-        self.compute.linear(x, m, &mut parts);
+        self.compute.linear(x, m, &mut layers.map(part));
     }
 
     /// `out = x·Wᵀ + b` of projections that share the input `x`, `[m, in]`, over all inputs or those above their thresholds.
@@ -61,12 +57,25 @@ impl Cpu {
             step.meter.read(projections.iter().map(|(_, linear, _)| linear.weight.size() as u64).sum());
             return self.linear(x, m, projections.map(|(_, linear, out)| (linear, out)));
         };
-        for (projection, linear, out) in projections {
+        let rules = projections.each_ref().map(|&(projection, ..)| selection.of(projection));
+        let mut parts = projections.map(|(_, linear, out)| {
             assert!(linear.input_major, "input selection needs input-major weights");
-            let bytes = s.linear(self, selection.of(projection), linear, x, step.rows, out);
-            let width = linear.weight.cols() as u64;
-            step.meter.active(layer.index, s.active().map(|n| n * width), linear.weight.rows() as u64 * width);
+            part((linear, out))
+        });
+        // They share their input, so those with one rule share the mask and the region.
+        let mut parts = parts.as_mut_slice();
+        for rules in rules.chunk_by(|(a, _), (b, _)| a == b) {
+            let (these, rest) = std::mem::take(&mut parts).split_at_mut(rules.len());
+            let bytes = s.linear(self, rules[0], x, step.rows, these);
+            let width = these.iter().map(|part| part.weights.cols() as u64).sum::<u64>();
+            let inputs = these[0].weights.rows() as u64;
+            step.meter.active(layer.index, s.active().map(|n| n * width), inputs * width);
             step.meter.read(bytes);
+            parts = rest;
         }
     }
+}
+
+fn part<'a>((layer, out): (LinearView<'a>, &'a mut [f32])) -> LinearPart<'a> {
+    LinearPart { weights: layer.weight, bias: layer.bias, out }
 }
