@@ -2,8 +2,9 @@
 
 use super::{AxpyRows, TILE};
 use crate::dtype::layout::int8_scale;
-use crate::dtype::{BF16, F16, F32, I8};
+use crate::dtype::{BF16, F16, F32, I8, code_size};
 use crate::simd::avx2::*;
+use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
 /// Adds `R` rows, from row `j` of the set on, for activations `t0..t0 + tile`.
@@ -18,6 +19,7 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
     // SAFETY: rows j..j + R are in the set, activations t0..t0 + tile exist, and columns stay below cols.
     unsafe {
         let rows: [*const u8; R] = std::array::from_fn(|r| a.rows.row(j + r));
+        let next: [*const u8; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
         for t in 0..tile {
             for r in 0..R {
                 let scale = if D == I8 { int8_scale(rows[r], a.rows.cols) } else { 1.0 };
@@ -28,6 +30,11 @@ unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, 
         let mut c = 0;
         while c < full {
             let w: [_; R] = load_rows::<D, R>(&rows, a.start + c);
+            // Hardware prefetch starts anew with every row, and knows nothing of which come next.
+            let at = (a.start + c) * code_size(D);
+            if t0 == 0 && at.is_multiple_of(64) {
+                next.iter().for_each(|next| prefetch(next.wrapping_add(at), false));
+            }
             for (t, k) in coefficients[..tile].iter().enumerate() {
                 let at = out.add(t * a.out_stride + c);
                 let mut even = _mm256_loadu_ps(at);
