@@ -283,7 +283,7 @@ def test_calls_leave_nothing_behind(demo: pathlib.Path) -> None:
     calls(500)
     gc.collect()
     before, resident = counts(), _resident()
-    calls(2500)
+    calls(5750)
     gc.collect()
     assert counts() == before
     assert _resident() - resident < 2 << 20

@@ -137,7 +137,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,
         Some(s) => {
             let e = &s.quality.evaluation;
-            writeln!(out, "{:>14}  selector {}, neuron-major MLP", "sparsity", s.method.record().describe())?;
+            let selector = s.record().map_or_else(|| "dense".to_owned(), |record| record.describe());
+            let runs = s.dtype.map_or_else(String::new, |dtype| format!(", quantised to {dtype} when it is loaded"));
+            writeln!(out, "{:>14}  selector {selector}, neuron-major MLP{runs}", "sparsity")?;
             writeln!(out, "{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens)?;
             if let Some(bars) = by_layer(&e.active_fraction_per_layer) {
                 writeln!(out, "{:>14}  {bars}", "active")?;

@@ -31,6 +31,7 @@ mod sparsify;
 mod synth;
 #[cfg(test)]
 mod tests;
+mod tune;
 
 use std::io;
 use std::process::ExitCode;
@@ -67,6 +68,8 @@ enum Command {
     Eval(eval::Args),
     /// Calibrate a model on a text and write a directory that runs sparse
     Sparsify(sparsify::Args),
+    /// Find the fastest way to run a model here that costs no more quality than you allow, and write it as a directory
+    Tune(tune::Args),
     /// Write a pruned model with its matrices as bitmaps and their non-zero elements: smaller
     Pack(pack::Args),
     /// Set weights to zero: magnitude, Wanda or SparseGPT, calibrated on a text
@@ -119,6 +122,7 @@ fn run(Cli { quiet, command }: Cli) -> anyhow::Result<()> {
         Command::Experiments(args) => experiments::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sparsify(args) => sparsify::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Prune(args) => prune::run(args),
         Command::Quantize(args) => quantize::run(args),

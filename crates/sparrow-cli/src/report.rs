@@ -35,7 +35,7 @@ fn html(model: &str, made: &Sparsified) -> String {
          <p>On the {}: perplexity {:.4}, dense {:.4} ({:+.2} %); KL divergence {:.2e} nats (99 % of tokens below {:.2e}); \
          same top token {}; {} active.</p>",
         escape(&title),
-        escape(&file.method.record().describe()),
+        escape(&file.record().map_or_else(|| "dense".to_owned(), |record| record.describe())),
         file.calibration.tokens,
         escape(&file.calibration.file),
         file.calibration.sha256,

@@ -89,7 +89,7 @@ impl GoalArgs {
     }
 }
 
-fn parse_percent(text: &str) -> Result<f64, String> {
+pub fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_prefix('+').unwrap_or(text).strip_suffix('%').map(str::trim_end).map(str::parse::<f64>);
     match number {
         Some(Ok(percent)) if percent.is_finite() && percent > 0.0 => Ok(percent / 100.0),
@@ -148,6 +148,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         epochs: args.epochs,
         goal: args.goal.goal(),
         curve: args.report.is_some(),
+        settings: Vec::new(),
         window: args.window as usize,
         bos: args.bos.begins(),
         max_tokens: args.max_tokens,
@@ -159,7 +160,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let report = |stage, done, total| bars.show(stage, done, total);
     let made = sparsify(&dir, &args.output, &args.text, &options, &args.cpu.cpu(), report)?;
     bars.clear();
-    if args.epochs > 0 && made.file.method.record().predictors().is_some_and(|(_, trained)| !trained) {
+    if args.epochs > 0 && made.file.record().and_then(|record| record.predictors()).is_some_and(|(_, trained)| !trained)
+    {
         note!("training told active neurons apart no better than the closed form, which is what was written");
     }
     if let Some(path) = &args.report {
@@ -181,7 +183,7 @@ fn print(output: &std::path::Path, made: &Sparsified, layers: bool) -> anyhow::R
     outln!(
         "{}: {}, calibrated on {} tokens of {}",
         output.display(),
-        file.method.record().describe(),
+        file.record().map_or_else(|| "dense".to_owned(), |record| record.describe()),
         c.tokens,
         c.file
     );

@@ -5,6 +5,7 @@
 //! | [`sparsify::sparsify`] | calibrate a selector on a text, and write a directory that runs sparse |
 //! | [`prune::prune`] | set weights to zero: magnitude, Wanda, SparseGPT |
 //! | [`quantize::quantize`] | round weights to 4 or 8 bits: RTN, GPTQ, AWQ |
+//! | [`tune::Tuning`] | measure ways of running a model, and write the one that was chosen |
 //! | [`convert::convert`] | write a GGUF file as a Hugging Face directory |
 //! | [`pack::pack`] | write pruned matrices as bitmaps |
 //! | [`eval::evaluate`] | perplexity, KL divergence and agreement against a reference |
@@ -27,3 +28,4 @@ pub mod sparsify;
 pub mod synth;
 pub mod text;
 pub mod traffic;
+pub mod tune;

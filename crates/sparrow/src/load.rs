@@ -107,8 +107,8 @@ impl Load {
         self
     }
 
-    /// Quantises weights to this type, unless they are stored so. A float type must be that of the weights; a GGUF file is decoded
-    /// to it.
+    /// Quantises weights to this type, unless they are stored so; otherwise to what the model was tuned for. A float type must be
+    /// that of the weights; a GGUF file is decoded to it.
     pub fn dtype(mut self, dtype: impl Into<Option<DType>>) -> Self {
         self.dtype = dtype.into();
         self
@@ -164,6 +164,7 @@ impl Load {
         // In this order: neurons in rows first, so that these are what is quantised, and zeros last, so that they are what is left out.
         let selector =
             model.prepare(&selector_spec, &cpu, |done, total| progress(LoadStage::Transposing, done, total))?;
+        let dtype = dtype.or(model.default_dtype());
         if let Some(dtype) = dtype.filter(|&dtype| dtype.is_quantized() || dtype != model.weights.dtype()) {
             model.quantize(dtype, &cpu, |done, total| progress(LoadStage::Quantizing, done, total))?;
         }

@@ -22,11 +22,11 @@ from . import errors
 from ._native import __version__
 from .engine import Sparrow
 from .errors import SparrowError
-from .results import Chunk, Completion, Evaluation, Score, Timings, TokenLogprobs
 from .tools import prune, quantize, sparsify
 
 if TYPE_CHECKING:
     from . import hf, nn, ops
+    from .results import Chunk, Completion, Evaluation, Score, Timings, TokenLogprobs
 
 __all__ = [
     "Chunk",
@@ -48,10 +48,13 @@ __all__ = [
 ]
 
 # These import torch or transformers, which the engine does not need.
-_LAZY = {"hf", "nn", "ops"}
+_MODULES = {"hf", "nn", "ops"}
+_RESULTS = {"Chunk", "Completion", "Evaluation", "Score", "Timings", "TokenLogprobs"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
+    if name in _RESULTS:
+        return getattr(importlib.import_module(".results", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from . import _native
 from .errors import ClosedError, DeviceError, OptionError
 from .progress import Progress, Reporting
-from .results import Chunk, Completion, Evaluation, Score, completion
 from .sampling import Sampling, request
 from .streams import AsyncStream, Stream
 
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    # What a dataclass needs takes as long to import as all the rest: it waits until there is a result.
+    from .results import Chunk, Completion, Evaluation, Score
 
 Prompt = str | Sequence[int]
 """A text, or the ids of its tokens."""
@@ -271,6 +273,8 @@ class Sparrow:
             for number in requests:
                 engine.end(number)
             raise
+        from .results import Chunk, completion
+
         befores = [self._text(p) if echo else "" for p in prompts]
         results = [
             completion(outcome, seeds[i % len(seeds)], befores[i // len(seeds)])
@@ -321,6 +325,8 @@ class Sparrow:
         engine, ids, submit = self._chat_request(messages, tools, chat_template, template_variables, options)
         number = engine.submit(ids, **submit)
         (outcome,) = engine.run([number], _told(callback))
+        from .results import Chunk, completion
+
         result = completion(outcome, submit["seed"])
         if callback:
             callback(Chunk(outcome.rest, finish_reason=result.finish_reason, completion=result))
@@ -405,6 +411,8 @@ class Sparrow:
         if len(contexts) != len(continuations):
             message = f"continuation: {len(continuations)} for {len(contexts)} contexts"
             raise OptionError(message)
+        from .results import Score
+
         scores = []
         for before, after in zip(contexts, continuations, strict=True):
             # The last token is predicted, and not appended.
@@ -446,6 +454,8 @@ class Sparrow:
                 progress=report,
                 **self._kv,
             )
+        from .results import Evaluation
+
         return Evaluation(**json.loads(found))
 
     def bench(self, *, prompt_tokens: int = 128, new_tokens: int = 64, runs: int = 5) -> dict[str, float]:
@@ -604,7 +614,7 @@ class _Sequence:
 def _told(callback: Callable[[Chunk], object] | None) -> Callable[[int, _native.Token], object] | None:
     if callback is None:
         return None
-    from .results import token_logprobs
+    from .results import Chunk, token_logprobs
 
     def tell(index: int, token: _native.Token) -> None:
         callback(Chunk(token.text, index, token.id, token_logprobs(token)))

@@ -7,16 +7,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _native
-from .results import Chunk, Completion, completion, token_logprobs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from .results import Chunk, Completion
 
 
 T = TypeVar("T")
 
 
-class Stream(Iterator[Chunk]):
+class Stream(Iterator["Chunk"]):
     """Chunks of a text as they come. Closing it gives the rest of the text up; so does leaving its `with`, or dropping it."""
 
     def __init__(self, engine: _native.Engine, request: int, seed: int) -> None:
@@ -36,6 +37,8 @@ class Stream(Iterator[Chunk]):
             except BaseException:
                 self._request = None
                 raise
+            from .results import Chunk, completion, token_logprobs
+
             self._chunks += [Chunk(t.text, 0, t.id, token_logprobs(t)) for t in tokens]
             if outcome:
                 self._request = None
@@ -73,7 +76,7 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
-class AsyncStream(AsyncIterator[Chunk]):
+class AsyncStream(AsyncIterator["Chunk"]):
     """A `Stream` whose steps run in a thread of the event loop's executor."""
 
     def __init__(self, stream: Stream) -> None:

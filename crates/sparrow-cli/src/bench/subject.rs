@@ -106,7 +106,8 @@ impl Subject {
             );
         }
         let weights = &model.weights;
-        let as_stored = job.selector.is_dense() && job.dtype.is_none() && kv == KvOptions::default();
+        let quantised = job.dtype.is_some() || model.default_dtype().is_some();
+        let as_stored = job.selector.is_dense() && !quantised && kv == KvOptions::default();
         let loaded = Loaded {
             name,
             parameters: model.spec.parameters(),

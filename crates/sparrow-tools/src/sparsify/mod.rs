@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerprint, pretty};
 use sparrow::internals::record::{Quality, SidecarFile};
-use sparrow::internals::select::Calibrates;
 pub use sparrow::internals::select::Goal;
+use sparrow::internals::select::{Calibrates, Method};
 use sparrow::{Cpu, Error, Model, Placement, Result, Tokenizer};
 
 use self::calibration::{Calibration, Observed};
@@ -34,6 +34,8 @@ pub struct Sparsified {
     pub file: SidecarFile,
     /// Scores of every layer's neurons; empty for selectors of inputs or blocks.
     pub curves: Vec<ScoreCurve>,
+    /// What keeps each of [`SparsifyOptions::settings`].
+    pub settings: Vec<Method>,
 }
 
 /// Calibrates the model in `dir` on the text file `text` and writes it, with its sidecar, as the new directory `out`.
@@ -68,7 +70,7 @@ pub fn sparsify(
     }
     search::check(options, &model.spec)?;
     // A search for a wanted quality reads as much as is held out, before it.
-    let searching = options.curve || options.goal.is_some_and(search::is_searched);
+    let searching = options.curve || !options.settings.is_empty() || options.goal.is_some_and(search::is_searched);
     let parts = if searching { 2 } else { 1 };
     let SparsifyOptions { max_tokens, window, bos, .. } = *options;
     let text = Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts }, &model.spec)?;
@@ -105,7 +107,8 @@ pub fn sparsify(
     let file = SidecarFile {
         format_version: SidecarFile::VERSION,
         fingerprint: fingerprint(&Checkpoint::open(directory.path())?),
-        method: chosen.method,
+        method: Some(chosen.method),
+        dtype: None,
         true_active_above: calibration.truth().to_vec(),
         quality: Quality {
             text: text.held_out_name(),
@@ -119,5 +122,6 @@ pub fn sparsify(
     directory.text(SidecarFile::NAME, &pretty(&file))?;
     directory.finish()?;
     task.training.remove();
-    Ok(Sparsified { file, curves: calibration.into_curves() })
+    let settings = options.settings.iter().map(|&active| calibration.for_active(options, active)).collect();
+    Ok(Sparsified { file, curves: calibration.into_curves(), settings })
 }

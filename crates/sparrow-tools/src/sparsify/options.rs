@@ -18,6 +18,8 @@ pub struct SparsifyOptions {
     pub goal: Option<Goal>,
     /// Measure a range of active fractions, for a curve of quality against them.
     pub curve: bool,
+    /// Also find what keeps each of these fractions, and leave a tenth of the text to choose among them.
+    pub settings: Vec<f64>,
     /// Tokens per calibration window.
     pub window: usize,
     /// Windows begin with the beginning-of-sequence token, where the tokenizer adds one.
@@ -36,6 +38,7 @@ impl SparsifyOptions {
             epochs: 0,
             goal: None,
             curve: false,
+            settings: Vec::new(),
             window: 256,
             bos: true,
             max_tokens: 65_536,

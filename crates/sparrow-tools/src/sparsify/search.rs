@@ -129,6 +129,7 @@ pub(super) fn choose(
         let e = measured.evaluation;
         let mut trial = Trial {
             target_active,
+            dtype: None,
             active_fraction: e.active_fraction,
             perplexity: e.perplexity,
             dense_perplexity: e.dense_perplexity,

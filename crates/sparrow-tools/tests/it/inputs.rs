@@ -49,7 +49,7 @@ fn inputs_are_weighted_by_columns_and_shared_by_sites() {
     let goal = Some(Goal::Active(0.6));
     let options = SparsifyOptions { goal, window: 64, ..SparsifyOptions::new(parse("input"), 1) };
     let made = sparsify(&demo_dir(), &out, &text, &options, &cpu(), |_, _, _| ()).unwrap();
-    let Method::Input(calibrated) = &made.file.method else { panic!("{:?}", made.file.method) };
+    let Some(Method::Input(calibrated)) = &made.file.method else { panic!("{:?}", made.file.method) };
     for [q, k, v, o, gate, up, down] in &calibrated.thresholds {
         assert!(q == k && k == v && gate == up, "projections that read the same input leave out the same");
         assert!([q, o, gate, down].iter().all(|t| **t > 0.0 && t.is_finite()));

@@ -45,7 +45,7 @@ fn a_sparsified_directory_runs_as_it_was_measured() {
         assert_eq!(SidecarFile { quality: file.quality.clone(), ..read.clone() }, file);
         assert_eq!(loaded.selector_spec, parse(default));
         assert!(model.weights.layers.iter().all(|l| l.mlp.down.input_major));
-        let record = file.method.record();
+        let record = file.record().unwrap();
         assert_eq!(SelectorSpec::calibrated(record.kind()), parse(default));
         let thresholds = record.neuron_thresholds().unwrap();
         assert_eq!(thresholds.len(), model.spec.num_layers);

@@ -143,7 +143,7 @@ impl Model {
         let model = Loaded {
             spec: &self.spec,
             weights: &self.weights,
-            calibrated: self.sidecar.as_ref().map(|sidecar| &sidecar.file.method),
+            calibrated: self.sidecar.as_ref().and_then(|sidecar| sidecar.file.method.as_ref()),
             predictors: self.sidecar.as_ref().map_or(&[], |sidecar| &sidecar.predictors),
             norms: self.sidecar.as_ref().and_then(|sidecar| sidecar.norms.as_ref()),
             placement: self.placement,
@@ -206,10 +206,15 @@ impl Model {
         if dtype.is_quantized() { DType::BF16 } else { dtype }
     }
 
+    /// What a directory asks its weights to be quantised to while they are loaded. From a cache they are read as the file has them.
+    pub fn default_dtype(&self) -> Option<DType> {
+        let tuned = self.sidecar.as_ref().and_then(|sidecar| sidecar.file.dtype);
+        tuned.filter(|_| !matches!(self.placement, Placement::Cache(_)))
+    }
+
     /// The selector a directory asks for: what it was calibrated for, or `dense`.
     pub fn default_selector(&self) -> SelectorSpec {
-        self.sidecar
-            .as_ref()
-            .map_or_else(SelectorSpec::dense, |sidecar| SelectorSpec::calibrated(sidecar.file.method.record().kind()))
+        let record = self.sidecar.as_ref().and_then(|sidecar| sidecar.file.record());
+        record.map_or_else(SelectorSpec::dense, |record| SelectorSpec::calibrated(record.kind()))
     }
 }

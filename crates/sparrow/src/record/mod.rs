@@ -1,4 +1,4 @@
-//! `sparrow.json`: what `sparrow sparsify` decided for one model, and the quality it measured.
+//! `sparrow.json`: what `sparrow sparsify` or `sparrow tune` decided for one model, and the quality it measured.
 
 mod quality;
 mod read;
@@ -6,12 +6,13 @@ mod read;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sparrow_kernels::DType;
 
 pub use quality::{Evaluation, PredictorQuality};
 pub use read::read_sidecar;
 
 use crate::backend::{InputNorms, Predictor};
-use crate::select::Method;
+use crate::select::{Method, Record};
 
 /// The file itself. Versioned and human-readable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,8 +22,12 @@ pub struct SidecarFile {
     pub format_version: u32,
     /// SHA-256 over names, shapes and sampled bytes of the tensors beside it: the file is refused for any other model.
     pub fingerprint: String,
-    /// The selector and what calibration found for it.
-    pub method: Method,
+    /// The selector and what calibration found for it; none: everything is computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// What weights are quantised to while they are loaded, unless something else is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "dtype_text")]
+    pub dtype: Option<DType>,
     /// `|act(gate)|` above which a neuron counts as truly active when recall is measured, one per layer; empty for selectors
     /// that do not select neurons.
     pub true_active_above: Vec<f32>,
@@ -34,12 +39,35 @@ pub struct SidecarFile {
     pub search: Vec<Trial>,
 }
 
+/// The name of a type to quantise to.
+mod dtype_text {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::{Serialize, Serializer};
+    use sparrow_kernels::DType;
+
+    pub fn serialize<S: Serializer>(dtype: &Option<DType>, s: S) -> Result<S::Ok, S::Error> {
+        dtype.map(|dtype| dtype.to_string()).serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<DType>, D::Error> {
+        let Some(name) = Option::<String>::deserialize(d)? else { return Ok(None) };
+        let dtype: DType = name.parse().map_err(D::Error::custom)?;
+        match dtype.is_quantized() {
+            true => Ok(Some(dtype)),
+            false => Err(D::Error::custom(format!("{name} is no type to quantise to"))),
+        }
+    }
+}
+
 /// One setting tried in a search for a wanted quality.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
     /// What calibration was asked for: the active fraction.
     pub target_active: f64,
+    /// Of the weights; none: as they are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "dtype_text")]
+    pub dtype: Option<DType>,
     /// What was measured.
     pub active_fraction: f64,
     /// On the part of the text that the search reads.
@@ -53,6 +81,11 @@ pub struct Trial {
 }
 
 impl SidecarFile {
+    /// What calibration found, as every selector tells it.
+    pub fn record(&self) -> Option<&dyn Record> {
+        self.method.as_ref().map(Method::record)
+    }
+
     /// The version this library reads and writes.
     pub const VERSION: u32 = 2;
     /// Its name in the model directory.

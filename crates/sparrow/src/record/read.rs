@@ -6,7 +6,7 @@ use super::{Sidecar, SidecarFile};
 use crate::backend::{InputNorms, Predictor};
 use crate::checkpoint::{Checkpoint, fingerprint, read_json};
 use crate::error::{Error, Result};
-use crate::select::{Unfit, norm_tensors, predictor_tensors};
+use crate::select::{Record, Unfit, norm_tensors, predictor_tensors};
 use crate::spec::ModelSpec;
 
 /// The sidecar of `dir`, if it has one; its tensors are added to the checkpoint.
@@ -34,16 +34,16 @@ pub fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkpoint) -
             format!("is {}, but the weights beside it have {found}: they are not its model", file.fingerprint);
         return Err(wrong(Unfit { field: "fingerprint", message }));
     }
-    let record = file.method.record();
-    record.check(spec).and_then(|()| check_truth(&file, spec)).map_err(wrong)?;
-    let predictors = match record.predictors() {
+    let record = file.record();
+    record.map_or(Ok(()), |record| record.check(spec)).and_then(|()| check_truth(&file, spec)).map_err(wrong)?;
+    let predictors = match record.and_then(Record::predictors) {
         None => Vec::new(),
         Some((rank, trained)) => {
             checkpoint.add_file(&dir.join(SidecarFile::TENSORS))?;
             read_predictors(spec, checkpoint, rank, trained)?
         }
     };
-    let norms = match record.has_norms() {
+    let norms = match record.is_some_and(Record::has_norms) {
         false => None,
         true => {
             checkpoint.add_file(&dir.join(SidecarFile::TENSORS))?;
@@ -55,7 +55,7 @@ pub fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkpoint) -
 
 fn check_truth(file: &SidecarFile, spec: &ModelSpec) -> std::result::Result<(), Unfit> {
     let (field, truth) = ("true_active_above", &file.true_active_above);
-    if file.method.record().neuron_thresholds().is_some() {
+    if file.record().and_then(Record::neuron_thresholds).is_some() {
         Unfit::unless_per_layer(field, truth.len(), spec)?;
     }
     match truth.iter().position(|t| !(t.is_finite() && *t >= 0.0)) {
