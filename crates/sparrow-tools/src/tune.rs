@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sparrow::internals::backend::{Threshold, is_relu_family};
-use sparrow::internals::checkpoint::{Directory, ModelFiles, pretty};
+use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerprint, pretty};
 use sparrow::internals::record::{Evaluation, Quality, SidecarFile, Trial};
 use sparrow::internals::select::{Found, Goal, Method};
 use sparrow::{Cpu, DType, Error, KvOptions, Load, Model, Placement, Result, SelectorSpec, Tokenizer};
 
 use crate::eval::{evaluate, sessions};
-use crate::sparsify::{self, SparsifyOptions, sparsify};
+use crate::sparsify::{self, SparsifyOptions, sparsify, write_weights};
 use crate::text::{Reading, Text};
 
 /// Fractions of the layers' weights that `input` may keep, most first.
@@ -36,6 +36,18 @@ pub struct Setting {
     pub computed: Computed,
 }
 
+impl Setting {
+    /// The selector that computes so.
+    pub fn selector(self) -> SelectorSpec {
+        let name = match self.computed {
+            Computed::All => "dense",
+            Computed::OpenGates => "gate",
+            Computed::Inputs(_) => "input",
+        };
+        name.parse().expect("these are selectors")
+    }
+}
+
 /// How a text is read.
 #[derive(Debug, Clone, Copy)]
 pub struct TuneOptions {
@@ -50,8 +62,10 @@ pub struct TuneOptions {
 /// A model, calibrated, in a directory under construction.
 pub struct Tuning {
     target: Directory,
-    /// Of the model, in it.
-    dir: PathBuf,
+    /// The model as it was given: what computes everything runs from it.
+    source: PathBuf,
+    /// With neurons in rows, in the target: what selects runs from it.
+    calibrated: PathBuf,
     dense: Arc<Model>,
     cpu: Arc<Cpu>,
     text: Text,
@@ -84,16 +98,20 @@ impl Tuning {
             ..SparsifyOptions::new("input".parse().expect("input is a selector"), 1)
         };
         let made = sparsify(dir, &calibrated, text, &input, cpu, progress)?;
-        let dense = Model::load(&calibrated, Placement::default())?;
+        let dense = Model::load(dir, Placement::default())?;
         let reading = Reading { max_tokens, window, bos, parts: 2 };
         let text = Text::read(text, &Tokenizer::read(&ModelFiles::open(dir)?)?, &reading, &dense.spec)?;
         let (file, inputs) = (made.file, made.settings);
-        Ok(Tuning { target, dir: calibrated, dense: Arc::new(dense), cpu: cpu.clone(), text, inputs, file })
+        let (source, dense, cpu) = (dir.to_owned(), Arc::new(dense), cpu.clone());
+        Ok(Tuning { target, source, calibrated, dense, cpu, text, inputs, file })
     }
 
-    /// Where the model is while it is measured, and what [`apply`](Self::apply) changes.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Where a model is that runs so, with its type and its selector named, once the setting is [applied](Self::apply).
+    pub fn dir(&self, setting: Setting) -> &Path {
+        match setting.computed {
+            Computed::All => &self.source,
+            Computed::OpenGates | Computed::Inputs(_) => &self.calibrated,
+        }
     }
 
     /// Bytes of its weights, as they are stored.
@@ -109,7 +127,7 @@ impl Tuning {
         }
     }
 
-    /// Makes the directory run so by default.
+    /// Makes the record say so.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -118,15 +136,14 @@ impl Tuning {
         let (method, truth) = match setting.computed {
             Computed::All => (None, Vec::new()),
             Computed::OpenGates => {
-                let gate: SelectorSpec = "gate".parse().expect("gate is a selector");
                 let thresholds = vec![Threshold::Fixed(0.0); layers];
                 let found = Found::Neurons { thresholds, rank: 0, look_ahead: false, epochs: 0 };
-                (Some(gate.kind().method(found)), vec![0.0; layers])
+                (Some(setting.selector().kind().method(found)), vec![0.0; layers])
             }
             Computed::Inputs(at) => (Some(self.inputs[at].clone()), Vec::new()),
         };
         (self.file.method, self.file.true_active_above, self.file.dtype) = (method, truth, setting.dtype);
-        let path = self.dir.join(SidecarFile::NAME);
+        let path = self.calibrated.join(SidecarFile::NAME);
         std::fs::write(&path, pretty(&self.file)).map_err(Error::io(&path))
     }
 
@@ -136,12 +153,13 @@ impl Tuning {
     /// If the weights cannot be quantised or read.
     pub fn measure(&mut self, setting: Setting, progress: impl FnMut(usize, usize)) -> Result<Evaluation> {
         self.apply(setting)?;
-        self.evaluate(self.text.searched(), progress)
+        self.evaluate(setting, self.text.searched(), progress)
     }
 
-    fn evaluate(&self, ids: &[u32], mut progress: impl FnMut(usize, usize)) -> Result<Evaluation> {
+    fn evaluate(&self, setting: Setting, ids: &[u32], mut progress: impl FnMut(usize, usize)) -> Result<Evaluation> {
         let window = self.text.window;
-        let loaded = Load::new(&self.dir).cpu(self.cpu.clone()).open(|_, _, _| ())?;
+        let load = Load::new(self.dir(setting)).dtype(setting.dtype).selector(setting.selector());
+        let loaded = load.cpu(self.cpu.clone()).open(|_, _, _| ())?;
         let [mut dense, mut other] = sessions(&loaded, self.dense.clone(), KvOptions::default(), window)?;
         evaluate(&mut dense, &mut other, ids, window, &mut (), |done| progress(done, ids.len()))
     }
@@ -158,23 +176,40 @@ impl Tuning {
         progress: impl FnMut(usize, usize),
     ) -> Result<SidecarFile> {
         self.apply(setting)?;
-        let evaluation = self.evaluate(self.text.held_out(), progress)?;
+        let evaluation = self.evaluate(setting, self.text.held_out(), progress)?;
         let text = self.text.held_out_name();
         self.file.quality = Quality { text, evaluation, selection: Vec::new(), overlap: Vec::new() };
         self.file.search = tried;
-        self.apply(setting)?;
-        if !matches!(setting.computed, Computed::Inputs(_)) {
-            let norms = self.dir.join(SidecarFile::TENSORS);
-            std::fs::remove_file(&norms).map_err(Error::io(&norms))?;
+        match setting.computed {
+            Computed::All => self.write_as_given()?,
+            Computed::OpenGates | Computed::Inputs(_) => self.keep_calibrated(setting)?,
         }
-        let files = std::fs::read_dir(&self.dir).map_err(Error::io(&self.dir))?;
-        for entry in files {
-            let from = entry.map_err(Error::io(&self.dir))?.path();
-            let to = self.target.path().join(from.file_name().unwrap_or_default());
-            std::fs::rename(&from, &to).map_err(Error::io(&to))?;
-        }
-        std::fs::remove_dir(&self.dir).map_err(Error::io(&self.dir))?;
+        std::fs::remove_dir_all(&self.calibrated).map_err(Error::io(&self.calibrated))?;
         self.target.finish()?;
         Ok(self.file)
+    }
+
+    /// Writes the model as it was given, beside a record.
+    fn write_as_given(&mut self) -> Result<()> {
+        let files = ModelFiles::open(&self.source)?;
+        files.copy_companions(&self.target, SidecarFile::NAME)?;
+        write_weights(&self.target, &files.checkpoint()?, None, &self.cpu, &mut |_, _, _| ())?;
+        self.file.fingerprint = fingerprint(&Checkpoint::open(self.target.path())?);
+        self.target.text(SidecarFile::NAME, &pretty(&self.file))
+    }
+
+    /// Makes the calibrated directory the target.
+    fn keep_calibrated(&mut self, setting: Setting) -> Result<()> {
+        self.apply(setting)?;
+        for entry in std::fs::read_dir(&self.calibrated).map_err(Error::io(&self.calibrated))? {
+            let from = entry.map_err(Error::io(&self.calibrated))?.path();
+            let name = from.file_name().unwrap_or_default();
+            // Only inputs have tensors of their own.
+            if name != SidecarFile::TENSORS || matches!(setting.computed, Computed::Inputs(_)) {
+                let to = self.target.path().join(name);
+                std::fs::rename(&from, &to).map_err(Error::io(&to))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -78,18 +78,13 @@ pub fn time(
 }
 
 fn job(tuning: &Tuning, setting: Setting, text: &Path, threads: Option<u16>) -> Job {
-    let selector = match setting.computed {
-        Computed::All => "dense",
-        Computed::OpenGates => "gate",
-        Computed::Inputs(_) => "input",
-    };
     Job {
-        source: Source::Directory { dir: tuning.dir().to_owned(), text: text.to_owned() },
+        source: Source::Directory { dir: tuning.dir(setting).to_owned(), text: text.to_owned() },
         weights: None,
         dtype: setting.dtype.map(|dtype| dtype.to_string()),
         weights_format: None,
         kv: KvOptions::default().into(),
-        selector: selector.parse().expect("these are selectors"),
+        selector: setting.selector(),
         prompt_tokens: TOKENS,
         gen_tokens: TOKENS,
         batch: 1,

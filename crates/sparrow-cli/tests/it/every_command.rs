@@ -17,6 +17,7 @@ fn every_command_has_help() {
         "eval",
         "profile",
         "sparsify",
+        "tune",
         "prune",
         "quantize",
         "inspect",

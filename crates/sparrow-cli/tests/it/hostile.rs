@@ -29,6 +29,7 @@ fn commands(out: &Path) -> Vec<Vec<String>> {
          profile --prompt-tokens 8 --gen-tokens 2
          bench --prompt-tokens 8 --gen-tokens 2 --runs 1
          sparsify {demo} -o OUT/sparse --selector gate --text {text} --window 64 --max-tokens 2000
+         tune -m {demo} -o OUT/tuned --target-kl 0.01 --text {text} --window 64 --max-tokens 1500 --runs 1
          prune -m {demo} -o OUT/pruned --method magnitude --sparsity 0.5 --text {text} --max-tokens 2000
          quantize -m {demo} -o OUT/quantized --method rtn --text {text} --max-tokens 2000
          pack -m {demo} -o OUT/packed

@@ -18,3 +18,4 @@ mod sparsify;
 mod synth;
 #[cfg(target_os = "linux")]
 mod terminal;
+mod tune;

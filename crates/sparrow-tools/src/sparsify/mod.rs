@@ -24,6 +24,7 @@ pub use self::options::{Progress, SparsifyOptions, Stage};
 pub use self::search::calibrated;
 use self::state::State;
 use self::task::{Task, measure};
+pub(crate) use self::write::write_weights;
 use crate::calibrate::ScoreCurve;
 use crate::text::{Reading, Text};
 
@@ -97,7 +98,7 @@ pub fn sparsify(
         })?;
 
     files.copy_companions(&directory, SidecarFile::NAME)?;
-    write::write_weights(&directory, &files.checkpoint()?, &model.spec.names, cpu, &mut progress)?;
+    write::write_weights(&directory, &files.checkpoint()?, Some(&model.spec.names), cpu, &mut progress)?;
     if let Some(predictors) = calibration.predictors() {
         write::write_predictors(&directory, predictors)?;
     }

@@ -13,18 +13,19 @@ use sparrow_kernels::{DType, Matrix, encode, transpose};
 
 use super::options::Stage;
 
-/// Every tensor of the model as it is, except the down projections, which become neuron-major.
-pub(super) fn write_weights(
+/// Every tensor of the model as it is, except the down projections, which become neuron-major, where tensors have `names`.
+pub(crate) fn write_weights(
     directory: &Directory,
     checkpoint: &Checkpoint,
-    names: &TensorNames,
+    names: Option<&TensorNames>,
     cpu: &Cpu,
     progress: &mut impl FnMut(Stage, u64, u64),
 ) -> Result<()> {
     const SHARD_BYTES: usize = 4 << 30;
     let mut tensors = Vec::new();
     for info in checkpoint.tensors() {
-        tensors.push(match (names.down_of(&info.name), info.matrix()) {
+        let down = names.and_then(|names| names.down_of(&info.name));
+        tensors.push(match (down, info.matrix()) {
             (Some(down), Some((dtype, [rows, cols]))) => {
                 let len = rows * dtype.row_bytes(cols);
                 let from = info.name.clone();

@@ -1,6 +1,6 @@
 //! The weights of one decoder layer.
 
-use sparrow_kernels::{Compute, Stored};
+use sparrow_kernels::{Compute, DType, Stored};
 
 use super::{NEURON_MAJOR, Source};
 use crate::error::{Error, Result};
@@ -109,6 +109,15 @@ impl MlpWeights {
     /// The layer whose values decide which neurons are active: the gate, or the up projection of an ungated MLP.
     pub fn deciding(&self) -> &Linear {
         self.gate.as_ref().unwrap_or(&self.up)
+    }
+
+    /// What the down projection is quantised to where `dtype` is asked for. A neuron's row has one scale for all outputs in int8, of
+    /// which a few of the residual stream are far larger than all others: they get a scale for every 32.
+    pub(super) fn down_quantized_to(&self, dtype: DType) -> DType {
+        match self.down.input_major && dtype == DType::I8 {
+            true => DType::Q8_0,
+            false => dtype,
+        }
     }
 
     /// Bytes of all its matrices.

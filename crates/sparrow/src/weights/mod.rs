@@ -210,8 +210,11 @@ impl Weights {
             }
             Ok(())
         };
-        for linear in self.layers.iter_mut().flat_map(LayerWeights::projections_mut) {
-            replace(&mut linear.weight, dtype)?;
+        for layer in &mut self.layers {
+            // What is quantised stays as it is: down projections come first.
+            let of_down = layer.mlp.down_quantized_to(dtype);
+            replace(&mut layer.mlp.down.weight, of_down)?;
+            layer.projections_mut().try_for_each(|linear| replace(&mut linear.weight, dtype))?;
         }
         replace(&mut self.head, of_head)?;
         if tied {
