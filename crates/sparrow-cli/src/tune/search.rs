@@ -75,7 +75,7 @@ const DTYPES: [Option<DType>; 4] = [None, Some(DType::Q8_0), Some(DType::I8), So
 pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>> {
     let (mut tried, lossless) = (Vec::new(), tuning.lossless());
     let mut measure = |setting: Setting| -> anyhow::Result<bool> {
-        let bar = progress(&format!("measuring {}", name(setting)), 1, false);
+        let bar = progress(format!("measuring {}", name(setting)), 1, false);
         let quality = tuning.measure(setting, |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
