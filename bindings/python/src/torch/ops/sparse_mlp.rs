@@ -277,7 +277,7 @@ impl Mlp<'_> {
             &h,
             m,
             None,
-            &mut [LinearPart { weights: self.down, bias: self.down_bias.as_deref(), out }],
+            &mut [LinearPart { weights: self.down.into(), bias: self.down_bias.as_deref(), out }],
         );
     }
 }
