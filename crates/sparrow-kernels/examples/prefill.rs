@@ -66,7 +66,7 @@ fn main() {
                             &x,
                             tokens,
                             None,
-                            &mut [LinearPart { weights, bias: None, out: &mut outs[0] }],
+                            &mut [LinearPart { weights: weights.into(), bias: None, out: &mut outs[0] }],
                         )
                     });
                 assert!(outs[0].iter().all(|&v| v == 0.125 * k as f32));

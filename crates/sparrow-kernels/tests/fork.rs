@@ -67,7 +67,12 @@ fn layer(compute: &Compute) -> Vec<f32> {
     bytes.chunks_exact_mut(2 * k).zip(weights.chunks_exact(k)).for_each(|(to, w)| encode(DType::BF16, w, to));
     let weights = Matrix::new(DType::BF16, n, k, &bytes);
     let mut out = vec![0.0; n];
-    compute.linear_in_out(&vec![0.5; n], 1, None, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out[..k] }]);
+    compute.linear_in_out(
+        &vec![0.5; n],
+        1,
+        None,
+        &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out[..k] }],
+    );
     compute.linear(&vec![0.5; k], 1, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
     out
 }

@@ -176,7 +176,12 @@ fn linear(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
     let (x, bias, ids) = (floats(guard, m * n), floats(guard, k), ids(guard, n));
     let mut out = floats(guard, m * k);
     for inputs in [None, Some(&ids[..])] {
-        compute.linear_in_out(&x, m, inputs, &mut [LinearPart { weights, bias: Some(&bias), out: &mut out }]);
+        compute.linear_in_out(
+            &x,
+            m,
+            inputs,
+            &mut [LinearPart { weights: weights.into(), bias: Some(&bias), out: &mut out }],
+        );
     }
 }
 
@@ -200,7 +205,7 @@ fn bitmap(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
     compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
     let (x, mut out, ids) = (floats(guard, m * n), floats(guard, m * k), ids(guard, n));
     for inputs in [None, Some(&ids[..])] {
-        compute.linear_in_out(&x, m, inputs, &mut [LinearPart { weights, bias: None, out: &mut out }]);
+        compute.linear_in_out(&x, m, inputs, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
     }
     let (x, part) = (floats(guard, m * k), weights.into());
     let mlp = SparseMlp {
@@ -430,7 +435,7 @@ fn weights_at_the_end_of_a_mapped_file_are_not_read_past_it() {
                         &out,
                         m,
                         None,
-                        &mut [LinearPart { weights, bias: None, out: &mut vec![0.0; m * cols] }],
+                        &mut [LinearPart { weights: weights.into(), bias: None, out: &mut vec![0.0; m * cols] }],
                     );
                     let mlp = SparseMlp {
                         gate: Some(weights.into()),

@@ -44,7 +44,12 @@ fn strided_rows_give_the_same_products() {
                     let products = |weights: Matrix| {
                         let (mut out, mut back) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
                         compute.linear(&x, m, &mut [LinearPart { weights: weights.into(), bias: None, out: &mut out }]);
-                        compute.linear_in_out(&y, m, None, &mut [LinearPart { weights, bias: None, out: &mut back }]);
+                        compute.linear_in_out(
+                            &y,
+                            m,
+                            None,
+                            &mut [LinearPart { weights: weights.into(), bias: None, out: &mut back }],
+                        );
                         (bits(&out), bits(&back))
                     };
                     assert_eq!(products(plain), products(strided), "{dtype} m={m} {range:?} {}", describe(&compute));
