@@ -211,6 +211,41 @@ fn linear_in_out() {
 }
 
 #[test]
+fn weights_that_share_their_inputs_give_what_each_gives_alone() {
+    let mut random = Random(23);
+    for compute in tiers_to_test() {
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_writable()) {
+            for (m, k, sparse) in [(1, 700, true), (1, 700, false), (3, 900, true), (1, 40, true), (10, 300, true)] {
+                let parts: Vec<_> = [96, 33, 33, 260]
+                    .map(|n| (Sample::random(dtype, k, n, &mut random), random.values(n), vec![f32::NAN; m * n]))
+                    .into();
+                let ids: Vec<u32> = (0..k as u32).filter(|_| random.below(3) > 0).collect();
+                let (x, inputs) = (random.values(m * k), sparse.then_some(&ids[..]));
+                let run = |parts: &mut [(Sample, Vec<f32>, Vec<f32>)]| {
+                    let mut parts: Vec<LinearPart> = parts
+                        .iter_mut()
+                        .map(|(w, bias, out)| LinearPart { weights: w.matrix().into(), bias: Some(bias), out })
+                        .collect();
+                    compute.linear_in_out(&x, m, inputs, &mut parts);
+                };
+                let mut together = parts;
+                run(&mut together);
+                let outs: Vec<Vec<f32>> = together.iter().map(|(.., out)| out.clone()).collect();
+                for (part, out) in together.iter_mut().zip(outs) {
+                    part.2.fill(f32::NAN);
+                    run(std::slice::from_mut(part));
+                    assert!(
+                        out.iter().all(|v| v.is_finite()) && out == part.2,
+                        "{dtype} m={m} k={k} {}",
+                        describe(&compute)
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn nan_and_infinity_reach_the_results_they_should() {
     let mut random = Random(8);
     for compute in tiers_to_test() {
