@@ -1,5 +1,6 @@
 //! Ways of running one model, measured on text that nothing was calibrated on, and the one that was chosen, written as a directory.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +35,20 @@ pub struct Setting {
     pub dtype: Option<DType>,
     /// What is computed of them.
     pub computed: Computed,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.dtype {
+            None => f.write_str("as stored")?,
+            Some(dtype) => write!(f, "{dtype}")?,
+        }
+        match self.computed {
+            Computed::All => Ok(()),
+            Computed::OpenGates => f.write_str(", gate"),
+            Computed::Inputs(at) => write!(f, ", input {:.0} %", FRACTIONS[at] * 100.0),
+        }
+    }
 }
 
 impl Setting {

@@ -9,7 +9,7 @@ use anyhow::bail;
 use serde::Serialize;
 use sparrow::internals::record::Evaluation;
 use sparrow_tools::sparsify::Stage;
-use sparrow_tools::tune::{Computed, FRACTIONS, Setting, TuneOptions, Tuning};
+use sparrow_tools::tune::{TuneOptions, Tuning};
 
 use self::search::{Target, Tried};
 use crate::model::{BosArg, CpuArgs, resolve};
@@ -116,7 +116,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Format::Json => json(&Report { tried, chosen, text, quality }),
         Format::Table => {
             let Tried { setting, speed_up, .. } = &tried[chosen];
-            outln!("{}: {}, decoding {:.2} × as fast", args.output.display(), name(*setting), speed_up.unwrap_or(1.0));
+            outln!("{}: {}, decoding {:.2} × as fast", args.output.display(), setting, speed_up.unwrap_or(1.0));
             let change = (quality.perplexity / quality.dense_perplexity - 1.0) * 100.0;
             outln!(
                 "on the {text}: KL divergence {:.2e}, perplexity {:.4} ({change:+.2} %), same top token {}",
@@ -137,16 +137,6 @@ fn choose(tried: &[Tried]) -> Option<usize> {
     (at > 0).then_some(at)
 }
 
-/// What a setting is called.
-fn name(Setting { dtype, computed }: Setting) -> String {
-    let dtype = dtype.map_or_else(|| "as stored".to_owned(), |dtype| dtype.to_string());
-    match computed {
-        Computed::All => dtype,
-        Computed::OpenGates => format!("{dtype}, gate"),
-        Computed::Inputs(at) => format!("{dtype}, input {}", percent(FRACTIONS[at])),
-    }
-}
-
 fn print(tried: &[Tried]) -> anyhow::Result<()> {
     let rows = tried.iter().map(|t| {
         let q = &t.quality;
@@ -154,7 +144,7 @@ fn print(tried: &[Tried]) -> anyhow::Result<()> {
         let decode = t.decode_tokens_per_s.map_or_else(String::new, |speed| format!("{speed:.1}"));
         let speed_up = t.speed_up.map_or_else(String::new, |speed| format!("{speed:.2}"));
         vec![
-            name(t.setting),
+            t.setting.to_string(),
             percent(q.active_fraction),
             format!("{:.2e}", q.kl_mean),
             format!("{:.4} ({change:+.2} %)", q.perplexity),

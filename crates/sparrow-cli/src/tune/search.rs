@@ -5,7 +5,6 @@ use sparrow::DType;
 use sparrow::internals::record::{Evaluation, Trial};
 use sparrow_tools::tune::{Computed, FRACTIONS, Setting, Tuning};
 
-use super::name;
 use crate::output::progress;
 
 /// How much quality may be lost.
@@ -42,7 +41,7 @@ pub struct Tried {
 }
 
 fn named<S: Serializer>(setting: &Setting, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(&name(*setting))
+    s.collect_str(setting)
 }
 
 impl Tried {
@@ -75,7 +74,7 @@ const DTYPES: [Option<DType>; 4] = [None, Some(DType::Q8_0), Some(DType::I8), So
 pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>> {
     let (mut tried, lossless) = (Vec::new(), tuning.lossless());
     let mut measure = |setting: Setting| -> anyhow::Result<bool> {
-        let bar = progress(format!("measuring {}", name(setting)), 1, false);
+        let bar = progress(format!("measuring {setting}"), 1, false);
         let quality = tuning.measure(setting, |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);

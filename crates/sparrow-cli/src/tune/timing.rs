@@ -7,7 +7,6 @@ use sparrow::KvOptions;
 use sparrow_kernels::available_memory;
 use sparrow_tools::tune::{Computed, Setting, Tuning};
 
-use super::name;
 use super::search::Tried;
 use crate::bench::job::{Job, Source};
 use crate::bench::worker::Worker;
@@ -43,7 +42,7 @@ pub fn time(
     let mut speeds = vec![Vec::new(); timed.len()];
     let mut start = |at: usize| -> anyhow::Result<Worker> {
         let setting = tried[at].setting;
-        bar.set_message(format!("timing {}", name(setting)));
+        bar.set_message(format!("timing {setting}"));
         tuning.apply(setting)?;
         let mut worker = Worker::start(&job(tuning, setting, text, threads))?;
         worker.run()?;

@@ -53,7 +53,7 @@ impl NeuronPools {
     /// Empty pools for the MLPs of `weights`; where selecting makes every gate known, neurons come without.
     ///
     /// # Errors
-    /// If memory cannot be had or a file cannot be opened.
+    /// If memory cannot be had, a file cannot be opened, or a layer's matrices are not all of one type.
     pub fn new(spec: &ModelSpec, weights: &Weights, cache: CacheSpec, gate_known: bool) -> Result<Self> {
         let neurons = spec.intermediate_size;
         let gate = spec.gated && !gate_known;
@@ -65,6 +65,12 @@ impl NeuronPools {
         let mlps = || weights.layers.iter().map(|layer| &layer.mlp);
         let store = NeuronStore::new(mlps().map(parts).collect::<Result<_>>()?, !cache.mapped)?;
         let up = &weights.layers[0].mlp.up.weight;
+        let mut all = mlps().flat_map(|mlp| mlp.gate.iter().chain([&mlp.up, &mlp.down]));
+        if let Some(other) = all.find(|linear| linear.weight.dtype() != up.dtype()) {
+            let [up, other] = [up, &other.weight].map(Weight::dtype);
+            let message = format!("a cache keeps neurons of one type, and those of this model have {up} and {other}");
+            return Err(Error::option("weights", message));
+        }
         let row_bytes = up.dtype().row_bytes(up.cols());
         let parts = if gate { 3 } else { 2 };
         let pool = |_| WeightCache::new(neurons, parts * row_bytes, cache.slots(neurons), cache.policy);

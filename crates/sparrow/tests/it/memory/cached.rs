@@ -70,7 +70,7 @@ fn specs() -> Vec<ModelSpec> {
 #[test]
 fn decoding_from_the_cache_is_the_same_bit_for_bit() {
     for spec in specs() {
-        for dtype in [DType::BF16, DType::F32, DType::I8, DType::I4G32] {
+        for dtype in [DType::BF16, DType::F32, DType::Q8_0, DType::I4G32] {
             let whole = placed(&spec, dtype, Placement::Mapped);
             for (name, selector) in selectors(&whole) {
                 // Room for what so many rows may want, a twentieth each: so few that in memory, too, they are gathered.
