@@ -6,6 +6,7 @@ use std::io::Write;
 use serde::Serialize;
 use serde_json::json;
 use sparrow::internals::checkpoint::{GgufMetadata, GgufValue, ModelFiles, TensorInfo};
+use sparrow::internals::select::Record;
 use sparrow::internals::spec::{Positions, Rope, RopeScaling};
 use sparrow::internals::tensor::Weight;
 use sparrow::{Model, Placement};
@@ -137,9 +138,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => writeln!(out, "{:>14}  none stored (dense; see `sparrow sparsify`)", "sparsity")?,
         Some(s) => {
             let e = &s.quality.evaluation;
-            let selector = s.record().map_or_else(|| "dense".to_owned(), |record| record.describe());
+            let neurons = |record: &dyn Record| format!("selector {}, neuron-major MLP", record.describe());
+            let selector = s.record().map_or_else(|| "selector dense".to_owned(), neurons);
             let runs = s.dtype.map_or_else(String::new, |dtype| format!(", quantised to {dtype} when it is loaded"));
-            writeln!(out, "{:>14}  selector {selector}, neuron-major MLP{runs}", "sparsity")?;
+            writeln!(out, "{:>14}  {selector}{runs}", "sparsity")?;
             writeln!(out, "{:>14}  {} ({} tokens)", "calibrated on", s.calibration.file, s.calibration.tokens)?;
             if let Some(bars) = by_layer(&e.active_fraction_per_layer) {
                 writeln!(out, "{:>14}  {bars}", "active")?;

@@ -4,7 +4,8 @@ use sparrow::internals::backend::{DENSE_FROM, Scorer};
 use sparrow::{Model, Selector};
 
 /// Bytes of weights that a decoded token reads, selecting included: of every layer what is active of it, and the head.
-/// `active` is each layer's [active fraction](sparrow::internals::backend::Stats::active_fraction_per_layer).
+/// `active` is each layer's [active fraction](sparrow::internals::backend::Stats::active_fraction_per_layer). With inputs left out
+/// of matrices of several types it is right within a per cent.
 ///
 /// # Panics
 /// If `active` does not have a fraction per layer.
