@@ -7,6 +7,8 @@ import sys
 
 from sparrow_llm import Sparrow
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 model = Sparrow.from_pretrained(sys.argv[1])
 print(model)
 

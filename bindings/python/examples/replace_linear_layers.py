@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sparrow_llm.nn import replace_linear_layers
 
 torch.manual_seed(0)
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).eval()
 inputs = tokenizer("Once upon a time", return_tensors="pt")

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparrow_llm import Sparrow, sparsify
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 source, text_file, out = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
 WINDOW, STEPS, RATE = 256, 200, 1e-3
 torch.manual_seed(0)
