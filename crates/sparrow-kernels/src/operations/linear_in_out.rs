@@ -72,8 +72,10 @@ impl Compute {
             if let Some(bias) = part.bias {
                 assert_eq!(bias.len(), n, "linear_in_out: bias.len() is not n = {n}");
             }
-            check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), k);
         }
+        // All have the inputs of the first, where there is an activation.
+        let Some(first) = parts.first().filter(|_| m > 0) else { return };
+        check_ids("linear_in_out", "inputs", inputs.unwrap_or_default(), first.weights.rows());
         // What several parts can share a region for: a few activations, whose parts all take this way.
         if parts.iter().all(|part| self.by_inputs(part.weights, m, inputs)) {
             return self.in_out_by_inputs(x, m, inputs, parts);
