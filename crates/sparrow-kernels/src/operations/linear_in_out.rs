@@ -59,7 +59,8 @@ impl Compute {
     /// [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of weights quantised in groups, to
     /// bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
     /// round x times the scales of the inputs to 16-bit integers, a row with its largest magnitude as 32512: up to half
-    /// a step per input more. Of a bf16 bitmap's subnormal and
+    /// a step per input more. [`Isa::Avx2`](crate::Isa::Avx2) does so too for weights quantised in groups and up to 8
+    /// activations, the largest magnitude being that of eight inputs. Of a bf16 bitmap's subnormal and
     /// infinite values see [`linear`](Self::linear).
     ///
     /// # Panics

@@ -11,6 +11,6 @@ mod steps;
 pub(crate) use bitmap::BitmapRows;
 pub(crate) use dense::Rows;
 pub(crate) use expand::Expander;
-pub(crate) use int16::{Int16Activations, Int16Rows};
+pub(crate) use int16::{Int16Activations, Int16Rows, LARGEST};
 pub(crate) use set::RowSet;
 pub(crate) use steps::{COLUMN_STEP, FEW, STEP};

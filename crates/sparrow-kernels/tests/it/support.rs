@@ -109,6 +109,11 @@ impl Sample {
         8.0 * f64::from(self.largest[row])
     }
 
+    /// What the largest code of a row is worth at most: a type's largest code may be twice what occurs.
+    pub fn largest_size(&self, row: usize) -> f64 {
+        2.0 * (0..self.cols).map(|col| self.size(row, col)).fold(0.0, f64::max)
+    }
+
     pub fn matrix(&self) -> Matrix<'_> {
         let size = self.rows * self.dtype.row_bytes(self.cols);
         Matrix::new(self.dtype, self.rows, self.cols, &self.bytes[self.skip..self.skip + size])

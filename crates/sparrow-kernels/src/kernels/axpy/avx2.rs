@@ -7,14 +7,16 @@ use crate::simd::avx2::*;
 use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
-/// Adds `R` rows, from row `j` of the set on, for activations `t0..t0 + tile`.
+/// Adds `R` rows, from row `j` of the set on, for activations `t0..t0 + tile`: one, or `T` at most.
 ///
 /// # Safety
-/// See [`AxpyRowsFn`](super::AxpyRowsFn); `j + R <= count`, `t0 + tile <= m`, `tile <= TILE`; AVX2.
+/// See [`AxpyRowsFn`](super::AxpyRowsFn); `j + R <= count`, `t0 + tile <= m`, `tile <= T`; AVX2.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn group<const D: u8, const R: usize>(a: &AxpyRows, j: usize, t0: usize, tile: usize) {
-    let mut coefficients = [[0.0f32; R]; TILE];
+unsafe fn group<const D: u8, const R: usize, const T: usize>(a: &AxpyRows, j: usize, t0: usize, tile: usize) {
+    // One activation's coefficients stay in registers.
+    let tile = if T == 1 { 1 } else { tile };
+    let mut coefficients = [[0.0f32; R]; T];
     let full = a.cols / LANES * LANES;
     // SAFETY: rows j..j + R are in the set, activations t0..t0 + tile exist, and columns stay below cols.
     unsafe {
@@ -96,10 +98,10 @@ unsafe fn axpy_rows<const D: u8>(a: &AxpyRows) {
             let tile = TILE.min(a.m - t);
             // SAFETY: the contract is the caller's; the rows and activations are in range.
             unsafe {
-                if rows == 8 {
-                    group::<D, 8>(a, j, t, tile);
-                } else {
-                    group::<D, 1>(a, j, t, tile);
+                match (rows, tile) {
+                    (8, 1) => group::<D, 8, 1>(a, j, t, tile),
+                    (8, _) => group::<D, 8, TILE>(a, j, t, tile),
+                    _ => group::<D, 1, TILE>(a, j, t, tile),
                 }
             }
             t += tile;
