@@ -7,6 +7,7 @@ use serde::Serialize;
 use sparrow::internals::backend::is_relu_family;
 use sparrow::internals::record::{Evaluation, PredictorQuality};
 use sparrow::{DType, KvOptions, Load, Placement, Selector, SelectorSpec};
+use sparrow_tools::answers::{Answers, Questions};
 use sparrow_tools::eval::{as_stored, evaluate, sessions};
 use sparrow_tools::observe::Recall;
 use sparrow_tools::text::{first_tokens, windows};
@@ -43,6 +44,11 @@ pub struct Args {
     /// Stop after this many tokens of the text
     #[arg(long, value_name = "N", help_heading = "Measurement")]
     max_tokens: Option<usize>,
+    /// Also count exact answers to questions: JSON lines {"prompt": "2 + 2 =", "answer": " 4"}
+    ///
+    /// An answer is exact if greedy generation would write it.
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Measurement")]
+    answers: Option<PathBuf>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
@@ -74,6 +80,7 @@ struct Report {
     #[serde(flatten)]
     evaluation: Evaluation,
     selection: Option<Vec<PredictorQuality>>,
+    answers: Option<Answers>,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -113,12 +120,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let window = context.min(args.window as usize);
     let ids = windows(&ids, &beginning, window)?;
     let as_generation = kv == KvOptions::default();
-    let [mut dense, mut sparse] = sessions(&loaded, stored, kv, window)?;
+    let questions = args.answers.as_deref().map(|path| Questions::read(path, tokenizer, &beginning)).transpose()?;
+    let [mut dense, mut sparse] = sessions(&loaded, stored.clone(), kv, window)?;
     let mut recall = truth.as_ref().map(|truth| Recall::new(cpu, &model.weights.layers, model.spec.activation, truth));
     let bar = progress("evaluating", ids.len() as u64, false);
     let evaluation =
         evaluate(&mut dense, &mut sparse, &ids, window, &mut recall, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
+    let answers = match &questions {
+        Some(questions) => {
+            let [mut dense, mut sparse] = sessions(&loaded, stored, kv, questions.longest())?;
+            let bar = progress("asking", questions.len() as u64, false);
+            let answers = questions.ask(&mut dense, &mut sparse, |done| bar.set_position(done as u64))?;
+            bar.finish_and_clear();
+            Some(answers)
+        }
+        None => None,
+    };
 
     let active = &evaluation.active_fraction_per_layer;
     let weight_bytes = weight_bytes_per_token(model, &loaded.selector, active);
@@ -144,6 +162,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         dense_bytes_per_token: dense_weight_bytes + dense_kv_bytes as f64,
         evaluation,
         selection: recall.map(|r| r.per_layer()),
+        answers,
     };
     match args.format {
         Format::Json => json(&report),
@@ -187,6 +206,9 @@ fn print(report: &Report, layers: bool) -> anyhow::Result<()> {
     );
     if let Some(bars) = by_layer(&e.active_fraction_per_layer) {
         outln!("active by layer {bars}");
+    }
+    if let Some(a) = &report.answers {
+        outln!("exact answers to {} questions: dense {}, {} {}", a.questions, a.dense_right, report.selector, a.right);
     }
     table(
         &["selector", "perplexity", "KL mean", "KL p99", "same top token", "active", "read per token"],

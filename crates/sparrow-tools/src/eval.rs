@@ -156,7 +156,7 @@ pub(crate) fn kl_divergence(log_p: &[f32], log_q: &[f32]) -> f64 {
     if sum < 0.0 { 0.0 } else { sum }
 }
 
-fn argmax(x: &[f32]) -> usize {
+pub(crate) fn argmax(x: &[f32]) -> usize {
     (1..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
 }
 

@@ -32,6 +32,40 @@ fn eval_measures_quality() {
 }
 
 #[test]
+fn eval_counts_exact_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("questions.jsonl");
+    let path = file.to_str().unwrap();
+    let write = |questions: &[(&str, &str)]| {
+        let line =
+            |(prompt, answer): &(&str, &str)| serde_json::json!({"prompt": prompt, "answer": answer}).to_string();
+        std::fs::write(&file, questions.iter().map(line).collect::<Vec<_>>().join("\n\n")).unwrap();
+    };
+    // What the model writes by itself is exactly its answer; what it does not write is not.
+    let written = succeed(&["generate", "-p", "Once upon a time", "-n", "12", "--temperature", "0", "--quiet"]);
+    let answer = written.trim_end().strip_prefix("Once upon a time").unwrap_or(written.trim_end());
+    let wrong = format!("{} elephantine", &answer[..answer.len() / 2]);
+    write(&[("Once upon a time", answer), ("Once upon a time", &wrong)]);
+    let args = ["eval", "--max-tokens", "300", "--answers", path];
+    let value = json(&[&args[..], &["--format", "json"]].concat());
+    assert_eq!(value["answers"], serde_json::json!({"questions": 2, "right": 1, "dense_right": 1}), "{answer:?}");
+    assert!(succeed(&args).contains("exact answers to 2 questions: dense 1, gate 1"));
+    // One neuron of a layer answers otherwise.
+    let value = json(&[&args[..], &["--selector", "gate:top-k=1", "--format", "json"]].concat());
+    assert_eq!(value["answers"]["dense_right"], 1);
+    assert_eq!(value["answers"]["right"], 0);
+
+    for (questions, says) in [(&[][..], "has no questions"), (&[("", "x")], "line 1"), (&[("Once", "")], "line 1")] {
+        write(questions);
+        fail(1, &args, &["questions.jsonl", says]);
+    }
+    std::fs::write(&file, "{\"prompt\": \"Once\", \"answers\": 1}").unwrap();
+    fail(1, &args, &["questions.jsonl", "line 1", "prompt", "answer"]);
+    std::fs::remove_file(&file).unwrap();
+    fail(1, &args, &["questions.jsonl"]);
+}
+
+#[test]
 fn eval_compares_with_another_model() {
     let dir = tempfile::tempdir().unwrap();
     let (demo, text) = (demo(), text());
