@@ -189,9 +189,7 @@ fn logits_seen(
             see(l, MLP, &h);
             let up = linear(&layer.mlp.up, &h);
             let mut neurons: Vec<f64> = match &layer.mlp.gate {
-                Some(gate) => {
-                    linear(gate, &h).iter().zip(&up).map(|(&g, u)| activate(spec.activation, g) * u).collect()
-                }
+                Some(gate) => linear(gate, &h).iter().zip(&up).map(|(&g, &u)| gated(spec.activation, g, u)).collect(),
                 None => up.iter().map(|&u| activate(spec.activation, u)).collect(),
             };
             for (i, neuron) in neurons.iter_mut().enumerate() {
@@ -378,7 +376,14 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match activation {
         Activation::Silu => x * sigmoid(x),
-        Activation::Relu => x.max(0.0),
+        Activation::Relu | Activation::DoubleRelu => x.max(0.0),
+        Activation::FatRelu(threshold) => {
+            if x <= f64::from(threshold) {
+                0.0
+            } else {
+                x
+            }
+        }
         Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2.0f64.sqrt())),
         Activation::GeluTanh => {
@@ -387,6 +392,11 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
         Activation::GeluSigmoid => x * sigmoid(1.702 * x),
         Activation::Identity => x,
     }
+}
+
+/// What the gate of an MLP lets through of `up`.
+pub fn gated(activation: Activation, gate: f64, up: f64) -> f64 {
+    activate(activation, gate) * if activation == Activation::DoubleRelu { up.max(0.0) } else { up }
 }
 
 /// The error function, 2/√π · e^(−x²) · Σ 2ⁿ x^(2n+1) / (2n+1)!! : all terms of one sign, so nothing cancels.

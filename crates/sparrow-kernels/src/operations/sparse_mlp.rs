@@ -171,25 +171,25 @@ impl Call<'_> {
         let (gate, up) = values.split_at_mut(m * CHUNK);
         let (gate, up) = (&mut gate[..m * n], &mut up[..m * n]);
         self.project(mlp.up, mlp.up_bias, ids, rows, up);
-        // SAFETY: the table holds only kernels that this CPU can run.
-        unsafe {
-            match (mlp.gate, self.inputs.gate) {
-                (Some(_), Some(all)) => {
-                    for (all, row) in all.chunks_exact(mlp.neurons()).zip(gate.chunks_exact_mut(n)) {
-                        for (value, &id) in row.iter_mut().zip(ids) {
-                            *value = all[id as usize];
-                        }
+        match (mlp.gate, self.inputs.gate) {
+            (Some(_), Some(all)) => {
+                for (all, row) in all.chunks_exact(mlp.neurons()).zip(gate.chunks_exact_mut(n)) {
+                    for (value, &id) in row.iter_mut().zip(ids) {
+                        *value = all[id as usize];
                     }
-                    (self.compute.kernels.activate)(mlp.activation, gate);
-                    multiply(up, gate);
                 }
-                (Some(weights), None) => {
-                    self.project(weights, mlp.gate_bias, ids, rows, gate);
-                    (self.compute.kernels.activate)(mlp.activation, gate);
-                    multiply(up, gate);
-                }
-                (None, _) => (self.compute.kernels.activate)(mlp.activation, up),
             }
+            (Some(weights), None) => self.project(weights, mlp.gate_bias, ids, rows, gate),
+            (None, _) => {}
+        }
+        // SAFETY: the table holds only kernels that this CPU can run.
+        let activate = |x: &mut [f32]| unsafe { (self.compute.kernels.activate)(mlp.activation, x) };
+        if mlp.gate.is_none() || mlp.activation == Activation::DoubleRelu {
+            activate(up);
+        }
+        if mlp.gate.is_some() {
+            activate(gate);
+            multiply(up, gate);
         }
         if let Some(masks) = self.inputs.masks {
             let words = mask_words(mlp.neurons());

@@ -54,6 +54,7 @@ impl Mlp {
             let (h, size) = match &self.gate {
                 Some(gate) => {
                     let (gate, gate_size) = project(gate, 0, i);
+                    let up = if self.activation == Activation::DoubleRelu { up.max(0.0) } else { up };
                     (activation(self.activation, gate) * up, (gate_size + gate_size * gate_size) * up_size)
                 }
                 None => (activation(self.activation, up), up_size + up_size * up_size),
@@ -172,7 +173,7 @@ fn sparse_mlp() {
         // Types that are only read share their loops with these.
         for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_writable()) {
             for gated in [false, true] {
-                for a in [Activation::Silu, Activation::Relu, Activation::ReluSquared] {
+                for a in [Activation::Silu, Activation::Relu, Activation::DoubleRelu, Activation::ReluSquared] {
                     for (neurons, hidden) in
                         [(0, 8), (1, 1), (2, 15), (31, 16), (33, 17), (64, 33), (65, 64), (130, 65)]
                     {

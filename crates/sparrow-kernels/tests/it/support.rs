@@ -182,7 +182,14 @@ pub fn activation(a: Activation, x: f64) -> f64 {
     let logistic = |v: f64| 1.0 / (1.0 + (-v).exp());
     match a {
         Activation::Silu => x * logistic(x),
-        Activation::Relu => relu(x),
+        Activation::Relu | Activation::DoubleRelu => relu(x),
+        Activation::FatRelu(threshold) => {
+            if x <= f64::from(threshold) {
+                0.0
+            } else {
+                x
+            }
+        }
         Activation::ReluSquared => relu(x).powi(2),
         Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
         Activation::GeluTanh => {

@@ -19,7 +19,7 @@ use sparrow::internals::spec::{ModelSpec, Positions, QkNorm};
 use sparrow::internals::weights::{NormWeights, Weights};
 use sparrow::{DType, KvOptions, Result};
 
-use crate::reference::{activate, add, dot, norm, rotate, row_of, soft_cap, softmax};
+use crate::reference::{activate, add, dot, gated, norm, rotate, row_of, soft_cap, softmax};
 use kv::Cache;
 use masks::kept;
 use project::{At, project};
@@ -197,12 +197,16 @@ impl Backend for Reference {
             None => project(layer, step, projection, matrix, x),
             Some(_) => x.iter().map(|x| matrix.times(x)).collect(),
         };
-        let act = |v: f64| activate(layer.spec.activation, v);
+        let activation = layer.spec.activation;
         let gate = matrices.gate.as_ref().map(|gate| times(step, Projection::Gate, gate, &h));
         let mut neurons = times(step, Projection::Up, &matrices.up, &h); //                    [m, intermediate]
         match gate {
-            Some(gate) => neurons.iter_mut().flatten().zip(gate.iter().flatten()).for_each(|(up, &g)| *up *= act(g)),
-            None => neurons.iter_mut().flatten().for_each(|up| *up = act(*up)),
+            Some(gate) => neurons
+                .iter_mut()
+                .flatten()
+                .zip(gate.iter().flatten())
+                .for_each(|(up, &g)| *up = gated(activation, g, *up)),
+            None => neurons.iter_mut().flatten().for_each(|up| *up = activate(activation, *up)),
         }
         if let Some(Selection { masks, .. }) = selection {
             neurons = neurons.iter().zip(masks).map(|(row, mask)| kept(row, mask)).collect();

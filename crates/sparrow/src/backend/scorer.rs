@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 
 /// Whether an activation is exactly zero over half its inputs, so that skipping zeros loses nothing.
 pub fn is_relu_family(activation: Activation) -> bool {
-    matches!(activation, Activation::Relu | Activation::ReluSquared)
+    matches!(activation, Activation::Relu | Activation::DoubleRelu | Activation::FatRelu(_) | Activation::ReluSquared)
 }
 
 /// What gives the neurons of every layer their scores. Every backend knows how to compute each of these; a selector says which one,

@@ -78,9 +78,9 @@ pub const OPT: TensorNames = TensorNames {
     ..LLAMA
 };
 
-/// What training frameworks store among the weights and no result depends on: constants that follow from the configuration, and
-/// scales for caches that are quantised otherwise.
-const BUFFERS: [&str; 12] = [
+/// What is stored among the weights and no result depends on: constants that follow from the configuration, scales for caches that
+/// are quantised otherwise, and the predictors of zeros that Bamboo and TurboSparse bring.
+const BUFFERS: [&str; 14] = [
     "rotary_emb.inv_freq",
     "rotary_emb.original_inv_freq",
     "rotary_emb.cos_cached",
@@ -93,6 +93,8 @@ const BUFFERS: [&str; 12] = [
     "k_scale",
     "v_scale",
     "prob_scale",
+    "mlp.predictor.fc1.weight",
+    "mlp.predictor.fc2.weight",
 ];
 
 /// Whether `tensor` is stored but never needed.

@@ -24,11 +24,62 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM)
 
 HERE = Path(__file__).resolve().parent
 GREEDY = 16
 MARGIN = 0.02  # least lead of the best logit over the next in a greedy continuation
+
+class FatRelu(torch.nn.Module):
+    """ProSparse's activation, arXiv 2402.13516."""
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x):
+        return torch.where(x > self.threshold, x, torch.zeros_like(x))
+
+
+# Models whose code is beside their weights: Llama and Mistral with other MLPs.
+class SparseLlamaConfig(LlamaConfig):
+    model_type = "sparsellama"
+
+
+class SparseLlamaForCausalLM(LlamaForCausalLM):
+    config_class = SparseLlamaConfig
+
+    def __init__(self, config):
+        act, config.hidden_act = config.hidden_act, "relu"
+        super().__init__(config)
+        config.hidden_act = act
+        for layer in self.model.layers:
+            layer.mlp.act_fn = FatRelu(config.hidden_act_param)
+
+
+class BambooConfig(MistralConfig):
+    model_type = "bamboo"
+
+
+class BambooForCausalLM(MistralForCausalLM):
+    """dReLU, arXiv 2406.05955; checkpoints have predictors, which the model itself does not use."""
+
+    config_class = BambooConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            mlp = layer.mlp
+            mlp.predictor = torch.nn.ModuleDict({
+                "fc1": torch.nn.Linear(config.hidden_size, 8, bias=False),
+                "fc2": torch.nn.Linear(8, config.intermediate_size, bias=False)})
+            mlp.forward = lambda x, mlp=mlp: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.act_fn(mlp.up_proj(x)))
+
+
+for config, model in [(SparseLlamaConfig, SparseLlamaForCausalLM), (BambooConfig, BambooForCausalLM)]:
+    AutoConfig.register(config.model_type, config)
+    AutoModelForCausalLM.register(config, model)
 
 # Settings of the model's config class, and for the script itself: "arch" (its
 # model_type), "dtype", "std" (of the weights), "seq", "shard" (largest shard)
@@ -194,6 +245,10 @@ CASES = {
     # No biases but those of the norms, GELU, a head of its own, odd head size.
     "opt-untied": small("opt", hidden_size=35, num_attention_heads=5, enable_bias=False,
                         activation_function="gelu", max_position_embeddings=41, dtype="bfloat16"),
+    # ReLU with a threshold, above which values jump: rounding must not cross it too often.
+    "prosparse": small("sparsellama", hidden_act="fatrelu", hidden_act_param=0.06, head_dim=10),
+    # ReLU of gate and up, a window, predictors that are not part of the model.
+    "bamboo": small("bamboo", hidden_act="relu", head_dim=10, sliding_window=9, dtype="bfloat16"),
 }
 
 

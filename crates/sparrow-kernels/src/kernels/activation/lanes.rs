@@ -1,14 +1,15 @@
 //! Activations without branches, for the compiler to vectorise with fused multiply-add.
 
 use super::Activation;
-use super::scalar::{GELU_TANH, relu};
+use super::scalar::{GELU_TANH, fat_relu, relu};
 use crate::simd::lanes::{erf, exp, fma};
 
 #[inline(always)]
 fn each(a: Activation, visit: impl Visit) {
     match a {
         Activation::Silu => visit.with(|x| x / (1.0 + exp::<true>(-x))),
-        Activation::Relu => visit.with(relu),
+        Activation::Relu | Activation::DoubleRelu => visit.with(relu),
+        Activation::FatRelu(threshold) => visit.with(|x| fat_relu(x, threshold)),
         Activation::ReluSquared => visit.with(|x| relu(x) * relu(x)),
         Activation::Gelu => visit.with(|x| 0.5 * x * (1.0 + erf::<true>(x * std::f32::consts::FRAC_1_SQRT_2))),
         Activation::GeluTanh => visit.with(|x| {
@@ -52,5 +53,11 @@ pub(super) fn activate(a: Activation, x: &mut [f32]) {
 
 #[inline(always)]
 pub(super) fn gated(a: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    if a == Activation::DoubleRelu {
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            *out = relu(gate) * relu(up);
+        }
+        return;
+    }
     each(a, Gated(gate, up, out));
 }

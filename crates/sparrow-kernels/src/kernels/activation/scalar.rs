@@ -8,7 +8,8 @@ use crate::simd::lanes::erf;
 fn apply(a: Activation, x: f32) -> f32 {
     match a {
         Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Relu => relu(x),
+        Activation::Relu | Activation::DoubleRelu => relu(x),
+        Activation::FatRelu(threshold) => fat_relu(x, threshold),
         Activation::ReluSquared => relu(x) * relu(x),
         Activation::Gelu => 0.5 * x * (1.0 + erf::<false>(x * std::f32::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
@@ -36,6 +37,12 @@ pub(crate) fn relu(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
+/// x above the threshold, else 0, and NaN for NaN.
+#[inline(always)]
+pub(crate) fn fat_relu(x: f32, threshold: f32) -> f32 {
+    if x <= threshold { 0.0 } else { x }
+}
+
 /// # Safety
 /// None: unsafe only to fit the table.
 pub(crate) unsafe fn activate_f32_scalar(a: Activation, x: &mut [f32]) {
@@ -48,6 +55,6 @@ pub(crate) unsafe fn activate_f32_scalar(a: Activation, x: &mut [f32]) {
 /// None: unsafe only to fit the table.
 pub(crate) unsafe fn gated_f32_scalar(a: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-        *out = apply(a, gate) * up;
+        *out = apply(a, gate) * if a == Activation::DoubleRelu { relu(up) } else { up };
     }
 }

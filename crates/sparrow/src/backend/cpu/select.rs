@@ -100,10 +100,17 @@ impl Selection {
             (Scorer::Gate, _) => {
                 let gated = layer.weights.layers[layer.index].mlp.gate.is_some();
                 let values = if gated { &mlp.gate } else { &mlp.up };
-                match rule {
+                // What comes through unchanged above a value, and not at all below.
+                let above = match spec.activation {
+                    Activation::Relu | Activation::DoubleRelu => Some(0.0),
+                    Activation::FatRelu(threshold) => Some(threshold),
+                    _ => None,
+                };
+                match (rule, above) {
                     // relu(g) > t is g > t: no need to activate.
-                    Some(Threshold::Fixed(t)) if t >= 0.0 && spec.activation == Activation::Relu => {
-                        self.zeros_only = t == 0.0 && gated;
+                    (Some(Threshold::Fixed(t)), Some(above)) if t >= 0.0 => {
+                        self.zeros_only = t <= above && gated;
+                        let t = t.max(above);
                         for (values, mask) in values.chunks_exact(n).zip(self.masks.chunks_exact_mut(words)) {
                             compute.mask_above(values, t, false, mask);
                         }

@@ -23,6 +23,8 @@ pub(super) struct Family {
     pub activation: (&'static str, &'static str),
     /// Plain `gelu` is a slip of older configurations: the model was trained with the tanh form.
     pub gelu_is_tanh: bool,
+    /// The activation, which then must be `relu`, is that of up too.
+    pub activates_up: bool,
     /// Which linear layers have a bias.
     pub biases: BiasRule,
     /// Projections stored in one tensor.
@@ -93,6 +95,7 @@ const LLAMA: Family = Family {
     norm_eps: 1e-6,
     activation: ("hidden_act", "silu"),
     gelu_is_tanh: false,
+    activates_up: false,
     biases: BiasRule::AttentionAndMlp,
     fused: Fused { qkv: false, gate_up: false },
     head_dim: None,
@@ -106,6 +109,15 @@ const LLAMA: Family = Family {
     attention_soft_cap: SoftCap::None,
     logits_soft_cap: SoftCap::None,
     tied: false,
+};
+
+const MISTRAL: Family = Family {
+    architecture: "MistralForCausalLM",
+    model_type: "mistral",
+    biases: BiasRule::None,
+    max_position_embeddings: 131_072,
+    windows: WindowRule::Every(Some(4096)),
+    ..LLAMA
 };
 
 const QWEN2: Family = Family {
@@ -146,16 +158,13 @@ const GEMMA2: Family = Family {
 };
 
 /// Every architecture of this kind that is supported.
-pub(super) const FAMILIES: [Family; 9] = [
+pub(super) const FAMILIES: [Family; 11] = [
     LLAMA,
-    Family {
-        architecture: "MistralForCausalLM",
-        model_type: "mistral",
-        biases: BiasRule::None,
-        max_position_embeddings: 131_072,
-        windows: WindowRule::Every(Some(4096)),
-        ..LLAMA
-    },
+    // ProSparse: Llama with a fatrelu.
+    Family { architecture: "SparseLlamaForCausalLM", model_type: "sparsellama", ..LLAMA },
+    MISTRAL,
+    // Bamboo and TurboSparse.
+    Family { architecture: "BambooForCausalLM", model_type: "bamboo", activates_up: true, ..MISTRAL },
     QWEN2,
     Family {
         architecture: "Qwen3ForCausalLM",

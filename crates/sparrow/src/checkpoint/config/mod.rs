@@ -98,6 +98,11 @@ fn rotary_spec(config: &Fields, family: &Family) -> Result<ModelSpec> {
     let (activation_field, default_activation) = family.activation;
     let activation = match activation(config, activation_field, default_activation)? {
         Activation::Gelu if family.gelu_is_tanh => Activation::GeluTanh,
+        Activation::Relu if family.activates_up => Activation::DoubleRelu,
+        _ if family.activates_up => {
+            let message = format!("must be relu, which {} applies to gate and up", family.architecture);
+            return Err(config.error(activation_field, &message));
+        }
         other => other,
     };
     let query_scale = match family.scaled_queries {
@@ -241,12 +246,20 @@ fn activation(config: &Fields, field: &str, default: &str) -> Result<Activation>
         "silu" | "swish" => Activation::Silu,
         "relu" => Activation::Relu,
         "relu2" => Activation::ReluSquared,
+        "fatrelu" => {
+            const FIELD: &str = "hidden_act_param";
+            let threshold = config.number(FIELD)?.unwrap_or(0.0) as f32;
+            if !(threshold >= 0.0 && threshold.is_finite()) {
+                return Err(config.error(FIELD, &format!("must be finite and 0 or above, found {threshold}")));
+            }
+            Activation::FatRelu(threshold)
+        }
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
         "quick_gelu" => Activation::GeluSigmoid,
         other => {
             let message = format!(
-                "is {other:?}; supported: silu, relu, relu2, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, quick_gelu"
+                "is {other:?}; supported: silu, relu, relu2, fatrelu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, quick_gelu"
             );
             return Err(config.error(field, &message));
         }

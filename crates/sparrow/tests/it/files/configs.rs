@@ -115,6 +115,21 @@ fn defaults() {
     assert!(!qwen.tied);
 }
 
+/// Models whose zeros were trained: the threshold, and the activation of both gate and up.
+#[test]
+fn sparse_by_training() {
+    let sparse = |changes| parse("SparseLlamaForCausalLM", changes);
+    let fat = sparse(json!({ "hidden_act": "fatrelu", "hidden_act_param": 0.01 })).unwrap();
+    assert_eq!(fat.activation, Activation::FatRelu(0.01));
+    assert_eq!(sparse(json!({ "hidden_act": "fatrelu" })).unwrap().activation, Activation::FatRelu(0.0));
+    let error = sparse(json!({ "hidden_act": "fatrelu", "hidden_act_param": -1.0 })).unwrap_err().to_string();
+    assert!(error.contains("hidden_act_param") && error.contains("-1"), "{error}");
+    let bamboo = parse("BambooForCausalLM", json!({ "hidden_act": "relu" })).unwrap();
+    assert_eq!((bamboo.activation, bamboo.windows[0]), (Activation::DoubleRelu, Some(4096)));
+    let error = parse("BambooForCausalLM", json!({ "hidden_act": "silu" })).unwrap_err().to_string();
+    assert!(error.contains("hidden_act") && error.contains("must be relu"), "{error}");
+}
+
 /// Both spellings of two rotary embeddings; the layers' windows say which has which.
 #[test]
 fn gemma_3() {

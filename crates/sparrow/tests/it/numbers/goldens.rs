@@ -58,7 +58,7 @@ fn cases() -> Vec<Case> {
     dirs.retain(|path| path.is_dir());
     dirs.sort();
     let cases: Vec<Case> = dirs.iter().map(|dir| read_case(dir)).collect();
-    assert_eq!(cases.len(), 30, "golden cases");
+    assert_eq!(cases.len(), 32, "golden cases");
     cases
 }
 

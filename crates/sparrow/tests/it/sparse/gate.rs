@@ -34,6 +34,24 @@ fn gate_is_lossless() {
     }
 }
 
+/// Neurons below a threshold, and those whose up is negative, are zero: leaving out what the gate closes changes nothing.
+#[test]
+fn gate_is_lossless_on_models_that_were_trained_sparse() {
+    for (name, most) in [("prosparse", 0.6), ("bamboo", 0.6)] {
+        let (model, selector) = prepare(load(&goldens_dir().join(name)), parse("gate"));
+        let mut dense = session(&exact(), &model, Selector::dense(), 1, Some(DType::F32));
+        let mut sparse = session(&exact(), &model, selector, 1, Some(DType::F32));
+        for id in 3..30 {
+            let p = dense.decode(&[(0, id)]).unwrap();
+            let q = sparse.decode(&[(0, id)]).unwrap();
+            let divergence = kl_divergence(p, q);
+            assert!(divergence < 1e-8, "{name}: {divergence:e}");
+        }
+        let active = sparse.stats().active_fraction();
+        assert!(0.2 < active && active < most, "{name}: {active} active");
+    }
+}
+
 /// Prompts compute every neuron, so only decoding token by token shows what gathering the active ones costs: rounding,
 /// of sums in another order. A bf16 cache turns some of it into flips of its last bit, so single tokens are held to the
 /// bound with an f32 cache, and the mean with either.
