@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""What every way to read less costs in quality: one resumable command, and the page it makes.
+"""What every way to read less costs in quality and brings in speed: resumable commands, and the page they make.
 
-    quality.py run --text wiki.valid.txt --text other.txt smollm2=DIR qwen15=DIR
+    quality.py run --text wiki.valid.txt --text other.txt smollm2=DIR,FILE.gguf qwen15=DIR,FILE.gguf
+    quality.py time smollm2=DIR,FILE.gguf qwen15=DIR,FILE.gguf
     quality.py report
 
-`run` prepares each model in each way (sparrow sparsify, prune), evaluates it against the model as stored (sparrow eval) on the
-beginning of every text, and adds a line to results.jsonl for each. What stands there is not measured again, so a run that ends
-early goes on when called again; the most telling settings come first, for all models. Calibration reads the second half of the
-first text, of which the beginning is evaluated. `report` writes README.md and the plots from results.jsonl. Only Python's
-standard library is needed.
+`run` prepares each model in each way (sparrow sparsify, quantize, prune), evaluates it against the model as stored (sparrow eval) on
+the beginning of every text and by questions, and adds a line to results.jsonl for each. What stands there is not measured again, so
+a run that ends early goes on when called again; the most telling settings come first, for all models. Calibration reads the second
+half of the first text, of which the beginning is evaluated. `time` decodes in the ways that are marked in settings.py, llama.cpp's
+own among them, in turns, and adds a line to speed.jsonl for each model: the last one counts. `report` writes README.md, results.md
+and the plots from both. Only Python's standard library is needed; for llama.cpp's files a GGUF file of the model, in any type, and a
+Python that has it (--llama, made by benchmarks/suites/peers/install.sh).
 """
 
 import argparse
@@ -18,10 +21,11 @@ import json
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
-import tempfile
 
+import questions
 from report import write_report
 from settings import SETTINGS
 
@@ -29,82 +33,75 @@ HERE = pathlib.Path(__file__).resolve().parent
 # What is kept of the program's report.
 FIGURES = [
     "tokens", "perplexity", "dense_perplexity", "kl_mean", "kl_p99", "top1_agreement", "active_fraction",
-    "weight_bytes_per_token", "kv_bytes", "bytes_per_token", "dense_bytes_per_token",
+    "weight_bytes_per_token", "kv_bytes", "bytes_per_token", "dense_bytes_per_token", "answers",
 ]
+# Tokens of a timed prompt, and tokens decoded after it.
+PROMPT, GENERATED = 64, 128
+
+
+class Model:
+    """`name=directory`, with `,file.gguf` for llama.cpp, and what is made of it."""
+
+    def __init__(self, args, words):
+        self.args = args
+        self.name, _, paths = words.partition("=")
+        self.directory, _, self.gguf = paths.partition(",")
+        self.folder = args.work / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def can(self, setting):
+        return not setting["file"] or (self.gguf and self.args.llama)
+
+    def place(self, steps):
+        """Where the model is, or is put, after these steps."""
+        if not steps:
+            return pathlib.Path(self.directory)
+        words = json.dumps([self.args.calibration_tokens, steps])
+        return self.folder / f"made-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+
+    def prepared(self, setting):
+        """What a setting runs: the model, what its steps made of it, or llama.cpp's file. Made where it is not there yet."""
+        if setting["file"]:
+            return self.file(setting["file"])
+        for number, step in enumerate(setting["prepare"], 1):
+            source, out = (self.place(setting["prepare"][:end]) for end in (number - 1, number))
+            if not out.exists():
+                target = [source] if step[0] == "sparsify" else ["-m", source]
+                calibration = ["--text", self.args.work / "calibration.txt", "--max-tokens", self.args.calibration_tokens]
+                sparrow(self.args, step[0], *target, "-o", out, *step[1:], *calibration, "--format", "json")
+        return self.place(setting["prepare"])
+
+    def file(self, name):
+        target = self.folder / f"{name}.gguf"
+        if not target.exists():
+            made = target.with_suffix(".part")
+            source = self.gguf if name == "BF16" else self.file("BF16")
+            command = [self.args.llama, HERE / "llama.py", "quantize", source, name, made]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            made.rename(target)
+        return target
+
+    def forget(self, setting):
+        """Removes what was made for a setting that is not timed: disks are small."""
+        kept = {self.place(other["prepare"][:end]) for other in SETTINGS if other["timed"] for end in range(len(other["prepare"]) + 1)}
+        for end in range(1, len(setting["prepare"]) + 1):
+            if self.place(setting["prepare"][:end]) not in kept:
+                shutil.rmtree(self.place(setting["prepare"][:end]), ignore_errors=True)
 
 
 def sha256(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
-def second_half(text, folder):
-    """A file with the second half of a text, from the beginning of a line on."""
+def second_half(text):
+    """The second half of a text, from the beginning of a line on."""
     content = pathlib.Path(text).read_text(encoding="utf-8")
-    half = content[content.index("\n", len(content) // 2) + 1 :]
-    path = pathlib.Path(folder) / f"second-half-of-{pathlib.Path(text).name}"
-    path.write_text(half, encoding="utf-8")
-    return path
+    return content[content.index("\n", len(content) // 2) + 1 :]
 
 
-def prepared(run, setting, model, calibration, folder):
-    """The directory that a setting evaluates: the model, or what its steps made of it."""
-    source = model
-    for number, step in enumerate(setting["prepare"]):
-        out = folder / f"step-{number}"
-        shutil.rmtree(out, ignore_errors=True)
-        target = ["-m", source] if step[0] == "prune" else [source]
-        run(step[0], *target, "-o", out, *step[1:], "--text", calibration)
-        source = out
-    return source
-
-
-def measure(args, results):
-    done = [line["key"] for line in results]
-    texts = {path: sha256(path) for path in args.text}
-    cpu = json.loads(sparrow(args, "doctor", "--format", "json"))["cpu"]
-    with tempfile.TemporaryDirectory(dir=args.scratch) as folder, open(args.results, "a", encoding="utf-8") as out:
-        folder = pathlib.Path(folder)
-        calibration = second_half(args.text[0], folder)
-
-        def run(*command):
-            sparrow(args, *command, "--max-tokens", args.calibration_tokens, "--format", "json")
-
-        models = [model.partition("=")[::2] for model in args.models]
-        # All models have a rank of settings before any has the next.
-        for rank in sorted({setting["rank"] for setting in SETTINGS}):
-            for name, directory in models:
-                ready = {}
-                for setting in [setting for setting in SETTINGS if setting["rank"] == rank]:
-                    for text, digest in texts.items():
-                        key = [name, setting["name"], digest, args.tokens, args.window, args.calibration_tokens]
-                        if key in done:
-                            continue
-                        steps = json.dumps(setting["prepare"])
-                        try:
-                            if steps not in ready:
-                                ready = {steps: prepared(run, setting, directory, calibration, folder)}
-                            figures = evaluate(args, setting, ready[steps], directory, text)
-                        except subprocess.CalledProcessError as error:
-                            print(f"{name}, {setting['name']}: failed: {error}", file=sys.stderr)
-                            break
-                        line = {
-                            "key": key, "model": name, "setting": setting["name"], "family": setting["family"],
-                            "commands": [*setting["prepare"], ["eval", *setting["eval"]]],
-                            "text": pathlib.Path(text).name, "text_sha256": digest, "window": args.window,
-                            "calibration": calibration.name, "date": str(datetime.date.today()), "cpu": cpu,
-                        } | {figure: figures[figure] for figure in FIGURES}
-                        out.write(json.dumps(line) + "\n")
-                        out.flush()
-                        change = 100 * (line["perplexity"] / line["dense_perplexity"] - 1)
-                        print(f"{name}, {setting['name']}, {line['text']}: {change:+.2f} %, KL {line['kl_mean']:.1e}", flush=True)
-
-
-def evaluate(args, setting, directory, model, text):
-    reference = ["--reference", model] if setting["prepare"] else []
-    sizes = ["--window", args.window, "--max-tokens", args.tokens]
-    # The cache that generation has by default.
-    cache = [] if "--kv-dtype" in setting["eval"] else ["--kv-dtype", "bf16"]
-    return json.loads(sparrow(args, "eval", "-m", directory, *reference, "--text", text, *sizes, *cache, *setting["eval"], "--format", "json"))
+def add(path, line):
+    with open(path, "a", encoding="utf-8") as out:
+        out.write(json.dumps(line) + "\n")
 
 
 def sparrow(args, *command):
@@ -112,26 +109,114 @@ def sparrow(args, *command):
     return subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
+def processor(args):
+    return json.loads(sparrow(args, "doctor", "--format", "json"))["cpu"]
+
+
+def chosen(args, models):
+    """Models with their settings, the most telling settings of all models first."""
+    for rank in sorted({setting["rank"] for setting in SETTINGS}):
+        for model in models:
+            for setting in SETTINGS:
+                if setting["rank"] == rank and model.can(setting) and (not args.only or setting["name"] in args.only):
+                    yield model, setting
+
+
+def measure(args, results):
+    done = [line["key"] for line in results]
+    texts = {path: sha256(path) for path in args.text}
+    cpu = processor(args)
+    (args.work / "calibration.txt").write_text(second_half(args.text[0]), encoding="utf-8")
+    questions.write(args.work / "questions.jsonl")
+    for model, setting in chosen(args, [Model(args, words) for words in args.models]):
+        key = [model.name, setting["name"], args.tokens, args.window, args.calibration_tokens]
+        missing = [text for text, digest in texts.items() if [*key, digest] not in done]
+        try:
+            for text in missing:
+                figures = evaluate(args, setting, model, text)
+                line = {
+                    "key": [*key, texts[text]], "model": model.name, "setting": setting["name"], "family": setting["family"],
+                    "commands": [*setting["prepare"], ["eval", *setting["eval"]]],
+                    "text": pathlib.Path(text).name, "date": str(datetime.date.today()), "cpu": cpu,
+                } | {figure: figures[figure] for figure in FIGURES}
+                add(args.results, line)
+                change = 100 * (line["perplexity"] / line["dense_perplexity"] - 1)
+                print(f"{model.name}, {setting['name']}, {line['text']}: {change:+.2f} %, KL {line['kl_mean']:.1e}", flush=True)
+        except subprocess.CalledProcessError as error:
+            print(f"{model.name}, {setting['name']}: failed: {error}", file=sys.stderr)
+        model.forget(setting)
+
+
+def evaluate(args, setting, model, text):
+    ready = model.prepared(setting)
+    reference = ["--reference", model.directory] if ready != pathlib.Path(model.directory) else []
+    sizes = ["--window", args.window, "--max-tokens", args.tokens]
+    # The cache that generation has by default.
+    cache = [] if "--kv-dtype" in setting["eval"] else ["--kv-dtype", "bf16"]
+    answers = ["--answers", args.work / "questions.jsonl"] if text == args.text[0] else []
+    options = [*reference, "--text", text, *sizes, *cache, *answers, *setting["eval"]]
+    return json.loads(sparrow(args, "eval", "-m", ready, *options, "--format", "json"))
+
+
+def decoded(args, model, setting, own):
+    """Tokens per second, of llama.cpp with its `own` file or of Sparrow."""
+    ready = model.prepared(setting)
+    if own:
+        command = [args.llama, HERE / "llama.py", "time", ready, str(os.cpu_count()), str(PROMPT), str(GENERATED)]
+        figures = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True).stdout
+        return json.loads(figures)["decode_tokens_per_s"]
+    sizes = ["--prompt-tokens", PROMPT, "--gen-tokens", GENERATED, "--runs", 1]
+    selector = [] if "--selector" in setting["eval"] else ["--selector", setting["prepare"][-1][2]]
+    (row,) = json.loads(sparrow(args, "bench", "-m", ready, *setting["eval"], *selector, *sizes, "--format", "json"))["rows"]
+    return row["decode_tokens_per_s"]
+
+
+def time(args):
+    for model in [Model(args, words) for words in args.models]:
+        timed = [setting for _, setting in chosen(args, [model]) if setting["timed"]]
+        rows = [(setting, own) for setting in timed for own in ([True, False] if setting["file"] else [False])]
+        speeds = {}
+        for turn in range(args.rounds):
+            for setting, own in rows:
+                name = setting["name"] if own or not setting["file"] else f"{setting['file']} file"
+                speeds.setdefault(name, []).append(decoded(args, model, setting, own))
+                print(f"{model.name}, round {turn + 1}, {name}: {speeds[name][-1]:.1f} tok/s", flush=True)
+        medians = {name: round(statistics.median(values), 2) for name, values in speeds.items()}
+        add(args.speeds, {
+            "model": model.name, "date": str(datetime.date.today()), "cpu": processor(args), "rounds": args.rounds,
+            "prompt_tokens": PROMPT, "generated_tokens": GENERATED, "decode_tokens_per_s": medians,
+        })
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["run", "report"])
-    parser.add_argument("models", nargs="*", metavar="NAME=DIR", help="bf16 model directories, smallest first")
+    parser.add_argument("action", choices=["run", "time", "report"])
+    parser.add_argument("models", nargs="*", metavar="NAME=DIR[,FILE.gguf]", help="bf16 model directories, smallest first")
     parser.add_argument("--text", action="append", default=[], help="UTF-8 text to evaluate on; the first one's second half calibrates")
+    parser.add_argument("--only", action="append", default=[], metavar="SETTING", help="measure only this setting (repeatable)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of each text [default: %(default)s]")
     parser.add_argument("--window", type=int, default=512, help="tokens of a window [default: %(default)s]")
     parser.add_argument("--calibration-tokens", type=int, default=16384, help="tokens that calibrate [default: %(default)s]")
+    parser.add_argument("--rounds", type=int, default=3, help="times that every row is timed [default: %(default)s]")
     parser.add_argument("--sparrow", default=os.environ.get("SPARROW", "sparrow"), help="the program [default: $SPARROW, or sparrow]")
+    parser.add_argument("--llama", help="Python that has llama.cpp [default: its quantisations are left out]")
     parser.add_argument("--results", type=pathlib.Path, default=HERE / "results.jsonl")
-    parser.add_argument("--scratch", help="folder for prepared models, one at a time")
+    parser.add_argument("--speeds", type=pathlib.Path, default=HERE / "speed.jsonl")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("target/quality"), help="folder for what is made of models [default: %(default)s]")
     args = parser.parse_intermixed_args()
-    lines = args.results.read_text(encoding="utf-8").splitlines() if args.results.exists() else []
-    results = [json.loads(line) for line in lines]
+    args.work.mkdir(parents=True, exist_ok=True)
     if args.action == "report":
-        write_report(results, HERE)
-    elif not args.models or not args.text:
-        parser.error("run needs --text FILE and NAME=DIR")
+        write_report(lines(args.results), lines(args.speeds), HERE)
+    elif not args.models or (args.action == "run" and not args.text):
+        parser.error("run needs --text FILE and NAME=DIR, time needs NAME=DIR")
+    elif args.action == "time":
+        time(args)
     else:
-        measure(args, results)
+        measure(args, lines(args.results))
 
 
 if __name__ == "__main__":
