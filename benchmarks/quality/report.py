@@ -144,7 +144,9 @@ class Panel:
             )
             if row["setting"] in above:
                 beside = y + (-5 if above[row["setting"]] else 12)
-                self.parts.append(f'<text x="{x + 5:.1f}" y="{beside:.1f}" font-size="9" fill="{colour}">{name}</text>')
+                # Colour says whose it is.
+                short = name.removeprefix("llama.cpp ")
+                self.parts.append(f'<text x="{x + 5:.1f}" y="{beside:.1f}" font-size="9" fill="{colour}">{short}</text>')
 
 
 def svg(panels):
@@ -182,11 +184,11 @@ def speed_plot(models):
     panels = []
     for number, (model, rows) in enumerate(models.items()):
         rows = [row for row in rows if row["setting"] != "dense"]
-        end = 1.15 * max(row["decode"] for row in rows)
-        step = 10 ** math.floor(math.log10(end / 2))
-        marks = [(place, place) for place in range(0, int(end) + 1, max(int(step * (2 if end / step > 8 else 1)), 1))]
+        end = 1.25 * max(row["decode"] for row in rows)
+        step = next(size * 10**power for power in range(6) for size in (1, 2, 5) if end <= 8 * size * 10**power)
+        marks = [(place, place) for place in range(0, int(end) + 1, step)]
         panel = Panel(
-            number % 2 * WIDTH, 24 + number // 2 * HEIGHT, model, "mean KL divergence, nats", 1e-4, 10,
+            number % 2 * WIDTH, 24 + number // 2 * HEIGHT, model, "mean KL divergence, nats", 1e-4, 1,
             lambda row: row["decode"], end, marks, "decoded tokens per second",
         )
         best = front(rows, lambda row: -row["decode"])
