@@ -1,7 +1,7 @@
 //! `axpy_rows` with AVX2.
 
 use super::{AxpyRows, TILE};
-use crate::dtype::layout::int8_scale;
+use crate::dtype::layout::{int8_scale, int8_scale_at};
 use crate::dtype::{BF16, F16, F32, I8, code_size};
 use crate::simd::avx2::*;
 use crate::simd::prefetch;
@@ -27,6 +27,10 @@ unsafe fn group<const D: u8, const R: usize, const T: usize>(a: &AxpyRows, j: us
                 let scale = if D == I8 { int8_scale(rows[r], a.rows.cols) } else { 1.0 };
                 coefficients[t][r] = a.coefficient(t0 + t, j + r) * scale;
             }
+        }
+        if D == I8 && t0 == 0 {
+            // Scales are wanted before the rest of their rows, and often have a line of their own.
+            next.iter().for_each(|next| prefetch(next.wrapping_add(int8_scale_at(a.rows.cols)), false));
         }
         let out = a.out.add(t0 * a.out_stride);
         let mut c = 0;
