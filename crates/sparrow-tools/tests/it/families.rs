@@ -87,5 +87,5 @@ fn every_architecture_can_be_sparsified() {
             }
         }
     }
-    assert_eq!(architectures.len(), 9, "{architectures:?}");
+    assert_eq!(architectures.len(), 11, "{architectures:?}");
 }
