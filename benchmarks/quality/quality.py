@@ -81,12 +81,12 @@ class Model:
             made.rename(target)
         return target
 
-    def forget(self, setting):
-        """Removes what was made for a setting that is not timed: disks are small."""
-        kept = {self.place(other["prepare"][:end]) for other in SETTINGS if other["timed"] for end in range(len(other["prepare"]) + 1)}
-        for end in range(1, len(setting["prepare"]) + 1):
-            if self.place(setting["prepare"][:end]) not in kept:
-                shutil.rmtree(self.place(setting["prepare"][:end]), ignore_errors=True)
+    def keep(self, setting):
+        """Removes what was made for others than this setting and those that are timed: disks are small."""
+        needed = [setting] + [other for other in SETTINGS if other["timed"]]
+        kept = {self.place(other["prepare"][:end]) for other in needed for end in range(len(other["prepare"]) + 1)}
+        for made in set(self.folder.glob("made-*")) - kept:
+            shutil.rmtree(made)
 
 
 def sha256(path):
@@ -131,6 +131,9 @@ def measure(args, results):
     for model, setting in chosen(args, [Model(args, words) for words in args.models]):
         key = [model.name, setting["name"], args.tokens, args.window, args.calibration_tokens]
         missing = [text for text, digest in texts.items() if [*key, digest] not in done]
+        if not missing:
+            continue
+        model.keep(setting)
         try:
             for text in missing:
                 figures = evaluate(args, setting, model, text)
@@ -144,7 +147,6 @@ def measure(args, results):
                 print(f"{model.name}, {setting['name']}, {line['text']}: {change:+.2f} %, KL {line['kl_mean']:.1e}", flush=True)
         except subprocess.CalledProcessError as error:
             print(f"{model.name}, {setting['name']}: failed: {error}", file=sys.stderr)
-        model.forget(setting)
 
 
 def evaluate(args, setting, model, text):

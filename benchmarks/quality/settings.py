@@ -9,8 +9,6 @@ SELECTORS = {"input": 1, "gate": 1, "lowrank": 3, "sign": 3, "skip": 3}
 COMBINED = {"input": ["int8", "Q8_0", "int4"], "gate": ["int8"]}
 # What is measured of every selector before the rest of its fractions.
 TELLING = [0.75, 0.5]
-
-
 # What is also timed, beside llama.cpp: what might be on the front of speed.
 TIMED = ["dense", "int8", "Q8_0", "int4", "gptq int4", "gptq int4, int8 head"] + [f"llama.cpp {file}" for file in FILES]
 TIMED += [f"{dtype}, input {percent}" for dtype in ("int8", "Q8_0") for percent in ("90 %", "75 %")] + ["int4, input 90 %"]

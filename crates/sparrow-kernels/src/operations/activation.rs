@@ -15,7 +15,7 @@ impl Compute {
         self.workers.split_mut(x, COST, &|x| unsafe { (self.kernels.activate)(a, x) });
     }
 
-    /// outᵢ = a(gateᵢ) · upᵢ, the gate of a gated MLP (GLU variants, arXiv 2002.05202). Any shape, the same for all.
+    /// outᵢ = a(gateᵢ) · upᵢ, of [`Activation::DoubleRelu`] a(gateᵢ) · a(upᵢ): the gate of a gated MLP (GLU variants, arXiv 2002.05202). Any shape, the same for all.
     ///
     /// # Panics
     /// If the lengths differ.
