@@ -4,6 +4,8 @@
 //! take the scales of 256 at a time. Int8 with one scale per row is not among them: sums over its whole rows are exact.
 
 use super::types::DType;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 
 /// Elements whose scales are read together: a whole number of groups and of blocks of every type.
 pub(crate) const SPAN: usize = 256;
@@ -25,6 +27,11 @@ pub(crate) trait Coded {
     const GROUP: usize;
     /// Whether there are offsets; otherwise they are 0 and nobody looks.
     const OFFSETS: bool;
+    /// As `OFFSETS`, for [`words`](Self::words).
+    const WORD_OFFSETS: bool;
+    /// Whether [`words`](Self::words) come as those of even elements and those of odd ones; otherwise as the first 16 and the
+    /// last 16.
+    const APART: bool;
 
     /// The codes, signed bytes, of chunk number `chunk` of span number `span`. Beyond the last one of the row they are
     /// anything. Where `chunk` is a constant, so are shifts and offsets.
@@ -32,7 +39,7 @@ pub(crate) trait Coded {
     /// # Safety
     /// The row must be readable and have the chunk's first element; AVX2.
     #[cfg(target_arch = "x86_64")]
-    unsafe fn codes(row: *const u8, cols: usize, span: usize, chunk: usize) -> std::arch::x86_64::__m256i;
+    unsafe fn codes(row: *const u8, cols: usize, span: usize, chunk: usize) -> __m256i;
 
     /// The scales of span number `span`.
     ///
@@ -40,25 +47,49 @@ pub(crate) trait Coded {
     /// The row must be readable and have the span's first element; AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn scales(row: *const u8, cols: usize, span: usize, to: &mut Scales);
+
+    /// As [`codes`](Self::codes), 16 bits each, in the order that [`APART`](Self::APART) says. All codes of a group may be
+    /// larger by one number, whatever takes the least work; [`word_scales`](Self::word_scales) takes it off again.
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes).
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn words(row: *const u8, cols: usize, span: usize, chunk: usize) -> [__m256i; 2];
+
+    /// As [`scales`](Self::scales), for [`words`](Self::words).
+    ///
+    /// # Safety
+    /// See [`scales`](Self::scales).
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn word_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales);
 }
 
-/// Does something for each of `$count` chunks of a span; of a whole span one after the other, with constant numbers and
-/// places 0 and 1 taking turns, for sums that are kept apart.
+/// Signed bytes as words: the even ones and the odd ones.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn signed_words(bytes: __m256i) -> [__m256i; 2] {
+    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)]
+}
+
+/// As [`signed_words`], of unsigned bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn unsigned_words(bytes: __m256i) -> [__m256i; 2] {
+    [_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(bytes)]
+}
+
+/// Does something for each of `$count` chunks of a span, one after the other, with constant numbers.
 #[cfg(target_arch = "x86_64")]
 macro_rules! each_chunk {
-    ($count:expr, $chunk:ident, $place:ident => $body:block) => {
-        if $count == 8 {
-            crate::dtype::coded::each_chunk!(@ $chunk $place $body, 0 0, 1 1, 2 0, 3 1, 4 0, 5 1, 6 0, 7 1)
-        } else {
-            for $chunk in 0..$count {
-                let $place: usize = 0;
-                $body
-            }
-        }
-    };
-    (@ $chunk:ident $place:ident $body:block, $($number:literal $turn:literal),*) => {{
-        $({
-            let ($chunk, $place): (usize, usize) = ($number, $turn);
+    ($count:expr, $chunk:ident => $body:block) => {{
+        let count = $count;
+        crate::dtype::coded::each_chunk!(@ count $chunk $body, 0, 1, 2, 3, 4, 5, 6, 7)
+    }};
+    (@ $count:ident $chunk:ident $body:block, $($number:literal),*) => {{
+        $(if $number < $count {
+            let $chunk: usize = $number;
             $body
         })*
     }};

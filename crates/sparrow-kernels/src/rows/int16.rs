@@ -6,8 +6,8 @@ use crate::parallel::AlignedBuffer;
 /// The largest magnitude of a code: 127 · 256, so that it is two signed bytes of which the high one is at most 127.
 pub(crate) const LARGEST: f32 = 32512.0;
 
-/// Where the parts of a row of `k` codes are: codes (`i16`), padded with zeros to whole spans; their sums (`f32`, exact)
-/// by 32 and by 16; the scale (`f32`).
+/// Where the parts of a row of `k` codes are: codes (`i16`), padded with zeros to whole spans; of every 32 of them the even
+/// ones, then the odd ones; their sums (`f32`, exact) by 32 and by 16; the scale (`f32`).
 #[derive(Clone, Copy)]
 pub(crate) struct Int16Layout {
     padded: usize,
@@ -18,8 +18,12 @@ impl Int16Layout {
         Self { padded: k.next_multiple_of(SPAN) }
     }
 
-    const fn sums_at(self) -> usize {
+    const fn apart_at(self) -> usize {
         self.padded * size_of::<i16>()
+    }
+
+    const fn sums_at(self) -> usize {
+        2 * self.apart_at()
     }
 
     const fn sums16_at(self) -> usize {
@@ -79,6 +83,12 @@ impl Int16Rows {
         self.row(t).cast()
     }
 
+    /// Of every 32 codes of row `t` those of even numbers, then those of odd ones; at the start of a line of the cache.
+    #[inline(always)]
+    pub(crate) fn codes_apart(&self, t: usize) -> *const i16 {
+        self.row(t).wrapping_add(self.layout.apart_at()).cast()
+    }
+
     /// The sums of every 32 codes of row `t`.
     #[inline(always)]
     pub(crate) fn sums(&self, t: usize) -> *const f32 {
@@ -132,11 +142,12 @@ pub(crate) fn quantize_row(x: &[f32], row: &mut [u8]) {
         (false, _) => f32::NAN,
         (true, false) => 0.0,
         (true, true) => {
-            // SAFETY: the row is aligned and long enough for the three arrays, which do not overlap.
-            let (codes, sums, sums16) = unsafe {
+            // SAFETY: the row is aligned and long enough for the four arrays, which do not overlap.
+            let (codes, apart, sums, sums16) = unsafe {
                 let base = row.as_mut_ptr();
                 (
                     std::slice::from_raw_parts_mut(base.cast::<i16>(), layout.padded),
+                    std::slice::from_raw_parts_mut(base.add(layout.apart_at()).cast::<i16>(), layout.padded),
                     std::slice::from_raw_parts_mut(base.add(layout.sums_at()).cast::<f32>(), layout.padded / 32),
                     std::slice::from_raw_parts_mut(base.add(layout.sums16_at()).cast::<f32>(), layout.padded / 16),
                 )
@@ -145,6 +156,17 @@ pub(crate) fn quantize_row(x: &[f32], row: &mut [u8]) {
             const ROUND: f32 = 12_582_912.0;
             for (to, &v) in codes.iter_mut().zip(x) {
                 *to = ((v * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i16;
+            }
+            for (to, pairs) in apart.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<32>().0) {
+                // As numbers of 32 bits, the even one in the low half, which are narrowed as vectors.
+                // SAFETY: 32 numbers of 16 bits are 16 of 32 bits, and a number may be read at any address.
+                let pairs = unsafe { pairs.as_ptr().cast::<[i32; 16]>().read_unaligned() };
+                for i in 0..16 {
+                    to[i] = pairs[i] as i16;
+                }
+                for i in 0..16 {
+                    to[16 + i] = (pairs[i] >> 16) as i16;
+                }
             }
             let (codes, _) = codes.as_chunks::<16>();
             for (to, codes) in sums16.iter_mut().zip(codes) {
@@ -175,6 +197,7 @@ mod tests {
         // SAFETY: the row exists.
         unsafe {
             assert_eq!([0, 1, 2, 3, 255].map(|i| *row.codes(0).add(i)), [32512, -16256, 8128, 0, 0]);
+            assert_eq!([0, 1, 16, 17, 255].map(|i| *row.codes_apart(0).add(i)), [32512, 8128, -16256, 0, 0]);
             assert_eq!((*row.sums(0), *row.sums16(0), *row.sums(0).add(7)), (24384.0, 24384.0, 0.0));
             assert_eq!(row.scale(0), 1.0 / 32512.0);
         }

@@ -2,7 +2,7 @@
 
 use crate::dtype::coded::Coded;
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::{SPAN, Scales};
+use crate::dtype::coded::{SPAN, Scales, signed_words};
 use crate::dtype::types::DType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -34,6 +34,10 @@ pub(crate) trait Block {
     /// See [`Coded`].
     const GROUP: usize;
     const OFFSETS: bool;
+    /// By how much [`words`](Self::words) are larger than codes.
+    const EXCESS: u8 = 0;
+    /// See [`Coded`].
+    const APART: bool = true;
 
     /// The codes of 32 elements, `chunk * 32` and on, of a block.
     ///
@@ -48,12 +52,26 @@ pub(crate) trait Block {
     /// The blocks must be readable; AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn scales(blocks: *const u8, count: usize, to: &mut Scales);
+
+    /// The codes of 32 elements as words, see [`Coded::words`]; each is more by `EXCESS`.
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes).
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
+        // SAFETY: the contract is the caller's.
+        unsafe { signed_words(Self::codes(block, chunk)) }
+    }
 }
 
 impl<B: Block> Coded for B {
     const DTYPE: DType = B::DTYPE;
     const GROUP: usize = B::GROUP;
     const OFFSETS: bool = B::OFFSETS;
+    const WORD_OFFSETS: bool = B::OFFSETS || B::EXCESS > 0;
+    const APART: bool = B::APART;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -73,6 +91,34 @@ impl<B: Block> Coded for B {
         let count = (cols - span * SPAN).min(SPAN).div_ceil(elements);
         // SAFETY: the row is whole blocks, `count` of them in the span.
         unsafe { B::scales(row.add(span * (SPAN / elements) * bytes), count, to) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(row: *const u8, _: usize, span: usize, chunk: usize) -> [__m256i; 2] {
+        let BlockFormat { elements, bytes, .. } = B::FORMAT;
+        let block = span * (SPAN / elements) + chunk * 32 / elements;
+        // SAFETY: the row is whole blocks.
+        unsafe { B::words(row.add(block * bytes), chunk % (elements / 32)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn word_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales) {
+        // SAFETY: the contract is the caller's; there are 8 or 16 groups.
+        unsafe {
+            <B as Coded>::scales(row, cols, span, to);
+            if B::EXCESS > 0 {
+                let less = _mm256_set1_ps(-f32::from(B::EXCESS));
+                for at in (0..SPAN / B::GROUP).step_by(8) {
+                    let (factors, offsets) = (to.factors.as_ptr().add(at), to.offsets.as_mut_ptr().add(at));
+                    let offset = if B::OFFSETS { _mm256_load_ps(offsets) } else { _mm256_setzero_ps() };
+                    _mm256_store_ps(offsets, _mm256_fmadd_ps(_mm256_load_ps(factors), less, offset));
+                }
+            }
+        }
     }
 }
 
@@ -95,6 +141,22 @@ pub(crate) fn nibbles_of(bytes: __m128i) -> __m256i {
     _mm256_and_si256(both, _mm256_set1_epi8(0xf))
 }
 
+/// As [`nibbles`], of 16 bytes, as the words of even and of odd numbers.
+///
+/// # Safety
+/// They must be readable; AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn nibble_words(bytes: *const u8) -> [__m256i; 2] {
+    // SAFETY: the caller guarantees the bytes.
+    let both = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.cast()) });
+    // The upper half holds the high halves of the bytes, and above each word's lowest 12 bits what is masked away.
+    let both = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+    let mask = _mm256_set1_epi16(0xf);
+    [_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16::<8>(both), mask)]
+}
+
 /// The binary16 numbers `at` bytes into each of `count <= 8` blocks of `bytes`, zeros after them.
 ///
 /// # Safety
@@ -104,14 +166,98 @@ pub(crate) fn nibbles_of(bytes: __m128i) -> __m256i {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn halves_at(blocks: *const u8, bytes: usize, at: usize, count: usize) -> __m256 {
     // SAFETY: the caller guarantees the blocks.
-    let half = |i: usize| u64::from(unsafe { blocks.add(i * bytes + at).cast::<u16>().read_unaligned() });
-    // Put together in registers: a vector loaded from numbers just stored one by one would wait for them.
-    let four = |first: usize| half(first) | half(first + 1) << 16 | half(first + 2) << 32 | half(first + 3) << 48;
-    let [low, high] = match count {
-        8 => [four(0), four(4)],
-        _ => [0, 4].map(|first| (first..count.min(first + 4)).fold(0, |all, i| all | half(i) << (16 * (i - first)))),
+    unsafe {
+        let first = blocks.add(at);
+        _mm256_cvtph_ps(match count {
+            8 => _mm_set_epi64x(four_halves(first, bytes, [4, 5, 6, 7]), four_halves(first, bytes, [0, 1, 2, 3])),
+            _ => {
+                let last = count - 1;
+                let low = four_halves(first, bytes, [0, 1.min(last), 2.min(last), 3.min(last)]);
+                let high = four_halves(first, bytes, [4.min(last), 5.min(last), 6.min(last), 7.min(last)]);
+                kept(_mm_set_epi64x(high, low), 2 * count)
+            }
+        })
+    }
+}
+
+/// The first two binary16 numbers of each of `count <= 8` blocks of `bytes`, zeros after them.
+///
+/// # Safety
+/// The blocks must be readable; AVX2 and F16C.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn half_pairs(blocks: *const u8, bytes: usize, count: usize) -> [__m256; 2] {
+    // SAFETY: the caller guarantees the blocks.
+    let (low, high) = unsafe {
+        match count {
+            8 => (
+                _mm_set_epi64x(two_pairs(blocks, bytes, [2, 3]), two_pairs(blocks, bytes, [0, 1])),
+                _mm_set_epi64x(two_pairs(blocks, bytes, [6, 7]), two_pairs(blocks, bytes, [4, 5])),
+            ),
+            _ => {
+                let last = count - 1;
+                let a = two_pairs(blocks, bytes, [0, 1.min(last)]);
+                let b = two_pairs(blocks, bytes, [2.min(last), 3.min(last)]);
+                let c = two_pairs(blocks, bytes, [4.min(last), 5.min(last)]);
+                let d = two_pairs(blocks, bytes, [6.min(last), 7.min(last)]);
+                (
+                    kept(_mm_set_epi64x(b, a), 4 * count),
+                    kept(_mm_set_epi64x(d, c), (4 * count).saturating_sub(16)),
+                )
+            }
+        }
     };
-    _mm256_cvtph_ps(_mm_set_epi64x(high as i64, low as i64))
+    let (low, high) = (_mm256_cvtph_ps(low), _mm256_cvtph_ps(high));
+    // The first numbers of pairs 0, 1, 4, 5 and 2, 3, 6, 7, and the second ones.
+    let first = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(low, high));
+    let second = _mm256_castps_pd(_mm256_shuffle_ps::<0b11_01_11_01>(low, high));
+    [
+        _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(first)),
+        _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(second)),
+    ]
+}
+
+/// The two bytes at the start of four blocks of `bytes`. They are put together in registers: a vector loaded from numbers
+/// just stored one by one would wait for them.
+///
+/// # Safety
+/// The blocks must be readable.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn four_halves(first: *const u8, bytes: usize, [a, b, c, d]: [usize; 4]) -> i64 {
+    // SAFETY: the caller guarantees the blocks.
+    unsafe {
+        let a = u64::from(first.add(a * bytes).cast::<u16>().read_unaligned());
+        let b = u64::from(first.add(b * bytes).cast::<u16>().read_unaligned());
+        let c = u64::from(first.add(c * bytes).cast::<u16>().read_unaligned());
+        let d = u64::from(first.add(d * bytes).cast::<u16>().read_unaligned());
+        (a | b << 16 | c << 32 | d << 48) as i64
+    }
+}
+
+/// As [`four_halves`], the four bytes of two blocks.
+///
+/// # Safety
+/// The blocks must be readable.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn two_pairs(first: *const u8, bytes: usize, [a, b]: [usize; 2]) -> i64 {
+    // SAFETY: the caller guarantees the blocks.
+    unsafe {
+        let a = u64::from(first.add(a * bytes).cast::<u32>().read_unaligned());
+        let b = u64::from(first.add(b * bytes).cast::<u32>().read_unaligned());
+        (a | b << 32) as i64
+    }
+}
+
+/// The first `bytes` bytes of `v`, zeros after them.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn kept(v: __m128i, bytes: usize) -> __m128i {
+    let places = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm_and_si128(v, _mm_cmpgt_epi8(_mm_set1_epi8(bytes.min(16) as i8), places))
 }
 
 /// The binary16 number at `p`.

@@ -4,7 +4,7 @@ use super::format::{Block, BlockFormat, half_at};
 #[cfg(target_arch = "x86_64")]
 use super::format::{half_of, shifted, signed, unsigned};
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::Scales;
+use crate::dtype::coded::{Scales, unsigned_words};
 use crate::dtype::types::DType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -63,6 +63,14 @@ impl Block for Q2_K {
             }
         }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
+        // SAFETY: the contract is the caller's; the codes are not negative.
+        unsafe { unsigned_words(Self::codes(block, chunk)) }
+    }
 }
 
 /// 16 groups: three bits a code, the highest apart and inverted; signed scales of six bits.
@@ -92,19 +100,14 @@ impl Block for Q3_K {
     };
     const GROUP: usize = 16;
     const OFFSETS: bool = false;
+    const EXCESS: u8 = 4;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn codes(block: *const u8, chunk: usize) -> __m256i {
-        // SAFETY: the block has 32 bytes of highest bits and 64 of codes.
-        unsafe {
-            let low = shifted(_mm256_loadu_si256(block.add(32 + chunk / 4 * 32).cast()), chunk % 4 * 2, 3);
-            let high = shifted(_mm256_loadu_si256(block.cast()), chunk, 1);
-            // 4 less where the highest bit is missing.
-            let high = _mm256_slli_epi16::<2>(_mm256_xor_si256(high, _mm256_set1_epi8(1)));
-            _mm256_sub_epi8(low, high)
-        }
+        // SAFETY: the contract is the caller's.
+        unsafe { _mm256_sub_epi8(three_bits_of(block, chunk), _mm256_set1_epi8(4)) }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -125,6 +128,14 @@ impl Block for Q3_K {
                 _mm256_store_ps(to.factors.as_mut_ptr().add(8 * half), _mm256_mul_ps(scale, codes));
             }
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
+        // SAFETY: the contract is the caller's.
+        unsafe { unsigned_words(three_bits_of(block, chunk)) }
     }
 }
 
@@ -166,6 +177,14 @@ impl Block for Q4_K {
     unsafe fn scales(block: *const u8, _: usize, to: &mut Scales) {
         // SAFETY: the caller guarantees the block.
         unsafe { six_bit_pairs(block, to) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
+        // SAFETY: the contract is the caller's; the codes are not negative.
+        unsafe { unsigned_words(Self::codes(block, chunk)) }
     }
 }
 
@@ -211,6 +230,14 @@ impl Block for Q5_K {
         // SAFETY: the caller guarantees the block.
         unsafe { six_bit_pairs(block, to) };
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
+        // SAFETY: the contract is the caller's; the codes are not negative.
+        unsafe { unsigned_words(Self::codes(block, chunk)) }
+    }
 }
 
 /// 16 groups: six bits a code, the value less 32; signed scales of eight bits.
@@ -242,19 +269,14 @@ impl Block for Q6_K {
     };
     const GROUP: usize = 16;
     const OFFSETS: bool = false;
+    const EXCESS: u8 = 32;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn codes(block: *const u8, chunk: usize) -> __m256i {
-        let (half, part) = (chunk / 4, chunk % 4);
-        // SAFETY: the block has 128 bytes of low bits and 64 of high ones.
-        unsafe {
-            let low = _mm256_loadu_si256(block.add(half * 64 + part % 2 * 32).cast());
-            let high = _mm256_loadu_si256(block.add(128 + half * 32).cast());
-            let (low, high) = (shifted(low, part / 2 * 4, 0xf), shifted(high, part * 2, 3));
-            _mm256_sub_epi8(_mm256_or_si256(low, _mm256_slli_epi16::<4>(high)), _mm256_set1_epi8(32))
-        }
+        // SAFETY: the contract is the caller's.
+        unsafe { _mm256_sub_epi8(six_bits_of(block, chunk), _mm256_set1_epi8(32)) }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -269,6 +291,48 @@ impl Block for Q6_K {
                 _mm256_store_ps(to.factors.as_mut_ptr().add(8 * half), _mm256_mul_ps(scale, factors));
             }
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
+        // SAFETY: the contract is the caller's.
+        unsafe { unsigned_words(six_bits_of(block, chunk)) }
+    }
+}
+
+/// The codes of a chunk of a [`Q6_K`] block, which are not negative yet.
+///
+/// # Safety
+/// The block must be readable; AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn six_bits_of(block: *const u8, chunk: usize) -> __m256i {
+    let (half, part) = (chunk / 4, chunk % 4);
+    // SAFETY: the block has 128 bytes of low bits and 64 of high ones.
+    unsafe {
+        let low = _mm256_loadu_si256(block.add(half * 64 + part % 2 * 32).cast());
+        let high = _mm256_loadu_si256(block.add(128 + half * 32).cast());
+        let (low, high) = (shifted(low, part / 2 * 4, 0xf), shifted(high, part * 2, 3));
+        _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
+    }
+}
+
+/// The codes of a chunk of a [`Q3_K`] block, four too many: the highest bit is there where it is not missing.
+///
+/// # Safety
+/// The block must be readable; AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn three_bits_of(block: *const u8, chunk: usize) -> __m256i {
+    // SAFETY: the block has 32 bytes of highest bits and 64 of codes.
+    unsafe {
+        let low = shifted(_mm256_loadu_si256(block.add(32 + chunk / 4 * 32).cast()), chunk % 4 * 2, 3);
+        let high = shifted(_mm256_loadu_si256(block.cast()), chunk, 1);
+        _mm256_or_si256(low, _mm256_slli_epi16::<2>(high))
     }
 }
 

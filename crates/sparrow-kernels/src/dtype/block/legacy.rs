@@ -2,9 +2,9 @@
 
 use super::format::{Block, BlockFormat, half_at, nibbles};
 #[cfg(target_arch = "x86_64")]
-use super::format::{halves_at, nibbles_of, spread};
+use super::format::{half_pairs, halves_at, nibble_words, nibbles_of, spread};
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::Scales;
+use crate::dtype::coded::{Scales, unsigned_words};
 use crate::dtype::types::DType;
 use half::f16;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +31,7 @@ impl Block for Q4_0 {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
+    const EXCESS: u8 = 8;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -47,6 +48,14 @@ impl Block for Q4_0 {
     unsafe fn scales(blocks: *const u8, count: usize, to: &mut Scales) {
         // SAFETY: the caller guarantees the blocks.
         unsafe { _mm256_store_ps(to.factors.as_mut_ptr(), halves_at(blocks, 18, 0, count)) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the block has 16 bytes of codes.
+        unsafe { nibble_words(block.add(2)) }
     }
 }
 
@@ -84,9 +93,18 @@ impl Block for Q4_1 {
     unsafe fn scales(blocks: *const u8, count: usize, to: &mut Scales) {
         // SAFETY: the caller guarantees the blocks.
         unsafe {
-            _mm256_store_ps(to.factors.as_mut_ptr(), halves_at(blocks, 20, 0, count));
-            _mm256_store_ps(to.offsets.as_mut_ptr(), halves_at(blocks, 20, 2, count));
+            let [factors, offsets] = half_pairs(blocks, 20, count);
+            _mm256_store_ps(to.factors.as_mut_ptr(), factors);
+            _mm256_store_ps(to.offsets.as_mut_ptr(), offsets);
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the block has 16 bytes of codes.
+        unsafe { nibble_words(block.add(4)) }
     }
 }
 
@@ -109,6 +127,7 @@ impl Block for Q5_0 {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
+    const EXCESS: u8 = 16;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -125,6 +144,14 @@ impl Block for Q5_0 {
     unsafe fn scales(blocks: *const u8, count: usize, to: &mut Scales) {
         // SAFETY: the caller guarantees the blocks.
         unsafe { _mm256_store_ps(to.factors.as_mut_ptr(), halves_at(blocks, 22, 0, count)) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the block has 20 bytes of codes.
+        unsafe { unsigned_words(five_bits_of(block.add(2))) }
     }
 }
 
@@ -162,9 +189,18 @@ impl Block for Q5_1 {
     unsafe fn scales(blocks: *const u8, count: usize, to: &mut Scales) {
         // SAFETY: the caller guarantees the blocks.
         unsafe {
-            _mm256_store_ps(to.factors.as_mut_ptr(), halves_at(blocks, 24, 0, count));
-            _mm256_store_ps(to.offsets.as_mut_ptr(), halves_at(blocks, 24, 2, count));
+            let [factors, offsets] = half_pairs(blocks, 24, count);
+            _mm256_store_ps(to.factors.as_mut_ptr(), factors);
+            _mm256_store_ps(to.offsets.as_mut_ptr(), offsets);
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the block has 20 bytes of codes.
+        unsafe { unsigned_words(five_bits_of(block.add(4))) }
     }
 }
 
@@ -187,6 +223,7 @@ impl Block for Q8_0 {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
+    const APART: bool = false;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -202,6 +239,17 @@ impl Block for Q8_0 {
     unsafe fn scales(blocks: *const u8, count: usize, to: &mut Scales) {
         // SAFETY: the caller guarantees the blocks.
         unsafe { _mm256_store_ps(to.factors.as_mut_ptr(), halves_at(blocks, 34, 0, count)) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words(block: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the block has 32 bytes of codes.
+        unsafe {
+            let (first, last) = (_mm_loadu_si128(block.add(2).cast()), _mm_loadu_si128(block.add(18).cast()));
+            [_mm256_cvtepi8_epi16(first), _mm256_cvtepi8_epi16(last)]
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::types::DType;
 pub(crate) use format::Block;
 pub use format::BlockFormat;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use format::nibbles_of;
+pub(crate) use format::{nibble_words, nibbles_of};
 pub(crate) use four_bit_table::*;
 pub(crate) use k_quants::*;
 pub(crate) use legacy::*;

@@ -181,7 +181,7 @@ unsafe fn group<F: Coded, const T: usize>(a: &AxpyRows, j: usize, t0: usize, til
             for t in 0..tile {
                 by[t] = Multipliers::of::<F>(&scales, &coefficients[t]);
             }
-            each_chunk! { (end - span * SPAN).min(SPAN).div_ceil(CHUNK), chunk, _place => {
+            each_chunk! { (end - span * SPAN).min(SPAN).div_ceil(CHUNK), chunk => {
                 let c = span * SPAN + chunk * CHUNK;
                 if t0 == 0 && chunk * bytes % LINE < bytes {
                     let at = (span * (SPAN / CHUNK) + chunk) * bytes;

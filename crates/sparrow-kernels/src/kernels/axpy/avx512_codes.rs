@@ -57,7 +57,7 @@ unsafe fn group<F: Coded, const R: usize>(a: &AxpyRows, j: usize, t0: usize, til
             for r in 0..R {
                 F::scales(rows[r], cols, span, &mut scales[r]);
             }
-            each_chunk! { (end - span * SPAN).min(SPAN).div_ceil(CHUNK), chunk, _place => {
+            each_chunk! { (end - span * SPAN).min(SPAN).div_ceil(CHUNK), chunk => {
                 let c = span * SPAN + chunk * CHUNK;
                 let masks = [upto16(end - c), upto16((end - c).saturating_sub(LANES))];
                 let mut w = [[_mm512_setzero_ps(); 2]; R];

@@ -16,7 +16,7 @@ pub(crate) unsafe fn decode_codes_avx2<F: Coded>(a: &DecodeCodes) {
     unsafe {
         for span in a.c / SPAN..end.div_ceil(SPAN) {
             F::scales(a.row, a.cols, span, &mut scales);
-            each_chunk! { (end - span * SPAN).min(SPAN).div_ceil(CHUNK), chunk, _place => {
+            each_chunk! { (end - span * SPAN).min(SPAN).div_ceil(CHUNK), chunk => {
                 let c = span * SPAN + chunk * CHUNK;
                 let four = values::<F>(F::codes(a.row, a.cols, span, chunk), &scales, chunk);
                 let out = a.out.add(c - a.c);

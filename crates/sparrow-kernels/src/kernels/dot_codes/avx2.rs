@@ -7,22 +7,22 @@ use crate::simd::avx2::sum;
 use crate::simd::prefetch;
 use std::arch::x86_64::*;
 
-/// One row by `M` activations: two vectors of partial sums each, of even and odd chunks or halves of chunks, so that
-/// additions need not wait for each other.
+/// One row by `M` activations: `S` vectors of partial sums each, so that additions need not wait for each other.
 ///
 /// # Safety
 /// See [`DotCodesFn`](super::DotCodesFn); row `j` and activations `t..t + M` must exist; AVX2.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<F: Coded, const M: usize>(a: &DotCodes, j: usize, t: usize) {
+unsafe fn tile<F: Coded, const M: usize, const S: usize>(a: &DotCodes, j: usize, t: usize) {
     let cols = a.rows.cols;
-    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    let mut sums = [[_mm256_setzero_ps(); S]; M];
     let mut scales = Scales::default();
     // SAFETY: chunks start below cols, x is padded to whole spans.
     unsafe {
         let row = a.rows.row(j);
-        let x: [*const i16; M] = std::array::from_fn(|m| a.x.codes(t + m));
         let next = a.rows.row((j + 1).min(a.rows.count - 1));
+        let x: [*const i16; M] =
+            std::array::from_fn(|m| if F::APART { a.x.codes_apart(t + m) } else { a.x.codes(t + m) });
         for span in 0..cols.div_ceil(SPAN) {
             let start = span * SPAN;
             if t == 0 {
@@ -31,37 +31,42 @@ unsafe fn tile<F: Coded, const M: usize>(a: &DotCodes, j: usize, t: usize) {
                 let next = next.wrapping_add(span * bytes);
                 (0..bytes).step_by(64).for_each(|at| prefetch(next.wrapping_add(at), false));
             }
-            F::scales(row, cols, span, &mut scales);
-            if F::OFFSETS {
+            F::word_scales(row, cols, span, &mut scales);
+            if F::WORD_OFFSETS {
                 for m in 0..M {
-                    add_offsets::<F>(&scales, a, t + m, start, &mut sums[m]);
+                    add_offsets::<F, S>(&scales, a, t + m, start, &mut sums[m]);
                 }
             }
-            each_chunk! { (cols - start).min(SPAN).div_ceil(CHUNK), chunk, place => {
-                let codes = F::codes(row, cols, span, chunk);
-                let low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));
-                let high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(codes));
-                let factors = scales.factors.as_ptr().add(chunk * CHUNK / F::GROUP);
+            each_chunk! { (cols - start).min(SPAN).div_ceil(CHUNK), chunk => {
+                let [first, second] = F::words(row, cols, span, chunk);
+                let factors = halves::<F>(&scales.factors, chunk);
                 for m in 0..M {
                     let x = x[m].add(start + chunk * CHUNK);
-                    let low = _mm256_madd_epi16(low, _mm256_load_si256(x.cast()));
-                    let high = _mm256_madd_epi16(high, _mm256_load_si256(x.add(16).cast()));
-                    let sums = &mut sums[m];
-                    if F::GROUP == 16 {
-                        sums[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), _mm256_set1_ps(*factors), sums[0]);
-                        sums[1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), _mm256_set1_ps(*factors.add(1)), sums[1]);
-                    } else {
-                        let both = _mm256_cvtepi32_ps(_mm256_add_epi32(low, high));
-                        let sum = &mut sums[place];
-                        *sum = _mm256_fmadd_ps(both, _mm256_set1_ps(*factors), *sum);
-                    }
+                    let first = _mm256_madd_epi16(first, _mm256_load_si256(x.cast()));
+                    let second = _mm256_madd_epi16(second, _mm256_load_si256(x.add(16).cast()));
+                    let both = _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
+                    let sum = &mut sums[m][chunk % S];
+                    *sum = _mm256_fmadd_ps(both, factors, *sum);
                 }
             } }
         }
         for m in 0..M {
-            let [even, odd] = sums[m];
-            *a.out.add((t + m) * a.out_stride + j) = sum(_mm256_add_ps(even, odd)) * a.x.scale(t + m);
+            let all = sums[m].into_iter().reduce(|a, b| _mm256_add_ps(a, b)).unwrap_unchecked();
+            *a.out.add((t + m) * a.out_stride + j) = sum(all) * a.x.scale(t + m);
         }
+    }
+}
+
+/// The factor of the first and of the second half of chunk number `chunk`, each in a half of the vector.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn halves<F: Coded>(factors: &[f32; 16], chunk: usize) -> __m256 {
+    let first = chunk * CHUNK / F::GROUP;
+    if F::GROUP == CHUNK {
+        _mm256_set1_ps(factors[first])
+    } else {
+        let both = f64::from_bits(u64::from(factors[first].to_bits()) | u64::from(factors[first + 1].to_bits()) << 32);
+        _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(both)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))
     }
 }
 
@@ -71,13 +76,19 @@ unsafe fn tile<F: Coded, const M: usize>(a: &DotCodes, j: usize, t: usize) {
 /// Activation `t` must have the span; AVX2.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_offsets<F: Coded>(scales: &Scales, a: &DotCodes, t: usize, span: usize, sums: &mut [__m256; 2]) {
+unsafe fn add_offsets<F: Coded, const S: usize>(
+    scales: &Scales,
+    a: &DotCodes,
+    t: usize,
+    span: usize,
+    sums: &mut [__m256; S],
+) {
     let offsets = scales.offsets.as_ptr();
     // SAFETY: x has sums for whole spans.
     unsafe {
         if F::GROUP == 16 {
             let of_x = a.x.sums16(t).add(span / 16);
-            for (half, sum) in sums.iter_mut().enumerate() {
+            for (half, sum) in sums[..2].iter_mut().enumerate() {
                 let (offsets, of_x) = (offsets.add(8 * half), of_x.add(8 * half));
                 *sum = _mm256_fmadd_ps(_mm256_load_ps(offsets), _mm256_loadu_ps(of_x), *sum);
             }
@@ -99,15 +110,15 @@ pub(crate) unsafe fn dot_codes_avx2<F: Coded>(a: &DotCodes) {
             unsafe {
                 t += match a.m - t {
                     4.. => {
-                        tile::<F, 4>(a, j, t);
+                        tile::<F, 4, 2>(a, j, t);
                         4
                     }
                     2.. => {
-                        tile::<F, 2>(a, j, t);
+                        tile::<F, 2, 2>(a, j, t);
                         2
                     }
                     _ => {
-                        tile::<F, 1>(a, j, t);
+                        tile::<F, 1, 4>(a, j, t);
                         1
                     }
                 };

@@ -43,7 +43,7 @@ unsafe fn tile<F: Coded, const R: usize, const M: usize>(a: &DotCodes, j: usize,
                     }
                 }
             }
-            each_chunk! { (cols - start).min(SPAN).div_ceil(CHUNK), chunk, _place => {
+            each_chunk! { (cols - start).min(SPAN).div_ceil(CHUNK), chunk => {
                 for r in 0..R {
                     let codes = _mm512_cvtepi8_epi16(F::codes(rows[r], cols, span, chunk));
                     let factors = scales[r].factors.as_ptr().add(chunk * CHUNK / F::GROUP);

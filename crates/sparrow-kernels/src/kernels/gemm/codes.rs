@@ -179,7 +179,7 @@ macro_rules! codes {
                     let count = panel.rows.saturating_sub(group).min($ops::LANES);
                     let mut from = [std::ptr::null(); $ops::LANES];
                     (0..count).for_each(|r| from[r] = stored.row(group + r));
-                    each_chunk! { padded / STEP, chunk, _place => {
+                    each_chunk! { padded / STEP, chunk => {
                         let mut rows = [_mm256_setzero_si256(); $ops::LANES];
                         for r in 0..count {
                             rows[r] = F::codes(from[r], cols, panel.k / SPAN, chunk);
