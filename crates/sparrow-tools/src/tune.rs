@@ -1,5 +1,6 @@
 //! Ways of running one model, measured on text that nothing was calibrated on, and the one that was chosen, written as a directory.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use sparrow::internals::select::{Found, Goal, Method};
 use sparrow::{Cpu, DType, Error, KvOptions, Load, Model, Placement, Result, SelectorSpec, Tokenizer};
 
 use crate::eval::{evaluate, sessions};
+use crate::quantize::{self, QuantizeOptions, quantize};
 use crate::sparsify::{self, SparsifyOptions, sparsify, write_weights};
 use crate::text::{Reading, Text};
 
@@ -33,6 +35,8 @@ pub enum Computed {
 pub struct Setting {
     /// What weights are quantised to; none: they stay as they are.
     pub dtype: Option<DType>,
+    /// Whether those of four bits are rounded so that outputs err least, by GPTQ, instead of each to the nearest.
+    pub gptq: bool,
     /// What is computed of them.
     pub computed: Computed,
 }
@@ -41,7 +45,7 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.dtype {
             None => f.write_str("as stored")?,
-            Some(dtype) => write!(f, "{dtype}")?,
+            Some(dtype) => write!(f, "{}{dtype}", if self.gptq { "gptq " } else { "" })?,
         }
         match self.computed {
             Computed::All => Ok(()),
@@ -81,9 +85,13 @@ pub struct Tuning {
     source: PathBuf,
     /// With neurons in rows, in the target: what selects runs from it.
     calibrated: PathBuf,
+    /// Rounded by GPTQ, in the target.
+    rounded: PathBuf,
     dense: Arc<Model>,
     cpu: Arc<Cpu>,
     text: Text,
+    text_file: PathBuf,
+    options: TuneOptions,
     inputs: Vec<Method>,
     file: SidecarFile,
 }
@@ -115,15 +123,18 @@ impl Tuning {
         let made = sparsify(dir, &calibrated, text, &input, cpu, progress)?;
         let dense = Model::load(dir, Placement::default())?;
         let reading = Reading { max_tokens, window, bos, parts: 2 };
+        let text_file = text.to_owned();
         let text = Text::read(text, &Tokenizer::read(&ModelFiles::open(dir)?)?, &reading, &dense.spec)?;
         let (file, inputs) = (made.file, made.settings);
         let (source, dense, cpu) = (dir.to_owned(), Arc::new(dense), cpu.clone());
-        Ok(Tuning { target, source, calibrated, dense, cpu, text, inputs, file })
+        let rounded = target.path().join("rounded");
+        Ok(Tuning { target, source, calibrated, rounded, dense, cpu, text, text_file, options, inputs, file })
     }
 
     /// Where a model is that runs so, with its type and its selector named, once the setting is [applied](Self::apply).
     pub fn dir(&self, setting: Setting) -> &Path {
         match setting.computed {
+            Computed::All if setting.gptq => &self.rounded,
             Computed::All => &self.source,
             Computed::OpenGates | Computed::Inputs(_) => &self.calibrated,
         }
@@ -140,6 +151,18 @@ impl Tuning {
             true => &[Computed::All, Computed::OpenGates],
             false => &[Computed::All],
         }
+    }
+
+    /// Rounds the model to four bits by GPTQ, on the tokens that inputs were calibrated on.
+    ///
+    /// # Errors
+    /// As [`quantize`].
+    pub fn round(&self, progress: impl FnMut(quantize::Stage, u64, u64)) -> Result<()> {
+        let TuneOptions { window, bos, .. } = self.options;
+        // A tenth of what it is given is not calibrated on.
+        let max_tokens = self.text.calibration(true).tokens * 10 / 9;
+        let options = QuantizeOptions { window, bos, max_tokens, ..QuantizeOptions::new(quantize::Method::Gptq, 4) };
+        quantize(&self.source, &self.rounded, &self.text_file, &options, &self.cpu, progress).map(|_| ())
     }
 
     /// Makes the record say so.
@@ -196,10 +219,13 @@ impl Tuning {
         self.file.quality = Quality { text, evaluation, selection: Vec::new(), overlap: Vec::new() };
         self.file.search = tried;
         match setting.computed {
+            Computed::All if setting.gptq => self.keep_rounded()?,
             Computed::All => self.write_as_given()?,
             Computed::OpenGates | Computed::Inputs(_) => self.keep_calibrated(setting)?,
         }
-        std::fs::remove_dir_all(&self.calibrated).map_err(Error::io(&self.calibrated))?;
+        for made in [&self.calibrated, &self.rounded].into_iter().filter(|dir| dir.exists()) {
+            std::fs::remove_dir_all(made).map_err(Error::io(made))?;
+        }
         self.target.finish()?;
         Ok(self.file)
     }
@@ -213,18 +239,31 @@ impl Tuning {
         self.target.text(SidecarFile::NAME, &pretty(&self.file))
     }
 
-    /// Makes the calibrated directory the target.
-    fn keep_calibrated(&mut self, setting: Setting) -> Result<()> {
-        self.apply(setting)?;
-        for entry in std::fs::read_dir(&self.calibrated).map_err(Error::io(&self.calibrated))? {
-            let from = entry.map_err(Error::io(&self.calibrated))?.path();
+    /// Makes the rounded directory the target, with a record.
+    fn keep_rounded(&mut self) -> Result<()> {
+        self.move_to_target(&self.rounded, |_| true)?;
+        self.file.fingerprint = fingerprint(&Checkpoint::open(self.target.path())?);
+        self.target.text(SidecarFile::NAME, &pretty(&self.file))
+    }
+
+    /// Moves the files of a directory that are `wanted`.
+    fn move_to_target(&self, dir: &Path, wanted: impl Fn(&OsStr) -> bool) -> Result<()> {
+        for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+            let from = entry.map_err(Error::io(dir))?.path();
             let name = from.file_name().unwrap_or_default();
-            // Only inputs have tensors of their own.
-            if name != SidecarFile::TENSORS || matches!(setting.computed, Computed::Inputs(_)) {
+            if wanted(name) {
                 let to = self.target.path().join(name);
                 std::fs::rename(&from, &to).map_err(Error::io(&to))?;
             }
         }
         Ok(())
+    }
+
+    /// Makes the calibrated directory the target.
+    fn keep_calibrated(&mut self, setting: Setting) -> Result<()> {
+        self.apply(setting)?;
+        // Only inputs have tensors of their own.
+        let inputs = matches!(setting.computed, Computed::Inputs(_));
+        self.move_to_target(&self.calibrated, |name| name != SidecarFile::TENSORS || inputs)
     }
 }

@@ -1,11 +1,12 @@
 //! Which settings keep a wanted quality.
 
 use serde::{Serialize, Serializer};
-use sparrow::DType;
+use sparrow::{DType, Error};
 use sparrow::internals::record::{Evaluation, Trial};
+use sparrow_tools::quantize::Stage;
 use sparrow_tools::tune::{Computed, FRACTIONS, Setting, Tuning};
 
-use crate::output::progress;
+use crate::output::{Bars, progress};
 
 /// How much quality may be lost.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// As much again, so many times.
+    fn times(self, factor: f64) -> Self {
+        match self {
+            Target::Divergence(most) => Target::Divergence(factor * most),
+            Target::Perplexity(rise) => Target::Perplexity(factor * rise),
+        }
+    }
+
     fn accepts(self, quality: &Evaluation) -> bool {
         match self {
             Target::Divergence(most) => quality.kl_mean <= most,
@@ -55,6 +64,7 @@ impl Tried {
         Trial {
             target_active,
             dtype: self.setting.dtype,
+            gptq: self.setting.gptq,
             active_fraction: e.active_fraction,
             perplexity: e.perplexity,
             dense_perplexity: e.dense_perplexity,
@@ -67,13 +77,17 @@ impl Tried {
 /// What weights are quantised to, from the most bits to the fewest.
 const DTYPES: [Option<DType>; 4] = [None, Some(DType::Q8_0), Some(DType::I8), Some(DType::I4G32)];
 
-/// What was measured of every type: everything, what loses nothing, and as few inputs as keep the target. The model as it is comes first.
+/// What GPTQ gains at best: it costs this part of what rounding to the nearest does.
+const GPTQ_GAINS: f64 = 4.0;
+
+/// What was measured of every type: everything, what loses nothing, and as few inputs as keep the target; and four bits by GPTQ, where
+/// that may keep it. The model as it is comes first.
 ///
 /// # Errors
 /// If the model cannot be quantised or read.
 pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>> {
     let (mut tried, lossless) = (Vec::new(), tuning.lossless());
-    let mut measure = |setting: Setting| -> anyhow::Result<bool> {
+    let mut measure = |tuning: &mut Tuning, setting: Setting| -> anyhow::Result<Evaluation> {
         let bar = progress(format!("measuring {setting}"), 1, false);
         let quality = tuning.measure(setting, |done, all| {
             bar.set_length(all as u64);
@@ -81,13 +95,18 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
         })?;
         bar.finish_and_clear();
         let kept = target.accepts(&quality);
-        tried.push(Tried { setting, quality, kept, decode_tokens_per_s: None, speed_up: None });
-        Ok(kept)
+        tried.push(Tried { setting, quality: quality.clone(), kept, decode_tokens_per_s: None, speed_up: None });
+        Ok(quality)
     };
     for dtype in DTYPES {
         let mut kept = false;
         for &computed in lossless {
-            kept = measure(Setting { dtype, computed })?;
+            let quality = measure(tuning, Setting { dtype, gptq: false, computed })?;
+            kept = target.accepts(&quality);
+            let gptq = dtype == Some(DType::I4G32) && computed == Computed::All;
+            if gptq && target.times(GPTQ_GAINS).accepts(&quality) && round(tuning)? {
+                measure(tuning, Setting { dtype, gptq, computed })?;
+            }
         }
         if !kept {
             continue;
@@ -96,11 +115,28 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
         let (mut kept, mut lost) = (0, FRACTIONS.len());
         while kept < lost {
             let middle = usize::midpoint(kept, lost);
-            match measure(Setting { dtype, computed: Computed::Inputs(middle) })? {
+            let quality = measure(tuning, Setting { dtype, gptq: false, computed: Computed::Inputs(middle) })?;
+            match target.accepts(&quality) {
                 true => kept = middle + 1,
                 false => lost = middle,
             }
         }
     }
     Ok(tried)
+}
+
+/// Rounds the model by GPTQ; false, and says why, where that cannot be done.
+fn round(tuning: &mut Tuning) -> anyhow::Result<bool> {
+    let mut bars = Bars::new(|stage: Stage| stage.name("rounding by GPTQ"), |_| false);
+    let rounded = tuning.round(|stage, done, total| bars.show(stage, done, total));
+    bars.clear();
+    match rounded {
+        Ok(()) => Ok(true),
+        // Files that cannot be written will not be later either.
+        Err(error @ Error::Io { .. }) => Err(error.into()),
+        Err(error) => {
+            note!("four bits by GPTQ are left out: {error}");
+            Ok(false)
+        }
+    }
 }

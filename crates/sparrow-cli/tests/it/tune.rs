@@ -17,7 +17,7 @@ fn tune_writes_what_keeps_the_target_and_is_faster() {
     let tried = report["tried"].as_array().unwrap();
     assert_eq!(tried[0]["setting"], "as stored");
     assert_eq!(tried[0]["quality"]["kl_mean"], 0.0);
-    for name in ["as stored, gate", "Q8_0", "int8", "int4"] {
+    for name in ["as stored, gate", "Q8_0", "int8", "int4", "gptq int4"] {
         assert!(tried.iter().any(|t| t["setting"] == name), "{name}: {report}");
     }
     for t in tried {

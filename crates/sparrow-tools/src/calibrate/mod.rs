@@ -6,10 +6,13 @@ mod gates;
 mod inputs;
 mod neurons;
 mod sample;
+mod worth;
 
 pub(crate) use blocks::BlockInfluence;
 pub use closed_form::{InputMoments, closed_form};
 pub(crate) use gates::Gates;
-pub(crate) use inputs::{InputCalibration, InputSamples, by_projection, column_norms};
+pub(crate) use inputs::{InputCalibration, InputSamples, column_norms};
 pub use neurons::ScoreCurve;
 pub(crate) use neurons::{LayerSamples, NeuronSamples, thresholds_for_active, thresholds_for_recall};
+pub(crate) use sample::Sample;
+pub(crate) use worth::{TOKENS, Worth};

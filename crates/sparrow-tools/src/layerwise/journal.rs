@@ -16,11 +16,11 @@ pub(crate) struct Journal<O> {
     /// SHA-256 of the text.
     text: String,
     options: O,
-    /// What each layer was allocated, once it is known and where layers differ.
-    pub layers: Option<Vec<f64>>,
+    /// What each matrix of each layer was allocated, once it is known and where they differ.
+    pub matrices: Option<Vec<Vec<f64>>>,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The file's name.
 const NAME: &str = "sparrow-journal.json";
 
@@ -35,12 +35,12 @@ impl<O: Clone + PartialEq + Serialize + DeserializeOwned> Journal<O> {
             source: source.to_owned(),
             text: text.to_owned(),
             options: options.clone(),
-            layers: None,
+            matrices: None,
         };
         let dir = directory.path();
         if dir.join(NAME).is_file() {
             let found = Self::read(directory)?;
-            return found.filter(|found| Journal { layers: None, ..found.clone() } == wanted).ok_or_else(|| {
+            return found.filter(|found| Journal { matrices: None, ..found.clone() } == wanted).ok_or_else(|| {
                 let what = format!("holds interrupted {what} of another model or text or with other options");
                 Error::option("output", format!("{} {what}: remove it to start anew", dir.display()))
             });
@@ -53,14 +53,14 @@ impl<O: Clone + PartialEq + Serialize + DeserializeOwned> Journal<O> {
         Ok(wanted)
     }
 
-    /// Notes what each layer was allocated, and returns it: as it will be read again, for decimals may round it.
+    /// Notes what each matrix was allocated, and returns it: as it will be read again, for decimals may round it.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn allocate(&mut self, directory: &Directory, layers: Vec<f64>) -> Result<Vec<f64>> {
-        self.layers = Some(layers);
+    pub fn allocate(&mut self, directory: &Directory, matrices: Vec<Vec<f64>>) -> Result<Vec<Vec<f64>>> {
+        self.matrices = Some(matrices);
         self.write(directory)?;
-        Ok(Self::read(directory)?.and_then(|journal| journal.layers).expect("it was just written"))
+        Ok(Self::read(directory)?.and_then(|journal| journal.matrices).expect("it was just written"))
     }
 
     /// The directory is complete.

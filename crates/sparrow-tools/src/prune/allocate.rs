@@ -1,4 +1,5 @@
-//! How much each layer is pruned: the same, or less where scores have more outliers (OWL, arXiv 2310.05175).
+//! How much of each layer or matrix is pruned: less where scores have more outliers (OWL, arXiv 2310.05175), or where errors matter
+//! more.
 
 use sparrow::Cpu;
 use sparrow_kernels::Matrix;
@@ -10,6 +11,15 @@ const OUTLIER: f64 = 5.0;
 
 /// How far a layer's sparsity may be from what was asked for.
 const SPREAD: f64 = 0.08;
+
+/// How far a matrix's may be.
+const FURTHEST: f64 = 0.15;
+
+/// How sparse a matrix may become.
+const MOST: f64 = 0.95;
+
+/// Halvings that find a threshold.
+const STEPS: usize = 60;
 
 /// Rows that one task scores.
 const ROWS: usize = 16;
@@ -55,6 +65,35 @@ pub(super) fn owl(layers: &[(f64, f64)], target: f64) -> Vec<f64> {
     layers.iter().map(|(ratio, _)| target - scale * (ratio - mean)).collect()
 }
 
+/// Scores of a matrix.
+pub(super) struct Scored {
+    /// Of a sample of its weights, ascending.
+    pub scores: Vec<f32>,
+    /// How many weights it has.
+    pub weights: f64,
+    /// What scores are multiplied by to be compared with those of other matrices.
+    pub worth: f64,
+}
+
+/// The sparsity of each matrix, `target` on average over the weights: what is left out is what scores least in the whole model, but
+/// of no matrix more than [`FURTHEST`] more or less than the target.
+pub(super) fn by_worth(matrices: &[Scored], target: f64) -> Vec<f64> {
+    let all: f64 = matrices.iter().map(|m| m.weights).sum();
+    let below = |m: &Scored, threshold: f64| {
+        let below = m.scores.partition_point(|&score| f64::from(score) * m.worth < threshold);
+        let fraction = below as f64 / m.scores.len().max(1) as f64;
+        fraction.clamp((target - FURTHEST).max(0.0), (target + FURTHEST).min(MOST))
+    };
+    let left_out = |threshold: f64| matrices.iter().map(|m| m.weights * below(m, threshold)).sum::<f64>() / all;
+    let highest = |m: &Scored| f64::from(m.scores.last().copied().unwrap_or(0.0)) * m.worth;
+    let (mut low, mut high) = (0.0, 2.0 * matrices.iter().map(highest).fold(0.0, f64::max));
+    for _ in 0..STEPS {
+        let middle = (low + high) / 2.0;
+        if left_out(middle) <= target { low = middle } else { high = middle }
+    }
+    matrices.iter().map(|m| below(m, low)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +109,16 @@ mod tests {
         assert_eq!(owl(&[(0.02, 1.0), (0.02, 1.0)], 0.5), [0.5, 0.5]);
         // A layer of which nothing is pruned has no say.
         assert_eq!(owl(&[(0.0, 0.0), (0.02, 1.0)], 0.5)[1], 0.5);
+    }
+    #[test]
+    fn matrices_that_matter_keep_more_and_the_mean_is_the_target() {
+        let scored = |weights, worth| Scored { scores: (0..1000).map(|i| i as f32).collect(), weights, worth };
+        let matrices = [scored(100.0, 1.0), scored(300.0, 1.0), scored(100.0, 1.5), scored(50.0, 1e6)];
+        let sparsity = by_worth(&matrices, 0.5);
+        let mean = matrices.iter().zip(&sparsity).map(|(m, s)| m.weights * s).sum::<f64>() / 550.0;
+        assert!((mean - 0.5).abs() < 2e-3, "{mean}");
+        assert_eq!((sparsity[0], sparsity[3]), (sparsity[1], 0.35));
+        assert!((sparsity[0] / sparsity[2] - 1.5).abs() < 0.01, "{sparsity:?}");
+        assert_eq!(by_worth(&matrices[..2], 0.5), [0.5, 0.5]);
     }
 }

@@ -6,10 +6,10 @@ use sparrow_kernels::{DType, encode};
 
 use super::options::{Method, Target};
 use super::score::Group;
-use super::{score, sparsegpt};
+use super::{refit, score, sparsegpt};
 use crate::layerwise::{Input, LayerInputs, LayerMatrix, NewTensor, Replaced};
 
-/// These matrices of `source`, less a fraction `sparsity`, or as a pattern says.
+/// These matrices of `source`, less a fraction `sparsity` of each, or as a pattern says.
 ///
 /// # Errors
 /// If the inputs were not finite or cannot be made up for, or a weight does not fit its type any more.
@@ -20,9 +20,9 @@ pub(super) fn prune(
     matrices: &[LayerMatrix],
     inputs: &mut LayerInputs,
     (method, target): (Method, Target),
-    sparsity: f64,
+    sparsity: &[f64],
 ) -> Result<Replaced> {
-    let group = match (target, method) {
+    let group = |sparsity| match (target, method) {
         (Target::Pattern(pattern), _) => Group::Pattern(pattern),
         (Target::Sparsity(_), Method::Magnitude) => Group::Matrix(sparsity),
         (Target::Sparsity(_), Method::Wanda | Method::SparseGpt) => Group::Row(sparsity),
@@ -30,20 +30,23 @@ pub(super) fn prune(
     let mut pruned = Replaced::new();
     for input in Input::ALL {
         let norms = inputs.norms(input)?;
-        let factor = inputs.hessian(input)?.map(|hessian| {
-            hessian.damped().inverse_factor().ok_or_else(|| {
+        let hessian = inputs.hessian(input)?.map(|hessian| {
+            let hessian = hessian.damped();
+            let factor = hessian.clone().inverse_factor().ok_or_else(|| {
                 let message = format!("the Hessian of layer {layer} cannot be factored: use more tokens, or wanda");
                 Error::option("method", message)
-            })
+            })?;
+            Ok((hessian, factor))
         });
-        let factor = factor.transpose()?;
-        for matrix in matrices.iter().filter(|m| m.input == input) {
+        let hessian = hessian.transpose()?;
+        for (matrix, &sparsity) in matrices.iter().zip(sparsity).filter(|(m, _)| m.input == input) {
             let stored = matrix.weights(source)?;
-            let weights = stored.matrix();
-            let bytes = match &factor {
+            let (weights, group) = (stored.matrix(), group(sparsity));
+            let bytes = match &hessian {
                 None => score::prune(cpu, weights, norms.as_deref(), group),
-                Some(factor) => {
-                    let values = sparsegpt::prune(cpu, weights, factor, group);
+                Some((hessian, factor)) => {
+                    let mut values = sparsegpt::prune(cpu, weights, factor, group);
+                    refit::refit(cpu, &matrix.values(source)?, hessian, &mut values);
                     to_bytes(matrix.dtype, &values).ok_or_else(|| Error::Tensor {
                         path: source.dir().to_owned(),
                         tensor: matrix.name.clone(),

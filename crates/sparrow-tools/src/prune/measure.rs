@@ -14,7 +14,7 @@ use crate::layerwise::LayerMatrix;
 pub(super) fn measure(
     written: &Checkpoint,
     chosen: &[Vec<LayerMatrix>],
-    targets: &[f64],
+    targets: &[Vec<f64>],
 ) -> Result<(f64, Vec<LayerRecord>)> {
     let (mut zeros, mut weights) = (0, 0);
     let mut tensor = |matrix: &LayerMatrix| {
@@ -32,9 +32,11 @@ pub(super) fn measure(
     let layers = chosen
         .iter()
         .zip(targets)
-        .map(|(matrices, &target)| {
+        .map(|(matrices, targets)| {
             let tensors = matrices.iter().map(&mut tensor).collect::<Result<_>>()?;
-            Ok(LayerRecord { target, tensors })
+            let weights = || matrices.iter().map(|m| (m.rows * m.cols) as f64);
+            let zeros: f64 = weights().zip(targets).map(|(weights, target)| weights * target).sum();
+            Ok(LayerRecord { target: zeros / weights().sum::<f64>().max(1.0), tensors })
         })
         .collect::<Result<_>>()?;
     Ok((zeros as f64 / weights as f64, layers))

@@ -6,6 +6,7 @@ mod layer;
 mod measure;
 mod options;
 mod record;
+mod refit;
 mod score;
 mod sparsegpt;
 mod spread;
@@ -30,7 +31,8 @@ use crate::text::{Reading, Text};
 /// again; the result is the same, byte for byte.
 ///
 /// Memory: the residual stream of the text, 4 · hidden bytes per token; the layer that is being pruned, twice; for SparseGPT
-/// also 4·n² bytes for each input of `n` values, and three times that while the largest is factored.
+/// also 4·n² bytes for each input of `n` values, and four times that while the largest is factored; to measure
+/// what errors are worth, the layers once more.
 ///
 /// # Errors
 /// If the model or text cannot be read, weights or activations are not finite, the text is too short, an option is out of range,
@@ -61,10 +63,10 @@ pub fn prune(
     let source_fingerprint = fingerprint(&source);
     let directory = Directory::resume(out, ".pruning")?;
     let mut journal = Journal::open(&directory, "pruning", &source_fingerprint, &text.sha256, options)?;
-    let targets = match journal.layers.clone() {
+    let targets = match journal.matrices.clone() {
         Some(targets) => targets,
         None => {
-            let targets = spread::allocate(cpu, &model, (&source, &chosen), options, &text, &mut progress)?;
+            let targets = spread::allocate(cpu, (&files, &model), (&source, &chosen), options, &text, &mut progress)?;
             journal.allocate(&directory, targets)?
         }
     };
@@ -78,7 +80,7 @@ pub fn prune(
     let walk = Walk { cpu, chosen: &chosen, text: &text, shards: &shards, kept };
     let rule = (options.method, options.target);
     let quality = walk.run(&mut model, &mut progress, |l, inputs| {
-        layer::prune(cpu, &source, l, &chosen[l], inputs, rule, targets[l])
+        layer::prune(cpu, &source, l, &chosen[l], inputs, rule, &targets[l])
     })?;
     let (sparsity, layers) = measure::measure(&Checkpoint::open(directory.path())?, &chosen, &targets)?;
     files.copy_companions(&directory, SidecarFile::NAME)?;

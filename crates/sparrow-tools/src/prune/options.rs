@@ -50,6 +50,8 @@ pub enum Allocation {
     Uniform,
     /// Layers with more outliers among their scores keep more (OWL, arXiv 2310.05175).
     Owl,
+    /// Matrices keep more whose errors change more of what the model predicts, which is measured.
+    Worth,
 }
 
 /// What [`prune`](super::prune) should do.
@@ -90,7 +92,7 @@ impl PruneOptions {
 
     /// Whether activations are needed to decide.
     pub(super) fn calibrates(&self) -> bool {
-        self.method != Method::Magnitude || self.allocation == Allocation::Owl
+        self.method != Method::Magnitude || self.allocation != Allocation::Uniform
     }
 
     /// # Errors
@@ -101,9 +103,11 @@ impl PruneOptions {
                 let (least, most) = (Target::RANGE.start(), Target::RANGE.end());
                 Err(Error::option("sparsity", format!("must be from {least} to {most}, found {sparsity}")))
             }
-            Target::Pattern(pattern) if self.allocation == Allocation::Owl => {
-                let message =
-                    format!("owl gives layers different sparsities, which {pattern} does not allow: use uniform");
+            Target::Pattern(pattern) if self.allocation != Allocation::Uniform => {
+                let message = format!(
+                    "{} gives layers different sparsities, which {pattern} does not allow: use uniform",
+                    self.allocation
+                );
                 Err(Error::option("allocation", message))
             }
             _ => Ok(()),
@@ -174,4 +178,4 @@ impl FromStr for Pattern {
 }
 
 named!(Method, "method", Magnitude => "magnitude", Wanda => "wanda", SparseGpt => "sparsegpt");
-named!(Allocation, "allocation", Uniform => "uniform", Owl => "owl");
+named!(Allocation, "allocation", Uniform => "uniform", Owl => "owl", Worth => "worth");

@@ -42,7 +42,7 @@ pub struct PruningRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerRecord {
-    /// The sparsity it was allocated.
+    /// The sparsity it was allocated, over all its matrices.
     pub target: f64,
     /// Zeros ÷ weights of each pruned tensor.
     pub tensors: BTreeMap<String, f64>,

@@ -6,13 +6,12 @@ use sparrow::internals::backend::{InputNorms, Predictor, Scorer, Threshold, is_r
 use sparrow::internals::select::{Calibrates, Found, Goal, InputThresholds, Method, Neurons, Scores};
 use sparrow::{Error, Model, Result, Selector};
 
-use super::allocate::{Allocation, TOKENS};
 use super::options::{Progress, SparsifyOptions, Stage};
 use super::task::{Task, observe};
 use super::train;
 use crate::calibrate::{
-    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, closed_form, column_norms,
-    thresholds_for_active, thresholds_for_recall,
+    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, TOKENS, Worth, closed_form,
+    column_norms, thresholds_for_active, thresholds_for_recall,
 };
 
 /// Fraction of neurons that count as truly active where the activation has no exact zeros and nothing else was asked for.
@@ -72,7 +71,7 @@ pub(super) enum Calibration {
     },
     Inputs {
         calibration: InputCalibration,
-        allocation: Allocation,
+        worth: Worth,
     },
     Blocks {
         influence: BlockInfluence,
@@ -87,8 +86,8 @@ impl Calibration {
             Observed::Neurons { samples, scores } => (samples, scores),
             Observed::Inputs(calibration) => {
                 let report = |done, all| progress(Stage::Thresholding, done, all);
-                let allocation = Allocation::measure(task.cpu, model, &calibration, task.window.min(TOKENS), report)?;
-                return Ok(Calibration::Inputs { calibration, allocation });
+                let worth = Worth::measure(task.cpu, model, &calibration, task.window.min(TOKENS), report)?;
+                return Ok(Calibration::Inputs { calibration, worth });
             }
             Observed::Blocks(influence) => return Ok(Calibration::Blocks { influence, model: model.clone() }),
         };
@@ -145,8 +144,8 @@ impl Calibration {
             Calibration::Neurons { curves, relu, .. } => {
                 return self.neuron_method(options, thresholds_for_active(curves, *relu, active));
             }
-            Calibration::Inputs { calibration, allocation } => {
-                Found::Inputs(allocation.thresholds(calibration, active))
+            Calibration::Inputs { calibration, worth } => {
+                Found::Inputs(worth.thresholds(calibration, active))
             }
             Calibration::Blocks { influence, model } => Found::Blocks(influence.skipped(&model.weights.layers, active)),
         };

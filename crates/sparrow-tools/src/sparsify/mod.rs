@@ -1,7 +1,6 @@
 //! From a dense model directory to a sparse one: calibrate, choose a setting, measure, write.
 
 mod adamw;
-mod allocate;
 mod calibration;
 mod options;
 mod search;

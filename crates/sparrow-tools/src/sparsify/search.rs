@@ -130,6 +130,7 @@ pub(super) fn choose(
         let mut trial = Trial {
             target_active,
             dtype: None,
+            gptq: false,
             active_fraction: e.active_fraction,
             perplexity: e.perplexity,
             dense_perplexity: e.dense_perplexity,

@@ -15,3 +15,4 @@ mod sidecars;
 mod sparsify;
 mod text;
 mod traffic;
+mod tuning;

@@ -68,6 +68,9 @@ pub struct Trial {
     /// Of the weights; none: as they are stored.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "dtype_text")]
     pub dtype: Option<DType>,
+    /// Whether those of four bits were rounded by GPTQ.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gptq: bool,
     /// What was measured.
     pub active_fraction: f64,
     /// On the part of the text that the search reads.

@@ -2,8 +2,8 @@
 //!
 //! out\[t, j\] = s_x\[t\] · Σ_g (f_g · Σᵢ cᵢ · q\[t, i\] + o_g · Σᵢ q\[t, i\]), g a group of row(j) with its factor and
 //! offset. Sums inside groups are exact; between groups they are `f32`, so the rounding error of one result is at most
-//! (groups + 32) · 2⁻²⁴ · Σᵢ |W·x|, and the rounding of x, 2⁻¹⁶ · max |x| · Σᵢ |W| at most. Used as
-//! [`dot_int8`](super::dot_int8) is.
+//! (groups + 32) · 2⁻²⁴ · Σᵢ (|W| + |e·f|)·|x|, and the rounding of x, 2⁻¹⁶ · max |x| · Σᵢ |W| at most; e is what a tier adds to
+//! codes that are multiplied unsigned, and takes off again by the offset. Used as [`dot_int8`](super::dot_int8) is.
 
 pub(crate) mod scalar;
 

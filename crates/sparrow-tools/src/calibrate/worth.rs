@@ -1,9 +1,10 @@
-//! How much of its inputs each site of a model can do without: one threshold for the whole model, on magnitudes times the norms of
-//! the weights' columns (WINA, arXiv 2505.19427) and what the site is worth. Projections that read the same input are a site.
+//! What an error in each part of a model is worth, and from that how much of its inputs each can do without. Projections that read the
+//! same input are a site.
 //!
 //! What a site is worth is measured: its inputs are thinned by half, alone in the model, and the KL divergence that this costs is
 //! divided by the energy that was left out. Dropping an input costs so much energy times that, and saves the weights of its outputs:
-//! one threshold on the ratio of the two drops, everywhere, what costs least for what it saves.
+//! one threshold for the whole model, on magnitudes times the norms of the weights' columns (WINA, arXiv 2505.19427) and what the site
+//! is worth, drops, everywhere, what costs least for what it saves.
 
 use std::sync::Mutex;
 
@@ -14,11 +15,11 @@ use sparrow::internals::weights::LayerWeights;
 use sparrow::{Cpu, Model, Result, Selector};
 use sparrow_kernels::DType;
 
-use crate::calibrate::{InputCalibration, by_projection};
+use super::inputs::{InputCalibration, by_projection};
 use crate::eval::{kl_divergence, log_softmax};
 
 /// Tokens that it is measured on.
-pub(super) const TOKENS: usize = 256;
+pub(crate) const TOKENS: usize = 256;
 
 /// Worth is at least this fraction of the middle one: a site that cost nothing on a few tokens is not therefore free.
 const LEAST: f64 = 0.01;
@@ -29,14 +30,16 @@ const SITES: usize = 4;
 /// Halvings that find the threshold.
 const STEPS: usize = 60;
 
-/// What an input of each site is worth, per layer: the threshold of a site is that of the model divided by it.
-pub(super) struct Allocation {
-    worth: Vec<[f64; 4]>,
+/// What the sites of a model are worth.
+pub(crate) struct Worth {
+    /// Per layer, by output: the threshold of a site is that of the model divided by it.
+    by_output: Vec<[f64; 4]>,
+    outputs: Vec<[f64; 4]>,
     /// Weights that read the site's inputs.
     weights: Vec<[f64; 4]>,
 }
 
-impl Allocation {
+impl Worth {
     /// Measures every site on windows of tokens. `progress(done, all)` counts sites.
     ///
     /// # Errors
@@ -69,20 +72,26 @@ impl Allocation {
             let outputs = outputs(layer);
             std::array::from_fn(|site| inputs[site] as f64 * outputs[site])
         });
-        Ok(Allocation { worth, weights: weights.collect() })
+        Ok(Worth { by_output: worth, outputs: layers.iter().map(outputs).collect(), weights: weights.collect() })
+    }
+
+    /// By how much an error of the outputs of a site grows on its way to what the model predicts: √(KL divergence ÷ squared error of
+    /// a token's outputs).
+    pub fn of_errors(&self, layer: usize, site: usize) -> f64 {
+        self.by_output[layer][site] * self.outputs[layer][site].sqrt()
     }
 
     /// Magnitudes, per layer and projection, above which inputs stay, so that a fraction `active` of the weights is read.
     pub fn thresholds(&self, calibration: &InputCalibration, active: f64) -> Vec<[f32; 7]> {
-        let sites = || (0..self.worth.len()).flat_map(|l| (0..SITES).map(move |site| (l, site)));
+        let sites = || (0..self.by_output.len()).flat_map(|l| (0..SITES).map(move |site| (l, site)));
         let all: f64 = self.weights.as_flattened().iter().sum();
         let read = |threshold: f64| {
             let of = |(l, site): (usize, usize)| {
-                self.weights[l][site] * calibration.above(l, site, (threshold / self.worth[l][site]) as f32)
+                self.weights[l][site] * calibration.above(l, site, (threshold / self.by_output[l][site]) as f32)
             };
             sites().map(of).sum::<f64>() / all
         };
-        let most = |(l, site): (usize, usize)| f64::from(calibration.largest(l, site)) * self.worth[l][site];
+        let most = |(l, site): (usize, usize)| f64::from(calibration.largest(l, site)) * self.by_output[l][site];
         // As much is read at `low` as is wanted or more, at `high` less.
         let (mut low, mut high) = (0.0, sites().map(most).fold(0.0, f64::max));
         for _ in 0..STEPS {
@@ -92,7 +101,7 @@ impl Allocation {
         // All is kept as it is: zeros too.
         let threshold = if active < 1.0 { low } else { 0.0 };
         let layer = |worth: &[f64; 4]| by_projection(worth.map(|worth| (threshold / worth) as f32));
-        self.worth.iter().map(layer).collect()
+        self.by_output.iter().map(layer).collect()
     }
 }
 
