@@ -126,7 +126,6 @@ def measure(args, results):
     done = [line["key"] for line in results]
     texts = {path: sha256(path) for path in args.text}
     cpu = processor(args)
-    (args.work / "calibration.txt").write_text(second_half(args.text[0]), encoding="utf-8")
     questions.write(args.work / "questions.jsonl")
     for model, setting in chosen(args, [Model(args, words) for words in args.models]):
         key = [model.name, setting["name"], args.tokens, args.window, args.calibration_tokens]
@@ -198,7 +197,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "time", "report"])
     parser.add_argument("models", nargs="*", metavar="NAME=DIR[,FILE.gguf]", help="bf16 model directories, smallest first")
-    parser.add_argument("--text", action="append", default=[], help="UTF-8 text to evaluate on; the first one's second half calibrates")
+    parser.add_argument("--text", action="append", default=[], help="UTF-8 text to evaluate on; the first one's second half calibrates what is not made yet")
     parser.add_argument("--only", action="append", default=[], metavar="SETTING", help="measure only this setting (repeatable)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of each text [default: %(default)s]")
     parser.add_argument("--window", type=int, default=512, help="tokens of a window [default: %(default)s]")
@@ -211,10 +210,12 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("target/quality"), help="folder for what is made of models [default: %(default)s]")
     args = parser.parse_intermixed_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    if args.action != "report" and (not args.models or (args.action == "run" and not args.text)):
+        parser.error("run needs --text FILE and NAME=DIR, time needs NAME=DIR")
+    if args.text:
+        (args.work / "calibration.txt").write_text(second_half(args.text[0]), encoding="utf-8")
     if args.action == "report":
         write_report(lines(args.results), lines(args.speeds), HERE)
-    elif not args.models or (args.action == "run" and not args.text):
-        parser.error("run needs --text FILE and NAME=DIR, time needs NAME=DIR")
     elif args.action == "time":
         time(args)
     else:

@@ -1,8 +1,8 @@
 //! Which settings keep a wanted quality.
 
 use serde::{Serialize, Serializer};
-use sparrow::{DType, Error};
 use sparrow::internals::record::{Evaluation, Trial};
+use sparrow::{DType, Error};
 use sparrow_tools::quantize::Stage;
 use sparrow_tools::tune::{Computed, FRACTIONS, Setting, Tuning};
 

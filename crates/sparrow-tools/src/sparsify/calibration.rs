@@ -10,8 +10,8 @@ use super::options::{Progress, SparsifyOptions, Stage};
 use super::task::{Task, observe};
 use super::train;
 use crate::calibrate::{
-    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, TOKENS, Worth, closed_form,
-    column_norms, thresholds_for_active, thresholds_for_recall,
+    BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, TOKENS, Worth,
+    closed_form, column_norms, thresholds_for_active, thresholds_for_recall,
 };
 
 /// Fraction of neurons that count as truly active where the activation has no exact zeros and nothing else was asked for.
@@ -144,9 +144,7 @@ impl Calibration {
             Calibration::Neurons { curves, relu, .. } => {
                 return self.neuron_method(options, thresholds_for_active(curves, *relu, active));
             }
-            Calibration::Inputs { calibration, worth } => {
-                Found::Inputs(worth.thresholds(calibration, active))
-            }
+            Calibration::Inputs { calibration, worth } => Found::Inputs(worth.thresholds(calibration, active)),
             Calibration::Blocks { influence, model } => Found::Blocks(influence.skipped(&model.weights.layers, active)),
         };
         options.selector.kind().method(found)

@@ -159,7 +159,8 @@ fn patterns_sparsities_and_choices_hold_in_what_is_written() {
         exclude: vec!["*layers.[01].*".into(), "*down_proj*".into()],
         ..half(Method::Wanda)
     };
-    let cases = [options(Method::SparseGpt, pattern), options(Method::Magnitude, pattern), owl, some];
+    let worth = PruneOptions { allocation: Allocation::Worth, ..half(Method::SparseGpt) };
+    let cases = [options(Method::SparseGpt, pattern), options(Method::Magnitude, pattern), owl, some, worth];
     for (case, options) in cases.into_iter().enumerate() {
         let out = dir.path().join(case.to_string());
         let record = prune_demo(&out, &options, &cpu()).unwrap();
@@ -181,13 +182,18 @@ fn patterns_sparsities_and_choices_hold_in_what_is_written() {
                 assert!(targets.iter().all(|t| (t - 0.6).abs() < 0.0801), "{targets:?}");
                 assert!(targets.iter().any(|t| (t - 0.6).abs() > 0.0799), "{targets:?}");
             }
-            _ => {
+            3 => {
                 assert_eq!(tensors.len(), 6);
                 assert!(tensors.keys().all(|name| name.contains("gate") || name.contains("up")), "{tensors:?}");
                 let (before, after) = (demo(), load(&out));
                 let bytes =
                     |model: &Model, l: usize| model.weights.layers[l].mlp.up.weight.dense().unwrap().bytes().to_vec();
                 assert!(bytes(&before, 1) == bytes(&after, 1) && bytes(&before, 2) != bytes(&after, 2));
+            }
+            _ => {
+                assert!((record.sparsity - 0.5).abs() < 5e-3, "{}", record.sparsity);
+                assert!(tensors.values().all(|s| (s - 0.5).abs() < 0.151), "{tensors:?}");
+                assert!(tensors.values().any(|s| (s - 0.5).abs() > 0.05), "{tensors:?}");
             }
         }
     }
@@ -196,8 +202,8 @@ fn patterns_sparsities_and_choices_hold_in_what_is_written() {
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
-    for method in [Method::Wanda, Method::SparseGpt] {
-        let options = PruneOptions { allocation: Allocation::Owl, ..half(method) };
+    for (method, allocation) in [(Method::Wanda, Allocation::Owl), (Method::SparseGpt, Allocation::Worth)] {
+        let options = PruneOptions { allocation, ..half(method) };
         let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
         prune_demo(&whole, &options, &cpu()).unwrap();
         let expected = files(&whole);

@@ -15,8 +15,7 @@ fn weights_rounded_by_gptq_are_written_as_they_were_measured() {
     let gptq = Setting { gptq: true, ..nearest };
     assert_eq!((nearest.to_string(), gptq.to_string()), ("int4".into(), "gptq int4".into()));
     tuning.round(|_, _, _| ()).unwrap();
-    let [by_nearest, by_gptq] =
-        [nearest, gptq].map(|setting| tuning.measure(setting, |_, _| ()).unwrap());
+    let [by_nearest, by_gptq] = [nearest, gptq].map(|setting| tuning.measure(setting, |_, _| ()).unwrap());
     assert!(0.0 < by_gptq.kl_mean && by_gptq.kl_mean < by_nearest.kl_mean, "{by_gptq:?} {by_nearest:?}");
     let file = tuning.finish(gptq, Vec::new(), |_, _| ()).unwrap();
 

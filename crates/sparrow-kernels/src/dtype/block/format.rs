@@ -201,10 +201,7 @@ pub(super) unsafe fn half_pairs(blocks: *const u8, bytes: usize, count: usize) -
                 let b = two_pairs(blocks, bytes, [2.min(last), 3.min(last)]);
                 let c = two_pairs(blocks, bytes, [4.min(last), 5.min(last)]);
                 let d = two_pairs(blocks, bytes, [6.min(last), 7.min(last)]);
-                (
-                    kept(_mm_set_epi64x(b, a), 4 * count),
-                    kept(_mm_set_epi64x(d, c), (4 * count).saturating_sub(16)),
-                )
+                (kept(_mm_set_epi64x(b, a), 4 * count), kept(_mm_set_epi64x(d, c), (4 * count).saturating_sub(16)))
             }
         }
     };
