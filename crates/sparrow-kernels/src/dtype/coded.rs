@@ -80,11 +80,12 @@ pub(crate) fn unsigned_words(bytes: __m256i) -> [__m256i; 2] {
     [_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(bytes)]
 }
 
-/// Does something for each of `$count` chunks of a span, one after the other, with constant numbers.
+/// Does something for each of `$count` chunks of a span; of a whole span one after the other, with constant numbers. With
+/// `constant` numbers always are, for what is kept in registers by them, and every chunk is asked for.
 #[cfg(target_arch = "x86_64")]
 macro_rules! each_chunk {
-    ($count:expr, $chunk:ident => $body:block) => {{
-        let count = $count;
+    (constant $count:expr, $chunk:ident => $body:block) => {{
+        let count: usize = $count;
         crate::dtype::coded::each_chunk!(@ count $chunk $body, 0, 1, 2, 3, 4, 5, 6, 7)
     }};
     (@ $count:ident $chunk:ident $body:block, $($number:literal),*) => {{
@@ -93,6 +94,13 @@ macro_rules! each_chunk {
             $body
         })*
     }};
+    ($count:expr, $chunk:ident => $body:block) => {
+        if $count == 8 {
+            crate::dtype::coded::each_chunk!(constant 8, $chunk => $body)
+        } else {
+            for $chunk in 0..$count $body
+        }
+    };
 }
 #[cfg(target_arch = "x86_64")]
 pub(crate) use each_chunk;

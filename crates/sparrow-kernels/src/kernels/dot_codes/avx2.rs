@@ -37,7 +37,7 @@ unsafe fn tile<F: Coded, const M: usize, const S: usize>(a: &DotCodes, j: usize,
                     add_offsets::<F, S>(&scales, a, t + m, start, &mut sums[m]);
                 }
             }
-            each_chunk! { (cols - start).min(SPAN).div_ceil(CHUNK), chunk => {
+            each_chunk! { constant (cols - start).min(SPAN).div_ceil(CHUNK), chunk => {
                 let [first, second] = F::words(row, cols, span, chunk);
                 let factors = halves::<F>(&scales.factors, chunk);
                 for m in 0..M {
