@@ -30,8 +30,7 @@ pub struct Args {
     /// uniform, owl or worth
     ///
     /// owl: layers with more outliers keep more, at most 8 points from the target, which is the mean; worth: matrices whose errors change
-    /// more of what the model predicts keep more, at most 15 points from it. That is measured first, which takes as long as reading some
-    /// thousand tokens more.
+    /// more of what the model predicts keep more, at most 15 points from it, which is measured first.
     #[arg(long, default_value_t, help_heading = "Sparsity")]
     allocation: Allocation,
     #[command(flatten, next_help_heading = "Sparsity")]

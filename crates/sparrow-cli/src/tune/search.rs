@@ -77,7 +77,7 @@ impl Tried {
 /// What weights are quantised to, from the most bits to the fewest.
 const DTYPES: [Option<DType>; 4] = [None, Some(DType::Q8_0), Some(DType::I8), Some(DType::I4G32)];
 
-/// What GPTQ gains at best: it costs this part of what rounding to the nearest does.
+/// How many times less than rounding to the nearest GPTQ costs at best.
 const GPTQ_GAINS: f64 = 4.0;
 
 /// What was measured of every type: everything, what loses nothing, and as few inputs as keep the target; and four bits by GPTQ, where

@@ -8,7 +8,7 @@ use crate::layerwise::Hessian;
 /// Rows that one task works on.
 const ROWS: usize = 16;
 
-/// Steps of conjugate gradients; later ones gain next to nothing.
+/// Steps of conjugate gradients.
 const STEPS: usize = 16;
 
 /// Lowers the squared error `(new − old) · H · (new − old)ᵀ` of every row of `new`, `[rows, n]`, whose zeros stay.
@@ -35,8 +35,7 @@ pub(super) fn refit(cpu: &Cpu, old: &[f32], hessian: &Hessian, new: &mut [f32]) 
             let curvature = products(&direction, &curved, n);
             for (r, (gain, curvature)) in gain.iter().zip(curvature).enumerate() {
                 let step = if curvature > 0.0 { (gain / curvature) as f32 } else { 0.0 };
-                let row = r * n..(r + 1) * n;
-                for j in row {
+                for j in r * n..(r + 1) * n {
                     new[j] += step * direction[j];
                     slope[j] -= step * curved[j];
                 }

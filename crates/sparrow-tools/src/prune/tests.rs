@@ -195,7 +195,7 @@ fn refitted_weights_are_the_best_beside_their_zeros() {
         for (row, found) in refitted.chunks(n).enumerate() {
             let kept: Vec<usize> = (0..n).filter(|&j| found[j] != 0.0).collect();
             let best = solved(&layer, row, &kept);
-            // What is left after a fixed number of steps: a hundredth of what refitting moved.
+            // What a fixed number of steps leaves of the squared distance.
             let distance =
                 |values: &[f32]| kept.iter().zip(&best).map(|(&j, b)| (f64::from(values[j]) - b).powi(2)).sum::<f64>();
             let before = distance(&pruned[row * n..][..n]);
