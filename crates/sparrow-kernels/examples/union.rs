@@ -50,6 +50,7 @@ fn main() {
                         gate_bias: None,
                         up_bias: None,
                         down_bias: None,
+                        left_out: None,
                         activation: Activation::Silu,
                         pooled: None,
                     };

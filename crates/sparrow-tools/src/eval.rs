@@ -40,7 +40,8 @@ pub fn sessions(loaded: &Loaded, reference: Arc<Model>, kv: KvOptions, window: u
 /// one sequence with room for a window; `observer` sees the sparse model's MLPs, `progress` is told how many tokens are done.
 ///
 /// Where the sparse session's cache is sparse, it reads a block at a time, so that what is older is packed as it is when decoding: a
-/// token sees up to two blocks more than the tail dense, itself included.
+/// token sees up to two blocks more than the tail dense, itself included. Where it prefers neurons that are in memory, it reads a token
+/// at a time.
 ///
 /// # Errors
 /// If there are fewer than two tokens, a window does not fit a session, or the models' vocabularies differ in size.
@@ -68,7 +69,13 @@ pub fn evaluate(
     sparse.reset_stats();
     let mut comparison = Comparison::default();
     let mut dense_logits = Vec::new();
-    let step = if sparse.kv().sparsity.is_some() { SparseKv::BLOCK } else { window };
+    // Which neurons are preferred depends on which the last token left in memory.
+    let prefers = matches!(sparse.model().placement, Placement::Cache(cache) if cache.prefer > 1.0);
+    let step = match sparse.kv().sparsity {
+        _ if prefers => 1,
+        Some(_) => SparseKv::BLOCK,
+        None => window,
+    };
     for (w, ids) in ids.chunks(window).enumerate().filter(|(_, ids)| ids.len() > 1) {
         dense.truncate(0, 0)?;
         sparse.truncate(0, 0)?;

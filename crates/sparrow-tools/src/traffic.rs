@@ -21,7 +21,7 @@ pub fn weight_bytes_per_token(model: &Model, selector: &Selector, active: &[f64]
             Selector::Neurons(neurons) => {
                 // The exact gate is read whole, and then known of the active neurons.
                 let gate = match neurons.scorer {
-                    Scorer::Gate => layer.mlp.deciding().weight.byte_len() as f64,
+                    Scorer::Gate(_) => layer.mlp.deciding().weight.byte_len() as f64,
                     _ => 0.0,
                 };
                 let gathered = if active > DENSE_FROM { 1.0 } else { active };

@@ -175,7 +175,7 @@ impl Tuning {
             Computed::All => (None, Vec::new()),
             Computed::OpenGates => {
                 let thresholds = vec![Threshold::Fixed(0.0); layers];
-                let found = Found::Neurons { thresholds, rank: 0, look_ahead: false, epochs: 0 };
+                let found = Found::Neurons { thresholds, rank: 0, look_ahead: false, epochs: 0, weighted: false };
                 (Some(setting.selector().kind().method(found)), vec![0.0; layers])
             }
             Computed::Inputs(at) => (Some(self.inputs[at].clone()), Vec::new()),

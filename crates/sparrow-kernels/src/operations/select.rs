@@ -39,6 +39,26 @@ impl Compute {
         });
     }
 
+    /// valueᵢ ← otherᵢ where bit i of the row's mask is not set. Parallel.
+    ///
+    /// `values` is `[m, n]`, `masks` `[m, ceil(n/64)]`, `others` `[n]`.
+    ///
+    /// # Panics
+    /// If `values.len()` is no multiple of the length of `others`, or `masks` has another length.
+    pub fn replace_unset(&self, values: &mut [f32], others: &[f32], masks: &[u64]) {
+        let (n, words) = (others.len(), mask_words(others.len()));
+        assert!(n > 0 && values.len().is_multiple_of(n), "replace_unset: values.len() is no multiple of n = {n}");
+        assert_eq!(masks.len(), values.len() / n * words, "replace_unset: masks.len() is not m * ceil({n} / 64)");
+        self.workers.split_rows(values, n, n, &|row, values| {
+            let mask = &masks[row * words..(row + 1) * words];
+            for (i, (value, &other)) in values.iter_mut().zip(others).enumerate() {
+                if mask[i / 64] >> (i % 64) & 1 == 0 {
+                    *value = other;
+                }
+            }
+        });
+    }
+
     /// The mean and the population standard deviation, in one pass with `f64` sums; (0, 0) for none.
     ///
     /// Exact to 2⁻²³ relative unless |mean| exceeds 10⁶ deviations.

@@ -28,6 +28,8 @@ pub struct SparseMlp<'a> {
     pub up_bias: Option<&'a [f32]>,
     /// `[H]`.
     pub down_bias: Option<&'a [f32]>,
+    /// `[I]`: what stands for neurons that are left out, which `down_bias` counts of all of them: it is taken off the active ones.
+    pub left_out: Option<&'a [f32]>,
     /// Applied to the gate, or to up without a gate.
     pub activation: Activation,
     /// Where the rows of the neurons are, if not each at its own number.
@@ -90,8 +92,8 @@ const TOKENS: usize = 16;
 
 impl Compute {
     /// out\[r, :\] = Σᵢ h\[r, i\] · down\[i, :\] + down_bias, with h\[r, i\] = a(gateᵢ·x\[r\] + bᵢ) · (upᵢ·x\[r\] + cᵢ)
-    /// (without a gate: a(upᵢ·x\[r\] + cᵢ)) where neuron i is active in row r, and 0 elsewhere. Reads only the rows of
-    /// the `neurons` of `inputs`. The idea is that of Deja Vu (arXiv 2310.17157).
+    /// (without a gate: a(upᵢ·x\[r\] + cᵢ)), less its value of `left_out`, where neuron i is active in row r, and 0 elsewhere.
+    /// Reads only the rows of the `neurons` of `inputs`. The idea is that of Deja Vu (arXiv 2310.17157).
     ///
     /// `out` is `[rows, H]`, overwritten. Where rows are `pooled` makes no difference to the result.
     ///
@@ -191,6 +193,11 @@ impl Call<'_> {
             activate(gate);
             multiply(up, gate);
         }
+        if let Some(left_out) = mlp.left_out {
+            for row in up.chunks_exact_mut(n) {
+                row.iter_mut().zip(ids).for_each(|(h, &id)| *h -= left_out[id as usize]);
+            }
+        }
         if let Some(masks) = self.inputs.masks {
             let words = mask_words(mlp.neurons());
             for (mask, row) in masks.chunks_exact(words).zip(up.chunks_exact_mut(n)) {
@@ -246,9 +253,12 @@ fn check(mlp: &SparseMlp, inputs: &SparseMlpInputs, out: &[f32]) {
     }
     length("x", x.len(), rows * hidden);
     length("out", out.len(), rows * hidden);
-    for (name, bias, want) in
-        [("gate_bias", mlp.gate_bias, neurons), ("up_bias", mlp.up_bias, neurons), ("down_bias", mlp.down_bias, hidden)]
-    {
+    for (name, bias, want) in [
+        ("gate_bias", mlp.gate_bias, neurons),
+        ("up_bias", mlp.up_bias, neurons),
+        ("down_bias", mlp.down_bias, hidden),
+        ("left_out", mlp.left_out, neurons),
+    ] {
         length(name, bias.map_or(want, <[f32]>::len), want);
     }
     if let Some(masks) = masks {

@@ -240,6 +240,7 @@ fn active_neurons_are_those_of_dense_weights() {
                         gate_bias: None,
                         up_bias: None,
                         down_bias: None,
+                        left_out: None,
                         activation: Activation::Relu,
                         pooled: None,
                     };

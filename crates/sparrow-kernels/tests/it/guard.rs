@@ -215,6 +215,7 @@ fn bitmap(compute: &Compute, guard: Guard, dtype: DType, m: usize, n: usize, k: 
         gate_bias: None,
         up_bias: None,
         down_bias: None,
+        left_out: None,
         activation: Activation::Silu,
         pooled: None,
     };
@@ -290,6 +291,7 @@ fn sparse_mlp(compute: &Compute, guard: Guard, dtype: DType, neurons: usize, hid
                 gate_bias: Some(&biases[0]),
                 up_bias: Some(&biases[1]),
                 down_bias: Some(&biases[2]),
+                left_out: Some(&biases[0]),
                 activation: Activation::Silu,
                 pooled: None,
             };
@@ -444,6 +446,7 @@ fn weights_at_the_end_of_a_mapped_file_are_not_read_past_it() {
                         gate_bias: None,
                         up_bias: None,
                         down_bias: None,
+                        left_out: None,
                         activation: Activation::Relu,
                         pooled: None,
                     };

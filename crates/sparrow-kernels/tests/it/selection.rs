@@ -109,7 +109,7 @@ fn infinite_and_missing_scores_reach_the_mean() {
 }
 
 #[test]
-fn values_without_their_bit_are_zeroed() {
+fn values_without_their_bit_are_zeroed_or_replaced() {
     let mut random = Random(15);
     for compute in tiers_to_test() {
         for n in EDGES.into_iter().filter(|&n| n > 0).chain([9000]) {
@@ -120,10 +120,14 @@ fn values_without_their_bit_are_zeroed() {
             let masks: Vec<u64> = (0..m * words).map(|_| random.next()).collect();
             let mut got = values.clone();
             compute.zero_unset(&mut got, n, &masks);
-            for (i, (got, value)) in got.iter().zip(&values).enumerate() {
+            let (others, mut replaced) = (random.values(n), values.clone());
+            compute.replace_unset(&mut replaced, &others, &masks);
+            for (i, value) in values.iter().enumerate() {
                 let set = masks[i / n * words + i % n / 64] >> (i % n % 64) & 1 == 1;
-                let want = if set { *value } else { 0.0 };
-                assert_eq!(got.to_bits(), want.to_bits(), "{i} of {n}, {}", describe(&compute));
+                for (got, unset) in [(got[i], 0.0), (replaced[i], others[i % n])] {
+                    let want = if set { *value } else { unset };
+                    assert_eq!(got.to_bits(), want.to_bits(), "{i} of {n}, {}", describe(&compute));
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ struct Mlp {
     up: Sample,
     down: Sample,
     biases: Option<[Vec<f32>; 3]>,
+    left_out: Option<Vec<f32>>,
     activation: Activation,
 }
 
@@ -18,6 +19,7 @@ impl Mlp {
             up: Sample::random(dtype, neurons, hidden, random),
             down: Sample::random(dtype, neurons, hidden, random),
             biases: (neurons % 2 == 1).then(|| [random.values(neurons), random.values(neurons), random.values(hidden)]),
+            left_out: (neurons % 4 == 1).then(|| random.values(neurons)),
             activation: a,
         }
     }
@@ -31,6 +33,7 @@ impl Mlp {
             gate_bias: bias(0),
             up_bias: bias(1),
             down_bias: bias(2),
+            left_out: self.left_out.as_deref(),
             activation: self.activation,
             pooled: None,
         }
@@ -59,6 +62,8 @@ impl Mlp {
                 }
                 None => (activation(self.activation, up), up_size + up_size * up_size),
             };
+            let left_out = self.left_out.as_ref().map_or(0.0, |values| f64::from(values[i]));
+            let (h, size) = (h - left_out, size + left_out.abs());
             for (c, (sum, sizes)) in out.iter_mut().enumerate() {
                 *sum += h * self.down.at(i, c);
                 *sizes += size * self.down.size(i, c);

@@ -36,7 +36,7 @@ pub fn count(mask: &[bool]) -> u64 {
     mask.iter().filter(|&&set| set).count() as u64
 }
 
-/// `x` without what is not set.
-pub fn kept(x: &[f64], mask: &[bool]) -> Vec<f64> {
-    x.iter().zip(mask).map(|(&x, &set)| if set { x } else { 0.0 }).collect()
+/// `x`, and instead of what is not set the `others`.
+pub fn kept(x: &[f64], mask: &[bool], others: impl Fn(usize) -> f64) -> Vec<f64> {
+    x.iter().zip(mask).enumerate().map(|(i, (&x, &set))| if set { x } else { others(i) }).collect()
 }

@@ -189,7 +189,7 @@ impl Backend for Reference {
         }
         if let Some(selection) = selection {
             // Rows of the neurons that any of the step's rows needs; the gate's were read to select by.
-            let known = matches!(selection.scorer, Scorer::Gate) && stored.mlp.gate.is_some();
+            let known = matches!(selection.scorer, Scorer::Gate(_)) && stored.mlp.gate.is_some();
             let neuron = stored.mlp.neuron_bytes() - if known { stored.mlp.gate_row_bytes() } else { 0 };
             step.meter.read(neuron * selection.union());
         }
@@ -208,8 +208,10 @@ impl Backend for Reference {
                 .for_each(|(up, &g)| *up = gated(activation, g, *up)),
             None => neurons.iter_mut().flatten().for_each(|up| *up = activate(activation, *up)),
         }
-        if let Some(Selection { masks, .. }) = selection {
-            neurons = neurons.iter().zip(masks).map(|(row, mask)| kept(row, mask)).collect();
+        if let Some(Selection { masks, scorer }) = selection {
+            let left_out = scorer.gate_neurons(layer.index).map(|neurons| &neurons.left_out);
+            let value = |i: usize| left_out.map_or(0.0, |values| f64::from(values[i]));
+            neurons = neurons.iter().zip(masks).map(|(row, mask)| kept(row, mask, value)).collect();
         }
         see(layer, step, Point::Neurons, &neurons);
         let out = times(step, Projection::Down, &matrices.down, &neurons); //                  [m, hidden]

@@ -27,5 +27,5 @@ pub fn project(layer: &At, step: &mut Step, projection: Projection, matrix: &Mat
     let (inputs, outputs) = (matrix.inputs() as u64, matrix.outputs() as u64);
     step.meter.active(layer.index, masks.iter().map(|mask| count(mask) * outputs), inputs * outputs);
     step.meter.read(count(&union(&masks)) * matrix.bytes / inputs);
-    x.iter().zip(&masks).map(|(x, mask)| matrix.times(&kept(x, mask))).collect()
+    x.iter().zip(&masks).map(|(x, mask)| matrix.times(&kept(x, mask, |_| 0.0))).collect()
 }

@@ -1,6 +1,6 @@
 //! Scores of neurons, and the rules that say which of them, or which inputs, are active for a token.
 
-use sparrow::internals::backend::{ActiveNeurons, MaskCycle, Projection, Scorer, SignBits, Step, Threshold};
+use sparrow::internals::backend::{ActiveNeurons, MaskCycle, Projection, Row, Scorer, SignBits, Step, Threshold};
 
 use super::masks::{above, count, union};
 use super::project::{At, project};
@@ -20,7 +20,16 @@ impl Selection {
     pub fn find(&mut self, layer: &At, step: &mut Step, rule: Option<Threshold>, h: &Rows) {
         self.masks = match (&self.scorer, rule) {
             (Scorer::Masks(cycle), _) => given(cycle, layer, step),
-            (scorer, Some(rule)) => scores(scorer, layer, step, h).iter().map(|row| above(rule, row)).collect(),
+            (scorer, Some(rule)) => {
+                let whole = |row: &Row| row.position == 0 && scorer.gate_neurons(layer.index).is_some();
+                let rows = step.rows;
+                let scores = scores(scorer, layer, step, h);
+                let mask = |(scores, row): (&Vec<f64>, &Row)| match whole(row) {
+                    true => vec![true; scores.len()],
+                    false => above(rule, scores),
+                };
+                scores.iter().zip(rows).map(mask).collect()
+            }
             (scorer, None) => panic!("no rule for the scores of {scorer:?}"),
         };
         let neurons = layer.spec.intermediate_size as u64;
@@ -64,9 +73,13 @@ fn scores(scorer: &Scorer, layer: &At, step: &mut Step, h: &Rows) -> Rows {
     let let_through = |gates: Vec<f64>| gates.iter().map(|&g| activate(activation, g).abs()).collect();
     let magnitudes = scorer.compares_magnitudes(activation, layer.index);
     match scorer {
-        Scorer::Gate => {
+        Scorer::Gate(_) => {
             let deciding = layer.weights.layers[layer.index].deciding();
-            project(layer, step, Projection::Gate, deciding, h).into_iter().map(let_through).collect()
+            let weights = scorer.gate_neurons(layer.index).map(|neurons| &neurons.weights);
+            let weight = |i: usize| weights.map_or(1.0, |weights| f64::from(weights[i]));
+            let weighted = |row: Vec<f64>| row.into_iter().enumerate().map(|(i, score)| score * weight(i)).collect();
+            let gates = project(layer, step, Projection::Gate, deciding, h);
+            gates.into_iter().map(let_through).map(weighted).collect()
         }
         Scorer::LowRank(predictors) => {
             let p = &predictors[layer.index];

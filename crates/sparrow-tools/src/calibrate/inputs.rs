@@ -26,7 +26,8 @@ pub(crate) fn column_norms(cpu: &Cpu, model: &Model) -> Vec<InputNorms> {
     layers.into_iter().map(|layer| layer.into_inner().expect("each was locked once").1).collect()
 }
 
-fn norms_of<'a>(linears: impl IntoIterator<Item = &'a Linear>) -> Vec<f32> {
+/// The norms of the columns of matrices, one below the other.
+pub(super) fn norms_of<'a>(linears: impl IntoIterator<Item = &'a Linear>) -> Vec<f32> {
     let mut squares: Vec<f64> = Vec::new();
     for linear in linears {
         squares.resize(linear.inputs(), 0.0);

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod closed_form;
+mod gate_neurons;
 mod gates;
 mod inputs;
 mod neurons;
@@ -10,6 +11,7 @@ mod worth;
 
 pub(crate) use blocks::BlockInfluence;
 pub use closed_form::{InputMoments, closed_form};
+pub(crate) use gate_neurons::{expected_worth, means_left_out};
 pub(crate) use gates::Gates;
 pub(crate) use inputs::{InputCalibration, InputSamples, column_norms};
 pub use neurons::ScoreCurve;

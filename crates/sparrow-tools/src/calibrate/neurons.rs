@@ -26,6 +26,8 @@ pub(crate) struct NeuronSamples<'a> {
     stride: usize,
     look_ahead: bool,
     moments: bool,
+    /// Tokens of a window, whose first is not kept.
+    window: Option<usize>,
     layers: Vec<LayerSamples>,
     transposed: [Vec<f32>; 2],
     product: Vec<f32>,
@@ -72,7 +74,22 @@ impl<'a> NeuronSamples<'a> {
         let stride = tokens.div_ceil((SAMPLE_BYTES / row).max(1)).max(1);
         let layers = (0..layers).map(|_| LayerSamples { hidden, ..LayerSamples::default() }).collect();
         let product = vec![0.0; if moments { hidden * hidden } else { 0 }];
-        NeuronSamples { cpu, hidden, stride, look_ahead, moments, layers, transposed: Default::default(), product }
+        NeuronSamples {
+            cpu,
+            hidden,
+            stride,
+            look_ahead,
+            moments,
+            window: None,
+            layers,
+            transposed: Default::default(),
+            product,
+        }
+    }
+
+    /// Without the first token of every window, whose activations are like those of no other.
+    pub fn without_first_of(self, window: usize) -> Self {
+        NeuronSamples { window: Some(window).filter(|&window| window > 1), ..self }
     }
 
     /// What was collected, by layer.
@@ -121,7 +138,8 @@ impl Observer for NeuronSamples<'_> {
         let (hidden, stride) = (self.hidden, self.stride);
         let mut samples = std::mem::take(&mut self.layers[layer]);
         for (r, row) in h.chunks_exact(hidden).enumerate() {
-            if (samples.tokens + r).is_multiple_of(stride) {
+            let token = samples.tokens + r;
+            if token.is_multiple_of(stride) && !self.window.is_some_and(|window| token.is_multiple_of(window)) {
                 samples.inputs.extend_from_slice(row);
                 if self.look_ahead {
                     samples.ahead.extend_from_slice(&samples.pending[r * hidden..(r + 1) * hidden]);
@@ -155,7 +173,7 @@ pub struct ScoreCurve {
 }
 
 impl ScoreCurve {
-    /// Scores the sampled tokens; `true_active` is the fraction of neurons that count as truly active where the activation
+    /// Scores the sampled tokens, by the gate times `weights` where there are any; `true_active` is the fraction of neurons that count as truly active where the activation
     /// has no exact zeros. Also returns the `|act(gate)|` above which a neuron is truly active.
     pub(crate) fn new(
         cpu: &Cpu,
@@ -163,6 +181,7 @@ impl ScoreCurve {
         layer: usize,
         samples: &LayerSamples,
         scorer: &Scorer,
+        weights: Option<&[f32]>,
         true_active: f64,
     ) -> (Self, f32) {
         let activation = model.spec.activation;
@@ -191,7 +210,13 @@ impl ScoreCurve {
             }
             scores.resize(m * n, 0.0);
             match scorer {
-                Scorer::Gate => scores.copy_from_slice(&values),
+                Scorer::Gate(_) => {
+                    scores.copy_from_slice(&values);
+                    if let Some(weights) = weights {
+                        let rows = scores.chunks_exact_mut(n);
+                        rows.for_each(|row| row.iter_mut().zip(weights).for_each(|(s, w)| *s *= w));
+                    }
+                }
                 Scorer::LowRank(predictors) => {
                     let predictor = &predictors[layer];
                     cpu.predict(predictor, &rows(samples.predictor_inputs(), chosen), &mut low, &mut scores);
@@ -207,7 +232,7 @@ impl ScoreCurve {
             // A stride coprime to most sizes walks over all neurons.
             all.extend(scores.iter().copied().step_by(7));
         }
-        if matches!(scorer, Scorer::Gate) {
+        if matches!(scorer, Scorer::Gate(_)) && weights.is_none() {
             // To find all of them is to go by the truth itself, not by the smallest that the sample has.
             active.extend([truth.next_up()]);
         }

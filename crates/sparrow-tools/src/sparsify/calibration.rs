@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sparrow::internals::backend::{InputNorms, Predictor, Scorer, Threshold, is_relu_family};
+use sparrow::internals::backend::{GateNeurons, InputNorms, Predictor, Scorer, Threshold, is_relu_family};
 use sparrow::internals::select::{Calibrates, Found, Goal, InputThresholds, Method, Neurons, Scores};
 use sparrow::{Error, Model, Result, Selector};
 
@@ -11,7 +11,7 @@ use super::task::{Task, observe};
 use super::train;
 use crate::calibrate::{
     BlockInfluence, InputCalibration, InputSamples, LayerSamples, NeuronSamples, ScoreCurve, TOKENS, Worth,
-    closed_form, column_norms, thresholds_for_active, thresholds_for_recall,
+    closed_form, column_norms, expected_worth, means_left_out, thresholds_for_active, thresholds_for_recall,
 };
 
 /// Fraction of neurons that count as truly active where the activation has no exact zeros and nothing else was asked for.
@@ -47,12 +47,20 @@ impl Observed {
                 let low_rank = scores == Scores::LowRank;
                 let look_ahead = task.options.look_ahead;
                 let mut samples = NeuronSamples::new(task.cpu, layers, hidden, ids.len(), low_rank, look_ahead);
+                if is_weighted(scores, model) {
+                    samples = samples.without_first_of(task.window);
+                }
                 observe(task, model, ids, &mut samples, &mut report)?;
                 Observed::Neurons { samples: samples.finish()?, scores }
             }
             Calibrates::Nothing => unreachable!("options were checked"),
         })
     }
+}
+
+/// Whether exact gates are weighted: where they have no exact zeros, which cost nothing to leave out.
+fn is_weighted(scores: Scores, model: &Model) -> bool {
+    scores == Scores::Gate && !is_relu_family(model.spec.activation)
 }
 
 fn not_finite() -> Error {
@@ -64,6 +72,8 @@ pub(super) enum Calibration {
     Neurons {
         samples: Vec<LayerSamples>,
         scorer: Scorer,
+        /// What exact gates are multiplied with, per layer; empty where they are not.
+        weights: Vec<Vec<f32>>,
         curves: Vec<ScoreCurve>,
         /// `|act(gate)|` above which a neuron is truly active, per layer.
         truth: Vec<f32>,
@@ -92,7 +102,7 @@ impl Calibration {
             Observed::Blocks(influence) => return Ok(Calibration::Blocks { influence, model: model.clone() }),
         };
         let scorer = match scores {
-            Scores::Gate => Scorer::Gate,
+            Scores::Gate => Scorer::Gate(None),
             Scores::Signs => {
                 let signs = layers.iter().map(|layer| task.cpu.sign_bits(&layer.mlp.deciding().weight));
                 Scorer::Signs(signs.collect())
@@ -106,8 +116,15 @@ impl Calibration {
             }
         };
         let relu = is_relu_family(model.spec.activation);
+        // A rule that was named is one of plain gates.
+        let weights = match is_weighted(scores, model) && task.options.selector.rule().is_none() {
+            true => {
+                samples.iter().enumerate().map(|(l, samples)| expected_worth(task.cpu, model, l, samples)).collect()
+            }
+            false => Vec::new(),
+        };
         let (curves, truth) = (Vec::new(), Vec::new());
-        let mut calibration = Calibration::Neurons { samples, scorer, curves, truth, relu };
+        let mut calibration = Calibration::Neurons { samples, scorer, weights, curves, truth, relu };
         let true_active = match task.options.goal {
             Some(Goal::Active(active)) => active,
             _ => TRUE_ACTIVE,
@@ -126,8 +143,11 @@ impl Calibration {
 
     /// Scores the samples, a fraction `true_active` of neurons being truly active where nothing else says which are.
     fn score(&mut self, task: &Task, model: &Model, true_active: f64) {
-        let Calibration::Neurons { samples, scorer, curves, truth, .. } = self else { return };
-        let score = |(l, samples)| ScoreCurve::new(task.cpu, model, l, samples, scorer, true_active);
+        let Calibration::Neurons { samples, scorer, weights, curves, truth, .. } = self else { return };
+        let score = |(l, samples)| {
+            let weights = weights.get(l).map(Vec::as_slice);
+            ScoreCurve::new(task.cpu, model, l, samples, scorer, weights, true_active)
+        };
         (*curves, *truth) = samples.iter().enumerate().map(score).unzip();
     }
 
@@ -172,15 +192,34 @@ impl Calibration {
         let SparsifyOptions { rank, look_ahead, epochs, .. } = *options;
         // Predictors say whether training was kept.
         let epochs = if self.predictors().unwrap_or_default().iter().any(|p| p.logits) { epochs } else { 0 };
-        options.selector.kind().method(Found::Neurons { thresholds, rank, look_ahead, epochs })
+        let weighted = matches!(self, Calibration::Neurons { weights, .. } if !weights.is_empty());
+        options.selector.kind().method(Found::Neurons { thresholds, rank, look_ahead, epochs, weighted })
+    }
+
+    /// Of each layer, weights of its neurons and what stands for them where a setting leaves them out; none: neither.
+    pub fn gate_neurons(&self, task: &Task, model: &Model, method: &Method) -> Option<Vec<[Vec<f32>; 2]>> {
+        let Calibration::Neurons { samples, weights, .. } = self else { return None };
+        let thresholds = method.record().neuron_thresholds().filter(|_| !weights.is_empty())?;
+        let layer = |(l, (weights, &threshold)): (usize, (&Vec<f32>, &Threshold))| {
+            let Threshold::Fixed(threshold) = threshold else { panic!("calibration gives values, found {threshold}") };
+            [weights.clone(), means_left_out(task.cpu, model, l, &samples[l], weights, threshold)]
+        };
+        Some(weights.iter().zip(thresholds).enumerate().map(layer).collect())
     }
 
     /// What runs a setting.
-    pub fn selector(&self, options: &SparsifyOptions, method: &Method) -> Selector {
+    pub fn selector(&self, task: &Task, model: &Model, method: &Method) -> Selector {
         match (self, method) {
             (Calibration::Neurons { scorer, .. }, method) => {
                 let thresholds = method.record().neuron_thresholds().unwrap_or_default().to_vec();
-                Selector::Neurons(Neurons::above(scorer.clone(), thresholds, options.look_ahead))
+                let scorer = match self.gate_neurons(task, model, method) {
+                    None => scorer.clone(),
+                    Some(neurons) => {
+                        let layers = neurons.into_iter().zip(&model.weights.layers);
+                        Scorer::Gate(Some(layers.map(|(n, layer)| GateNeurons::new(task.cpu, &layer.mlp, n)).collect()))
+                    }
+                };
+                Selector::Neurons(Neurons::above(scorer, thresholds, task.options.look_ahead))
             }
             (Calibration::Inputs { calibration, .. }, Method::Input(calibrated)) => {
                 let fixed = |layer: &[f32; 7]| layer.map(Threshold::Fixed);

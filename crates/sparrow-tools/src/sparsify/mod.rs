@@ -91,10 +91,16 @@ pub fn sparsify(
     let model = Arc::new(model);
     let mut calibration = Calibration::new(&task, &model, observed, &mut progress)?;
     let chosen = search::choose(&task, &model, &mut calibration, searched, &mut progress)?;
-    let held_out =
-        measure(&task, &model, calibration.selector(options, &chosen.method), calibration.truth(), held_out, |done| {
+    let held_out = measure(
+        &task,
+        &model,
+        calibration.selector(&task, &model, &chosen.method),
+        calibration.truth(),
+        held_out,
+        |done| {
             progress(Stage::Evaluating, done as u64, held_out.len() as u64);
-        })?;
+        },
+    )?;
 
     files.copy_companions(&directory, SidecarFile::NAME)?;
     write::write_weights(&directory, &files.checkpoint()?, Some(&model.spec.names), cpu, &mut progress)?;
@@ -103,6 +109,9 @@ pub fn sparsify(
     }
     if let Some(norms) = calibration.norms() {
         write::write_norms(&directory, norms)?;
+    }
+    if let Some(neurons) = calibration.gate_neurons(&task, &model, &chosen.method) {
+        write::write_gate_neurons(&directory, &neurons)?;
     }
     let file = SidecarFile {
         format_version: SidecarFile::VERSION,

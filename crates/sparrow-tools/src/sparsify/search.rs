@@ -123,7 +123,7 @@ pub(super) fn choose(
         progress(Stage::Searching, before, total);
         let method = calibration.for_active(task.options, target_active);
         let measured =
-            measure(task, model, calibration.selector(task.options, &method), calibration.truth(), ids, |done| {
+            measure(task, model, calibration.selector(task, model, &method), calibration.truth(), ids, |done| {
                 progress(Stage::Searching, before + done as u64, total);
             })?;
         let e = measured.evaluation;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sparrow::internals::backend::{InputNorms, Predictor};
 use sparrow::internals::checkpoint::{Checkpoint, Directory, Pending, file_dtype};
 use sparrow::internals::record::SidecarFile;
-use sparrow::internals::select::{norm_tensors, predictor_tensors};
+use sparrow::internals::select::{gate_neuron_tensors, norm_tensors, predictor_tensors};
 use sparrow::internals::spec::names::TensorNames;
 use sparrow::internals::weights::NEURON_MAJOR;
 use sparrow::{Cpu, Result};
@@ -75,6 +75,16 @@ pub(super) fn write_predictors(directory: &Directory, predictors: &[Predictor]) 
 pub(super) fn write_norms(directory: &Directory, norms: &[InputNorms]) -> Result<()> {
     let layer = |(layer, norms)| norm_tensors(layer).into_iter().zip::<&InputNorms>(norms);
     let tensors = norms.iter().enumerate().flat_map(layer).map(|(name, values)| vector(name, values));
+    directory.safetensors(SidecarFile::TENSORS, tensors.collect())
+}
+
+/// Writes weights of neurons, and what stands for them where they are left out, as the sidecar's tensors.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(super) fn write_gate_neurons(directory: &Directory, neurons: &[[Vec<f32>; 2]]) -> Result<()> {
+    let layer = |(layer, values)| gate_neuron_tensors(layer).into_iter().zip::<&[Vec<f32>; 2]>(values);
+    let tensors = neurons.iter().enumerate().flat_map(layer).map(|(name, values)| vector(name, values));
     directory.safetensors(SidecarFile::TENSORS, tensors.collect())
 }
 

@@ -4,6 +4,7 @@ mod calibration;
 mod closed_form;
 mod evaluation;
 mod families;
+mod gate_neurons;
 mod inputs;
 mod interrupted;
 mod observers;

@@ -24,7 +24,7 @@ pub use kv_options::{KvOptions, KvSparsity};
 pub use meter::{Meter, Stats, fraction};
 pub use observer::{ActiveNeurons, Observer, Point};
 pub use projection::{InputNorms, InputRules, InputSelection, Projection};
-pub use scorer::{MaskCycle, Predictor, Scorer, SignBits, is_relu_family};
+pub use scorer::{GateNeurons, MaskCycle, Predictor, Scorer, SignBits, is_relu_family};
 pub use step::{Layer, Row, Step};
 pub use threshold::Threshold;
 

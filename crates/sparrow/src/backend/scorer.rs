@@ -16,8 +16,9 @@ pub fn is_relu_family(activation: Activation) -> bool {
 /// and by which rule neurons are then kept.
 #[derive(Debug, Clone)]
 pub enum Scorer {
-    /// The gate itself, computed exactly and activated (an ungated MLP's up projection).
-    Gate,
+    /// The gate itself, computed exactly and activated (an ungated MLP's up projection); with what calibration knows of the neurons
+    /// beside, one per layer.
+    Gate(Option<Arc<[GateNeurons]>>),
     /// Low-rank predictors of the gate, one per layer.
     LowRank(Arc<[Predictor]>),
     /// The share of positive products less that of negative ones, from sign bits, one per layer.
@@ -31,7 +32,7 @@ impl Scorer {
     /// compared as they are. Above zero ReLU is the identity and below it a prediction still ranks neurons, and so do log-odds.
     pub fn compares_magnitudes(&self, activation: Activation, layer: usize) -> bool {
         match self {
-            Scorer::Gate => true,
+            Scorer::Gate(_) => true,
             Scorer::LowRank(predictors) => !is_relu_family(activation) && !predictors[layer].logits,
             Scorer::Signs(_) | Scorer::Masks(_) => false,
         }
@@ -42,8 +43,37 @@ impl Scorer {
         match self {
             Scorer::LowRank(predictors) => predictors[layer].bytes(),
             Scorer::Signs(signs) => signs[layer].bytes(),
-            Scorer::Gate | Scorer::Masks(_) => 0,
+            Scorer::Gate(neurons) => neurons.as_ref().map_or(0, |neurons| neurons[layer].bytes()),
+            Scorer::Masks(_) => 0,
         }
+    }
+
+    /// What calibration knows of a layer's neurons beside their gates.
+    pub fn gate_neurons(&self, layer: usize) -> Option<&GateNeurons> {
+        match self {
+            Scorer::Gate(Some(neurons)) => Some(&neurons[layer]),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of the neurons of one layer without computing them. What the gate lets through is weighted by what it is expected to
+/// bring (CHESS, arXiv 2409.01366), and a neuron that is left out counts with the mean of its values where it is.
+#[derive(Debug, Clone)]
+pub struct GateNeurons {
+    /// What `|act(gate)|` is multiplied with before it is compared: the mean of `|up|`, where there is a gate, times the norm of the
+    /// neuron's outputs, `[intermediate]`.
+    pub weights: Vec<f32>,
+    /// What stands for a neuron that is left out, `[intermediate]`.
+    pub left_out: Vec<f32>,
+    /// What the MLP gives where all neurons are left out: their outputs and its bias, `[hidden]`.
+    pub rest: Vec<f32>,
+}
+
+impl GateNeurons {
+    /// Bytes read per token.
+    pub fn bytes(&self) -> u64 {
+        size_of_val(self.weights.as_slice()) as u64
     }
 }
 

@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, Decoded, ModelFiles};
 use crate::error::{Error, Result};
 use crate::record::{Sidecar, read_sidecar};
 use crate::residency::Placement;
-use crate::select::{Loaded, Selector, SelectorSpec};
+use crate::select::{Loaded, Neurons, Selector, SelectorSpec};
 use crate::spec::ModelSpec;
 use crate::tensor::{Tensor, room};
 use crate::weights::{Source, Weights, WeightsFormat};
@@ -146,6 +146,7 @@ impl Model {
             calibrated: self.sidecar.as_ref().and_then(|sidecar| sidecar.file.method.as_ref()),
             predictors: self.sidecar.as_ref().map_or(&[], |sidecar| &sidecar.predictors),
             norms: self.sidecar.as_ref().and_then(|sidecar| sidecar.norms.as_ref()),
+            gate_neurons: self.sidecar.as_ref().and_then(|sidecar| sidecar.gate_neurons.as_deref()),
             placement: self.placement,
             cpu,
         };
@@ -156,7 +157,12 @@ impl Model {
         } else if selector.selects_neurons() && !self.weights.is_neuron_major() {
             self.weights_mut().make_neuron_major(&cpu.compute, progress)?;
         }
-        if let Placement::Cache(_) = placement {
+        if let Placement::Cache(cache) = placement {
+            let magnitudes = |neurons: &Neurons| neurons.scorer.compares_magnitudes(self.spec.activation, 0);
+            if cache.prefer > 1.0 && !selector.neurons().is_some_and(magnitudes) {
+                let message = "prefer= weighs the magnitudes of gates: use --selector gate".to_owned();
+                return Err(Error::option("weights", message));
+            }
             if selector.computes_gate() {
                 self.weights_mut().read_gates_into_memory()?;
             }

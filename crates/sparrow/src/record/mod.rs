@@ -135,4 +135,6 @@ pub struct Sidecar {
     pub predictors: Vec<Predictor>,
     /// One per layer, for `input`.
     pub norms: Option<Arc<[InputNorms]>>,
+    /// For `gate`, by layer: weights of neurons, and what stands for them where they are left out.
+    pub gate_neurons: Option<Vec<[Vec<f32>; 2]>>,
 }

@@ -6,7 +6,7 @@ use super::{Sidecar, SidecarFile};
 use crate::backend::{InputNorms, Predictor};
 use crate::checkpoint::{Checkpoint, fingerprint, read_json};
 use crate::error::{Error, Result};
-use crate::select::{Record, Unfit, norm_tensors, predictor_tensors};
+use crate::select::{Record, Unfit, gate_neuron_tensors, norm_tensors, predictor_tensors};
 use crate::spec::ModelSpec;
 
 /// The sidecar of `dir`, if it has one; its tensors are added to the checkpoint.
@@ -50,7 +50,14 @@ pub fn read_sidecar(dir: &Path, spec: &ModelSpec, checkpoint: &mut Checkpoint) -
             Some(read_norms(spec, checkpoint)?.into())
         }
     };
-    Ok(Some(Sidecar { file, predictors, norms }))
+    let gate_neurons = match record.is_some_and(Record::has_gate_neurons) {
+        false => None,
+        true => {
+            checkpoint.add_file(&dir.join(SidecarFile::TENSORS))?;
+            Some(read_gate_neurons(spec, checkpoint)?)
+        }
+    };
+    Ok(Some(Sidecar { file, predictors, norms, gate_neurons }))
 }
 
 fn check_truth(file: &SidecarFile, spec: &ModelSpec) -> std::result::Result<(), Unfit> {
@@ -85,6 +92,15 @@ fn read_norms(spec: &ModelSpec, checkpoint: &mut Checkpoint) -> Result<Vec<Input
             *norms = checkpoint.vector(name, width)?;
         }
         Ok(norms)
+    };
+    (0..spec.num_layers).map(read).collect()
+}
+
+fn read_gate_neurons(spec: &ModelSpec, checkpoint: &mut Checkpoint) -> Result<Vec<[Vec<f32>; 2]>> {
+    let read = |layer| {
+        let [weights, left_out] = gate_neuron_tensors(layer);
+        let mut read = |name| checkpoint.vector(name, spec.intermediate_size);
+        Ok([read(&weights)?, read(&left_out)?])
     };
     (0..spec.num_layers).map(read).collect()
 }

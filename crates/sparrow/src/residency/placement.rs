@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::pool::CacheSpec;
 
-/// Where the weights of a model are while it runs, `ram`, `mmap` or `cache:FRACTION[,POLICY]`.
+/// Where the weights of a model are while it runs, `ram`, `mmap` or `cache:FRACTION[,POLICY][,prefer=G][,mmap]`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Placement {
     /// In mapped files, whose pages the system loads when they are touched and may drop again. A file that is truncated

@@ -115,6 +115,8 @@ pub enum Found {
         look_ahead: bool,
         /// Passes of training over the text that were kept.
         epochs: usize,
+        /// Weights and means of neurons are beside it.
+        weighted: bool,
     },
     /// Magnitudes, per layer and projection.
     Inputs(Vec<[f32; 7]>),
@@ -145,6 +147,11 @@ pub trait Record {
 
     /// Whether norms of the weights' columns are beside it.
     fn has_norms(&self) -> bool {
+        false
+    }
+
+    /// Whether weights and means of neurons are beside it.
+    fn has_gate_neurons(&self) -> bool {
         false
     }
 
@@ -204,6 +211,8 @@ pub struct Loaded<'a> {
     pub predictors: &'a [Predictor],
     /// Norms of the weights' columns, of its sidecar.
     pub norms: Option<&'a Arc<[InputNorms]>>,
+    /// Weights of neurons and what stands for them where they are left out, by layer, of its sidecar.
+    pub gate_neurons: Option<&'a [[Vec<f32>; 2]]>,
     /// Where weights are while it runs.
     pub placement: Placement,
     /// What it runs on.
@@ -254,4 +263,9 @@ pub fn predictor_tensors(layer: usize) -> [String; 3] {
 /// Names of the tensors with a layer's [`InputNorms`].
 pub fn norm_tensors(layer: usize) -> [String; 4] {
     ["attention", "output", "mlp", "down"].map(|site| format!("sparrow.layers.{layer}.input_norms.{site}"))
+}
+
+/// Names of the tensors with the weights of a layer's neurons and with what stands for them where they are left out.
+pub fn gate_neuron_tensors(layer: usize) -> [String; 2] {
+    ["weight", "left_out"].map(|part| format!("sparrow.layers.{layer}.gate_neurons.{part}"))
 }

@@ -59,7 +59,7 @@ impl Kind for LowRank {
     }
 
     fn method(&self, found: Found) -> Method {
-        let Found::Neurons { thresholds, rank, look_ahead, epochs } = found else {
+        let Found::Neurons { thresholds, rank, look_ahead, epochs, .. } = found else {
             panic!("lowrank keeps neurons, found {found:?}")
         };
         Method::LowRank(Calibrated { rank, look_ahead, epochs, thresholds })

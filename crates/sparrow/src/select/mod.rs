@@ -17,7 +17,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use blocks::SkippedBlocks;
-pub use kind::{Calibrates, Found, Goal, Kind, Loaded, Record, Scores, Unfit, norm_tensors, predictor_tensors};
+pub use kind::{
+    Calibrates, Found, Goal, Kind, Loaded, Record, Scores, Unfit, gate_neuron_tensors, norm_tensors, predictor_tensors,
+};
 pub use selector::{InputThresholds, Neurons, Selector};
 
 use crate::backend::Threshold;

@@ -76,7 +76,7 @@ impl Selector {
 
     /// Whether it computes every gate, so that gates are wanted in memory.
     pub fn computes_gate(&self) -> bool {
-        matches!(self, Selector::Neurons(Neurons { scorer: Scorer::Gate, .. }))
+        matches!(self, Selector::Neurons(Neurons { scorer: Scorer::Gate(_), .. }))
     }
 
     /// Which inputs of a layer's projections are left out.

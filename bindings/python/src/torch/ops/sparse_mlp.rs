@@ -235,6 +235,7 @@ impl Mlp<'_> {
             gate_bias: self.gate_bias.as_deref(),
             up_bias: self.up_bias.as_deref(),
             down_bias: self.down_bias.as_deref(),
+            left_out: None,
             activation: self.activation,
             pooled: None,
         };

@@ -111,6 +111,7 @@ fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
             gate_bias: None,
             up_bias: None,
             down_bias: None,
+            left_out: None,
             activation: Activation::Silu,
             pooled: None,
         };

@@ -25,7 +25,7 @@ pub fn inputs(
     step.meter.lap(Component::Norm);
     step.observer.see(layer.index, Point::AttentionInput, &s.h, m);
     if let Some(Ahead { rule, selection }) = ahead {
-        selection.find(cpu, layer, step, rule, &s.h, mlp);
+        selection.find(cpu, layer, step, rule, &s.h, mlp, pools.as_ref());
         if let Some(pools) = pools.as_mut().filter(|_| m <= GATHER_ROWS) {
             pools.prefetch(layer.index, selection);
         }

@@ -3,11 +3,8 @@
 use sparrow_kernels::{LinearPart, count_ones, union_masks};
 
 use super::machine::{Cpu, GATHER_ROWS};
-use super::threshold::{Of, mask};
+use super::threshold::{EVERYTHING, Of, mask};
 use crate::backend::{Row, Threshold};
-
-/// Every magnitude is above it.
-const EVERYTHING: Threshold = Threshold::Fixed(-1.0);
 
 /// Working memory to leave out inputs.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! The MLP block: which neurons count, then gathering them, or computing all and zeroing the rest.
+//! The MLP block: which neurons count, then gathering them, or computing all and leaving out the rest.
 
 use sparrow_kernels::{SparseMlp, SparseMlpInputs};
 
@@ -19,7 +19,7 @@ pub const DENSE_FROM: f64 = 0.9;
 enum Plan<'a> {
     /// All neurons.
     Dense,
-    /// All neurons; those that are inactive for a row are zeroed.
+    /// All neurons; those that are inactive for a row are left out.
     Mask(&'a Selection),
     /// The active neurons, where their weights are.
     Gather(&'a Selection),
@@ -88,7 +88,7 @@ pub fn select(
             step.meter.lap(Component::Scores);
         }
     }
-    selection.find(cpu, layer, step, rule, &s.h, mlp);
+    selection.find(cpu, layer, step, rule, &s.h, mlp, pools.as_ref());
 }
 
 fn norm(cpu: &Cpu, layer: &At, step: &mut Step, w: &mut Workspace) {
@@ -112,8 +112,12 @@ pub fn mlp(cpu: &Cpu, layer: &At, step: &mut Step, selection: Option<&Selection>
     let x = Inputs { cpu, layer, h: &s.h, known };
     let out = &mut s.out;
     match Plan::new(selection, m, spec.intermediate_size, pools.as_mut()) {
-        Plan::Dense => all(&x, step, &whole(&layer_weights.mlp, None), mlp, inputs, out),
-        Plan::Mask(selection) => all(&x, step, &whole(&layer_weights.mlp, selection.masks()), mlp, inputs, out),
+        Plan::Dense => all(&x, step, &whole(&layer_weights.mlp), mlp, inputs, out),
+        Plan::Mask(selection) => {
+            let left_out = selection.left_out(layer.index).map(|neurons| neurons.left_out.as_slice());
+            let part = Part { masks: selection.masks(), left_out, ..whole(&layer_weights.mlp) };
+            all(&x, step, &part, mlp, inputs, out);
+        }
         Plan::Gather(selection) => gather(&x, step, selection, &mlp.gate, out),
         Plan::Pooled(selection, pools) => pools.gather(&x, step, selection, &mlp.gate, out)?,
         Plan::Streamed(selection, pools) => pools.stream(&x, step, selection, &mlp.gate, out)?,
@@ -127,22 +131,24 @@ pub fn mlp(cpu: &Cpu, layer: &At, step: &mut Step, selection: Option<&Selection>
 }
 
 /// All neurons of a layer.
-fn whole<'a>(weights: &'a MlpWeights, masks: Option<&'a [u64]>) -> Part<'a> {
+fn whole(weights: &MlpWeights) -> Part<'_> {
     let gate = weights.gate.as_ref().map(|gate| gate.view());
-    Part { gate, up: weights.up.view(), down: weights.down.view(), masks }
+    Part { gate, up: weights.up.view(), down: weights.down.view(), masks: None, left_out: None }
 }
 
 /// `out`, `[m, hidden]`, from the selected neurons alone; `gate` has their gate's values where these are known.
 fn gather(x: &Inputs, step: &mut Step, selection: &Selection, gate: &[f32], out: &mut [f32]) {
     let (w, m) = (x.weights(), step.rows.len());
     let gate_known = x.gate_known();
+    let left_out = selection.left_out(x.layer.index);
     let neurons = SparseMlp {
         gate: w.gate.as_ref().map(|g| g.weight.stored()),
         up: w.up.weight.stored(),
         down: w.down.weight.stored(),
         gate_bias: w.gate.as_ref().and_then(|g| g.bias.as_deref()),
         up_bias: w.up.bias.as_deref(),
-        down_bias: w.down.bias.as_deref(),
+        down_bias: left_out.map(|neurons| neurons.rest.as_slice()).or(w.down.bias.as_deref()),
+        left_out: left_out.map(|neurons| neurons.left_out.as_slice()),
         activation: x.layer.spec.activation,
         pooled: None,
     };

@@ -43,11 +43,13 @@ pub struct Part<'a> {
     pub gate: Option<LinearView<'a>>,
     pub up: LinearView<'a>,
     pub down: LinearView<'a>,
-    /// `[m, ceil(neurons / 64)]`: what is not set is zeroed.
+    /// `[m, ceil(neurons / 64)]`: what is not set is left out.
     pub masks: Option<&'a [u64]>,
+    /// What stands for neurons that are left out, `[neurons]`; none: zeros.
+    pub left_out: Option<&'a [f32]>,
 }
 
-/// `out`, `[m, hidden]`, from all neurons of a part: `down(act(gate) ⊙ up)`, or `down(act(up))`, inactive neurons zeroed.
+/// `out`, `[m, hidden]`, from all neurons of a part: `down(act(gate) ⊙ up)`, or `down(act(up))`, inactive neurons left out.
 pub fn all(x: &Inputs, step: &mut Step, part: &Part, mlp: &mut Mlp, inputs: &mut ActiveInputs, out: &mut [f32]) {
     use Projection::{Down, Gate, Up};
     let &Inputs { cpu, layer, h, known } = x;
@@ -70,7 +72,10 @@ pub fn all(x: &Inputs, step: &mut Step, part: &Part, mlp: &mut Mlp, inputs: &mut
         cpu.compute.activate(activation, &mut mlp.neurons);
     }
     if let Some(masks) = part.masks {
-        cpu.compute.zero_unset(&mut mlp.neurons, n, masks);
+        match part.left_out {
+            None => cpu.compute.zero_unset(&mut mlp.neurons, n, masks),
+            Some(values) => cpu.compute.replace_unset(&mut mlp.neurons, values, masks),
+        }
     }
     step.meter.lap(Component::Activation);
     if n == layer.spec.intermediate_size {

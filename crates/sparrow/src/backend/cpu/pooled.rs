@@ -28,6 +28,8 @@ pub struct NeuronPools {
     /// Neurons come with their gate rows. Not if the selector computes every gate anyway: the gate is in memory then.
     gate: bool,
     row_bytes: usize,
+    /// See [`CacheSpec::prefer`].
+    prefer: f32,
     /// Where gate, up and down are in a slot.
     offsets: Vec<usize>,
     stream: Stream,
@@ -88,7 +90,7 @@ impl NeuronPools {
         };
         let offsets = (0..parts).map(|part| part * row_bytes).collect();
         let ahead = mlps().map(|_| None).collect();
-        Ok(NeuronPools { store, pools, ahead, gate, row_bytes, offsets, stream })
+        Ok(NeuronPools { store, pools, ahead, gate, row_bytes, prefer: cache.prefer, offsets, stream })
     }
 
     /// Begins to read what is missing of the neurons that `selection` has for `layer`: between selecting and
@@ -97,6 +99,14 @@ impl NeuronPools {
         let pool = &self.pools[layer];
         let missing = ones(&selection.union).filter(|&neuron| !pool.contains(neuron)).take(pool.slots());
         self.ahead[layer] = self.store.read_ahead(layer, missing);
+    }
+
+    /// Lowers the scores, magnitudes of the neurons of `layer`, of what is not in the pool.
+    pub fn lower_absent(&self, layer: usize, scores: &mut [f32]) {
+        if self.prefer > 1.0 {
+            let absent = scores.iter_mut().zip(0..).filter(|&(_, neuron)| !self.pools[layer].contains(neuron));
+            absent.for_each(|(score, _)| *score /= self.prefer);
+        }
     }
 
     /// `out`, `[m, hidden]`, from the selected neurons alone: from the pool, after those that are missing were read into it; in
@@ -115,11 +125,13 @@ impl NeuronPools {
         let NeuronPools { store, pools, ahead, offsets, stream, .. } = self;
         let (w, m, layer, spec) = (x.weights(), step.rows.len(), x.layer.index, x.layer.spec);
         let pool = &mut pools[layer];
+        let left_out = selection.left_out(layer);
         let (slot_bytes, before) = (pool.slot_bytes(), pool.traffic().loaded);
         let weight = &w.up.weight;
         let gate = x.gate_known().then_some(gate);
         // One row's mask is the union itself.
         let masks = (m > 1).then_some(selection.masks.as_slice());
+        let rest = left_out.map(|neurons| neurons.rest.as_slice()).or(w.down.bias.as_deref());
         pool.begin(&selection.union);
         let mut ahead = ahead[layer].take();
         let mut first = true;
@@ -138,7 +150,8 @@ impl NeuronPools {
                 down: rows(offsets.len() - 1).into(),
                 gate_bias: w.gate.as_ref().and_then(|gate| gate.bias.as_deref()),
                 up_bias: w.up.bias.as_deref(),
-                down_bias: w.down.bias.as_deref().filter(|_| first),
+                down_bias: rest.filter(|_| first),
+                left_out: left_out.map(|neurons| neurons.left_out.as_slice()),
                 activation: spec.activation,
                 pooled: Some(Pooled { neurons: spec.intermediate_size, rows: pass.slots }),
             };
@@ -160,7 +173,7 @@ impl NeuronPools {
         Ok(())
     }
 
-    /// `out`, `[m, hidden]`, from all neurons, those that `selection` leaves out of a row zeroed: chunk by chunk through working
+    /// `out`, `[m, hidden]`, from all neurons, without those that `selection` leaves out of a row: chunk by chunk through working
     /// memory, past the pool. `gate` has the gate's values where these are known.
     ///
     /// # Errors
@@ -207,7 +220,9 @@ impl NeuronPools {
                 masks.chunks_exact(words).for_each(|m| s.masks.extend(&m[start / 64..(start + n).div_ceil(64)]));
                 s.masks.as_slice()
             });
-            let part = part(w, start..start + n, (&s.weights, &s.offsets, *row_bytes), masks);
+            let left_out = selection.and_then(|selection| selection.left_out(layer));
+            let left_out = left_out.map(|neurons| &neurons.left_out[start..start + n]);
+            let part = Part { masks, left_out, ..part(w, start..start + n, (&s.weights, &s.offsets, *row_bytes)) };
             if start == 0 {
                 all(x, step, &part, &mut s.mlp, &mut s.inputs, out);
             } else {
@@ -226,7 +241,6 @@ fn part<'a>(
     w: &'a MlpWeights,
     range: Range<usize>,
     (bytes, offsets, row_bytes): (&'a [u8], &[usize], usize),
-    masks: Option<&'a [u64]>,
 ) -> Part<'a> {
     let stored = &w.up.weight;
     let view = |place: usize, bias: Option<&'a [f32]>, input_major: bool| {
@@ -240,7 +254,13 @@ fn part<'a>(
     let [up, down] = [2, 1].map(|from_end| offsets.len() - from_end);
     // The bias of down is added once.
     let down_bias = w.down.bias.as_deref().filter(|_| range.start == 0);
-    Part { gate, up: view(up, of_range(&w.up.bias), false), down: view(down, down_bias, true), masks }
+    Part {
+        gate,
+        up: view(up, of_range(&w.up.bias), false),
+        down: view(down, down_bias, true),
+        masks: None,
+        left_out: None,
+    }
 }
 
 fn needs_dense() -> Error {

@@ -3,9 +3,13 @@
 use sparrow_kernels::{Activation, LinearPart, count_ones, union_masks};
 
 use super::buffers::Mlp;
-use super::machine::{At, Cpu};
-use super::threshold::{Of, mask};
-use crate::backend::{ActiveNeurons, Component, MaskCycle, Predictor, Scorer, Setup, SignBits, Step, Threshold};
+use super::machine::{At, Cpu, GATHER_ROWS};
+use super::pooled::NeuronPools;
+use super::threshold::{EVERYTHING, Of, mask};
+use crate::backend::{
+    ActiveNeurons, Component, GateNeurons, MaskCycle, Predictor, Scorer, Setup, SignBits, Step, Threshold,
+};
+use crate::weights::MlpWeights;
 
 /// The active neurons of the rows of one layer and step, and the working memory to find them.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ impl Selection {
         let scratch = match &scorer {
             Scorer::LowRank(_) => Scratch::LowRank(Vec::with_capacity(m * spec.hidden_size)),
             Scorer::Signs(_) => Scratch::Signs(Vec::with_capacity(m * spec.hidden_size.div_ceil(64))),
-            Scorer::Gate | Scorer::Masks(_) => Scratch::None,
+            Scorer::Gate(_) | Scorer::Masks(_) => Scratch::None,
         };
         let mut selection = Selection {
             scorer,
@@ -74,7 +78,7 @@ impl Selection {
 
     /// Whether scores are the exact gate, which then is known.
     pub fn scores_by_gate(&self) -> bool {
-        matches!(self.scorer, Scorer::Gate)
+        matches!(self.scorer, Scorer::Gate(_))
     }
 
     /// What is to be zeroed of all neurons: all that is not set, `[m, ceil(neurons / 64)]`; none where that is zero anyway.
@@ -82,22 +86,38 @@ impl Selection {
         (!self.zeros_only).then_some(self.masks.as_slice())
     }
 
+    /// What stands for neurons that are left out of a layer; none: nothing.
+    pub fn left_out(&self, layer: usize) -> Option<&GateNeurons> {
+        self.scorer.gate_neurons(layer)
+    }
+
     /// What an observer sees.
     pub fn active(&self) -> ActiveNeurons<'_> {
         ActiveNeurons { masks: &self.masks, neurons: self.neurons }
     }
 
-    /// Finds the neurons that are active for `h`, `[m, hidden]`, by `rule`. The exact gate's values (an ungated MLP's up projection)
+    /// Finds the neurons that are active for `h`, `[m, hidden]`, by `rule`, preferring those that are in `pools` if that was asked for. The exact gate's values (an ungated MLP's up projection)
     /// are in `mlp` already.
-    pub fn find(&mut self, cpu: &Cpu, layer: &At, step: &mut Step, rule: Option<Threshold>, h: &[f32], mlp: &Mlp) {
+    #[allow(clippy::too_many_arguments)]
+    pub fn find(
+        &mut self,
+        cpu: &Cpu,
+        layer: &At,
+        step: &mut Step,
+        rule: Option<Threshold>,
+        h: &[f32],
+        mlp: &Mlp,
+        pools: Option<&NeuronPools>,
+    ) {
         let (spec, n, words) = (layer.spec, self.neurons, self.words());
         self.resize(step.rows.len());
         self.zeros_only = false;
         let compute = &cpu.compute;
+        let known = self.scorer.gate_neurons(layer.index);
         let magnitudes = self.scorer.compares_magnitudes(spec.activation, layer.index);
         // What is compared with the threshold; none where masks are known without.
         let of = match (&self.scorer, &mut self.scratch) {
-            (Scorer::Gate, _) => {
+            (Scorer::Gate(_), _) => {
                 let gated = layer.weights.layers[layer.index].mlp.gate.is_some();
                 let values = if gated { &mlp.gate } else { &mlp.up };
                 // What comes through unchanged above a value, and not at all below.
@@ -106,7 +126,7 @@ impl Selection {
                     Activation::FatRelu(threshold) => Some(threshold),
                     _ => None,
                 };
-                match (rule, above) {
+                match (rule, above.filter(|_| known.is_none())) {
                     // relu(g) > t is g > t: no need to activate.
                     (Some(Threshold::Fixed(t)), Some(above)) if t >= 0.0 => {
                         self.zeros_only = t <= above && gated;
@@ -119,6 +139,10 @@ impl Selection {
                     _ => {
                         self.scores.copy_from_slice(values);
                         compute.activate(spec.activation, &mut self.scores);
+                        if let Some(known) = known {
+                            let rows = self.scores.chunks_exact_mut(n);
+                            rows.for_each(|row| row.iter_mut().zip(&known.weights).for_each(|(s, w)| *s *= w));
+                        }
                         Some(Of::Magnitudes)
                     }
                 }
@@ -148,8 +172,14 @@ impl Selection {
             (Scorer::LowRank(_) | Scorer::Signs(_), _) => unreachable!("made with its scratch"),
         };
         if let (Some(of), Some(rule)) = (of, rule) {
-            let rows = self.scores.chunks_exact_mut(n).zip(self.masks.chunks_exact_mut(words));
-            for (scores, bits) in rows {
+            let scores = self.scores.chunks_exact_mut(n).zip(self.masks.chunks_exact_mut(words));
+            for ((scores, bits), row) in scores.zip(step.rows) {
+                // As of inputs: every later token attends to the first, whose activations are like those of no other.
+                let rule = if known.is_some() && row.position == 0 { EVERYTHING } else { rule };
+                // More rows stream past the pool.
+                if let Some(pools) = pools.filter(|_| of == Of::Magnitudes && step.rows.len() <= GATHER_ROWS) {
+                    pools.lower_absent(layer.index, scores);
+                }
                 mask(compute, rule, of, scores, &mut self.spare, bits);
             }
         }
@@ -159,6 +189,15 @@ impl Selection {
         step.meter.active(layer.index, per_row, n as u64);
         step.meter.read(self.scorer.bytes(layer.index));
         step.meter.lap(Component::Threshold);
+    }
+}
+
+impl GateNeurons {
+    /// Of an MLP whose neurons have these weights and, left out, these values.
+    pub fn new(cpu: &Cpu, mlp: &MlpWeights, [weights, left_out]: [Vec<f32>; 2]) -> Self {
+        let mut rest = vec![0.0; mlp.down.outputs()];
+        cpu.linear(&left_out, 1, [(mlp.down.view(), rest.as_mut_slice())]);
+        GateNeurons { weights, left_out, rest }
     }
 }
 

@@ -4,6 +4,9 @@ use sparrow_kernels::Compute;
 
 use crate::backend::Threshold;
 
+/// Every magnitude is above it.
+pub const EVERYTHING: Threshold = Threshold::Fixed(-1.0);
+
 /// Which numbers of a row are compared with a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {

@@ -33,7 +33,7 @@ impl Workspace {
         assert!(scorer.is_none() || weights.is_neuron_major(), "sparse selection needs neuron-major weights: use Load");
         let pools = match placement {
             Placement::Cache(cache) => {
-                let gate_known = matches!(scorer, Some(Scorer::Gate));
+                let gate_known = matches!(scorer, Some(Scorer::Gate(_)));
                 Some(NeuronPools::new(spec, weights, cache, gate_known)?)
             }
             Placement::Mapped | Placement::Memory => None,

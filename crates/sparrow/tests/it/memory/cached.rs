@@ -8,6 +8,7 @@ use sparrow::internals::backend::Threshold;
 use sparrow::internals::spec::ModelSpec;
 use sparrow::{Cpu, DType, Error, Load, Model, Placement, Selector, SelectorSpec, Session};
 use sparrow_kernels::Activation;
+use sparrow_testing::reference::{activate, linear};
 use sparrow_testing::*;
 use sparrow_tools::shapes::random_predictors;
 use sparrow_tools::synth::synthesize;
@@ -104,6 +105,56 @@ fn a_pool_smaller_than_the_active_set_differs_by_rounding_only() {
                 }
             }
         }
+    }
+}
+
+/// A pool that holds just what the last token wanted: every other neuron must score three times as high.
+#[test]
+fn neurons_in_the_pool_are_preferred() {
+    const KEEP: usize = 40;
+    for spec in specs() {
+        let run = |placement: &str, rule: Threshold| {
+            let model = placed(&spec, DType::F32, cache(placement));
+            let selector = Selector::gate(vec![rule; spec.num_layers]);
+            let mut session = session(&exact(), &model, selector, 1, Some(DType::F32));
+            let mut seen = Recorder::default();
+            let tokens = Random::new(5).ids(spec.vocab_size, 20);
+            prefill_observed(&mut session, 0, &tokens, &[1; 20], &mut seen);
+            (model, seen, session.stats().store_bytes)
+        };
+        let rule = Threshold::TopK(KEEP);
+        let (model, seen, stored) = run("1,exact,prefer=3", rule);
+        let (mut unclear, mut moved) = (0, 0);
+        for (l, layer) in model.weights.layers.iter().enumerate() {
+            for (row, h) in seen.inputs[l].iter().enumerate() {
+                let h: Vec<f64> = h.iter().map(|&v| f64::from(v)).collect();
+                let size = |v: f64| activate(spec.activation, v).abs();
+                let plain: Vec<f64> = linear(layer.mlp.deciding(), &h).into_iter().map(size).collect();
+                let there = |i: usize| row > 0 && seen.keeps(l, row - 1, i);
+                let lowered = plain.iter().enumerate().map(|(i, &v)| if there(i) { v } else { v / 3.0 });
+                let kth = |scores: &[f64]| {
+                    let mut sorted = scores.to_vec();
+                    sorted.sort_by(|a, b| b.total_cmp(a));
+                    sorted[KEEP - 1]
+                };
+                let lowered: Vec<f64> = lowered.collect();
+                let [threshold, without] = [kth(&lowered), kth(&plain)];
+                for i in 0..spec.intermediate_size {
+                    let keeps = seen.keeps(l, row, i);
+                    moved += usize::from(keeps != (plain[i] >= without));
+                    if keeps != (lowered[i] >= threshold) {
+                        assert!((lowered[i] - threshold).abs() < 1e-5, "layer {l}, row {row}, neuron {i}");
+                        unclear += 1;
+                    }
+                }
+            }
+        }
+        assert!(unclear <= 2 && moved > 50, "{unclear} unclear, {moved} moved");
+        assert!(stored < run("1,exact", rule).2, "no fewer are read");
+
+        // Nothing is above nothing: what loses nothing still loses nothing.
+        let zero = Threshold::Fixed(0.0);
+        assert_eq!(run("1,exact,prefer=3", zero).1.masks, run("1,exact", zero).1.masks);
     }
 }
 

@@ -216,9 +216,15 @@ fn additions_are_written_over_removals() {
 
 #[test]
 fn specs_are_read_and_refused() {
-    for (text, expected) in
-        [("0.2", "0.2,lru"), ("1", "1,lru"), ("0.5,exact", "0.5,exact"), ("0.25,window=4", "0.25,window=4")]
-    {
+    for (text, expected) in [
+        ("0.2", "0.2,lru"),
+        ("1", "1,lru"),
+        ("0.5,exact", "0.5,exact"),
+        ("0.25,window=4", "0.25,window=4"),
+        ("0.2,prefer=1", "0.2,lru"),
+        ("0.2,prefer=2", "0.2,lru,prefer=2"),
+        ("0.2,window=3,prefer=1.5,mmap", "0.2,window=3,prefer=1.5,mmap"),
+    ] {
         assert_eq!(text.parse::<CacheSpec>().unwrap().to_string(), expected);
     }
     for (text, says) in [
@@ -230,6 +236,9 @@ fn specs_are_read_and_refused() {
         ("", "must be a number"),
         ("0.2,window=0", "window=N (N at least 1)"),
         ("0.2,fifo", "unknown cache policy \"fifo\""),
+        ("0.2,prefer=0.9", "prefer=0.9: must be a number, 1 or above"),
+        ("0.2,prefer=inf", "must be a number"),
+        ("0.2,prefer=", "must be a number"),
     ] {
         let message = text.parse::<CacheSpec>().unwrap_err();
         assert!(message.contains(says), "{text}: {message}");

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
-use sparrow::internals::backend::{ActiveNeurons, Observer, Point, Predictor, Scorer, Threshold};
+use sparrow::internals::backend::{ActiveNeurons, GateNeurons, Observer, Point, Predictor, Scorer, Threshold};
 use sparrow::internals::run::{After, LayerStream, Run};
 use sparrow::internals::select::Neurons;
 use sparrow::internals::spec::ModelSpec;
 use sparrow::internals::spec::{
     Biases, BlockNorms, Fused, Norm, NormKind, Positions, QkNorm, Rope, RopeScaling, names,
 };
-use sparrow::internals::weights::Source;
+use sparrow::internals::weights::{LayerWeights, Source};
 use sparrow::session::{Logits, Segment};
 use sparrow::{Backend, DType, KvOptions, KvSparsity, Model, Selector, Session, SessionOptions};
 use sparrow_kernels::{Activation, BitmapParts};
@@ -192,15 +192,28 @@ fn sparse_specs() -> [ModelSpec; 3] {
 }
 
 const SELECTORS: &str = "gate:fixed=0.1 gate:fixed=0 gate:fixed=-1 gate:top-k=30 gate:quantile=0.3 gate:quantile=0.92 \
-    gate:mean-std=0.2 gate:sparsity=0.7 lowrank:top-k=30 lowrank:mean-std=0.1 odds:fixed=0.5 ahead:fixed=0.1 \
+    gate:mean-std=0.2 gate:sparsity=0.7 weighted:fixed=0.05 weighted:top-k=30 weighted:quantile=0.6 lowrank:top-k=30 lowrank:mean-std=0.1 odds:fixed=0.5 ahead:fixed=0.1 \
     ahead:quantile=0.85 sign:quantile=0.5 sign:fixed=0.05 sign:top-k=20 input:quantile=0.4 input:fixed=0.3 \
     input:mean-std=0 skip:attention=1,mlp=0 forced:active=0.3,overlap=0.5";
 
-/// A model with a selector by its text: `lowrank` with random predictors, `odds` with those that give log-odds, `ahead` with those
+/// A model with a selector by its text: `weighted` is `gate` with random weights and means of neurons, `lowrank` with random predictors, `odds` with those that give log-odds, `ahead` with those
 /// that look ahead.
 fn ready(spec: &ModelSpec, text: &str) -> (Arc<Model>, Selector) {
     let model = random_model(spec, DType::F32, 5);
     let (name, rule) = text.split_once(':').unwrap();
+    if name == "weighted" {
+        let (model, _) = prepare(model, parse("gate:fixed=0"));
+        let of_layer = |(l, layer): (usize, &LayerWeights)| {
+            let mut random = Random::new(l as u64);
+            let mut values = |from: f64, to: f64| -> Vec<f32> {
+                (0..spec.intermediate_size).map(|_| (from + (to - from) * random.uniform()) as f32).collect()
+            };
+            GateNeurons::new(&exact(), &layer.mlp, [values(0.5, 2.0), values(-0.2, 0.2)])
+        };
+        let scorer = Scorer::Gate(Some(model.weights.layers.iter().enumerate().map(of_layer).collect()));
+        let rules = vec![rule.parse().unwrap(); spec.num_layers];
+        return (model, Selector::Neurons(Neurons::above(scorer, rules, false)));
+    }
     if !["lowrank", "odds", "ahead"].contains(&name) {
         return prepare(model, parse(text));
     }
@@ -242,7 +255,7 @@ fn the_cpu_selects_what_the_reference_selects() {
                 let expected = prefill_observed(&mut plain, 0, &tokens, &calls, &mut kept);
                 let (fractions, bytes) = (plain.stats().active_fraction_per_layer(), plain.stats().layer_bytes);
                 (all, sparse) = (all + 1, sparse + u32::from(plain.stats().active_fraction() < 0.95));
-                if selector.selects_neurons() {
+                if selector.selects_neurons() && !text.starts_with("weighted") {
                     let keeps = |layer: usize, row: usize, i: usize| kept.keeps(layer, row, i);
                     let masked = reference::logits(&model, &tokens, &calls, &keeps);
                     assert_exact(text, &expected, &masked);
@@ -263,8 +276,10 @@ fn the_cpu_selects_what_the_reference_selects() {
                     worst = worst.max(difference);
                     assert_eq!(session.stats().active_fraction_per_layer(), fractions, "{what}");
                     assert_eq!(session.sequence_stats(0).unwrap(), plain.sequence_stats(0).unwrap(), "{what}");
-                    // What a prompt reads is the machine's choice; of a few neurons of one token it is just these.
-                    let just_these = calls.len() == tokens.len() && fractions.iter().all(|&f| f < 0.7);
+                    // What a prompt reads is the machine's choice, and so is what a token that needs all neurons reads, as the first
+                    // with weights does; of a few neurons of one token it is just these.
+                    let few = fractions.iter().all(|&f| f < 0.7) && !text.starts_with("weighted");
+                    let just_these = calls.len() == tokens.len() && few;
                     assert!(!just_these || session.stats().layer_bytes == bytes, "{what}: bytes");
                 }
             }
