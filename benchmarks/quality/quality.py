@@ -166,7 +166,7 @@ def decoded(args, model, setting, own):
         command = [args.llama, HERE / "llama.py", "time", ready, str(os.cpu_count()), str(PROMPT), str(GENERATED)]
         figures = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True).stdout
         return json.loads(figures)["decode_tokens_per_s"]
-    sizes = ["--prompt-tokens", PROMPT, "--gen-tokens", GENERATED, "--runs", 1]
+    sizes = ["--prompt-tokens", PROMPT, "--gen-tokens", GENERATED, "--runs", 1, "--quality-tokens", 0]
     selector = [] if "--selector" in setting["eval"] else ["--selector", setting["prepare"][-1][2]]
     (row,) = json.loads(sparrow(args, "bench", "-m", ready, *setting["eval"], *selector, *sizes, "--format", "json"))["rows"]
     return row["decode_tokens_per_s"]

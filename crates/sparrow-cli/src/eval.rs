@@ -77,6 +77,8 @@ struct Report {
     /// And the cache, at the end of a window.
     bytes_per_token: f64,
     dense_bytes_per_token: f64,
+    /// Read into the weight cache for a token, where neurons in it are preferred.
+    store_bytes_per_token: Option<f64>,
     #[serde(flatten)]
     evaluation: Evaluation,
     selection: Option<Vec<PredictorQuality>>,
@@ -127,6 +129,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let evaluation =
         evaluate(&mut dense, &mut sparse, &ids, window, &mut recall, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
+    let prefers = matches!(args.model.weights, Placement::Cache(cache) if cache.prefer > 1.0);
+    let store_bytes = prefers.then(|| sparse.stats().store_bytes as f64 / sparse.stats().steps.max(1) as f64);
     let answers = match &questions {
         Some(questions) => {
             let [mut dense, mut sparse] = sessions(&loaded, stored, kv, questions.longest())?;
@@ -160,6 +164,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         weight_bytes_per_token: weight_bytes,
         bytes_per_token: weight_bytes + kv_bytes as f64,
         dense_bytes_per_token: dense_weight_bytes + dense_kv_bytes as f64,
+        store_bytes_per_token: store_bytes,
         evaluation,
         selection: recall.map(|r| r.per_layer()),
         answers,
@@ -209,6 +214,9 @@ fn print(report: &Report, layers: bool) -> anyhow::Result<()> {
     }
     if let Some(a) = &report.answers {
         outln!("exact answers to {} questions: dense {}, {} {}", a.questions, a.dense_right, report.selector, a.right);
+    }
+    if let Some(stored) = report.store_bytes_per_token {
+        outln!("read into the cache for a token: {}", bytes(stored as u64));
     }
     table(
         &["selector", "perplexity", "KL mean", "KL p99", "same top token", "active", "read per token"],

@@ -19,10 +19,11 @@ pub struct ModelArgs {
     /// Hugging Face model directory, GGUF file, or hub id org/name[/FILE.gguf][@revision] [default: the bundled demo model]
     #[arg(long, short, value_name = "DIR|FILE|ID")]
     pub model: Option<String>,
-    /// Where the weights are: ram, mmap, or cache:FRACTION[,exact|window=N|lru][,mmap]
+    /// Where the weights are: ram, mmap, or cache:FRACTION[,exact|window=N|lru][,prefer=G][,mmap]
     ///
     /// cache keeps only that fraction of each layer's MLP neurons in memory; the rest is read from the file when wanted, past the
-    /// page cache (through it with mmap).
+    /// page cache (through it with mmap). prefer=2 lets neurons that are not in memory count only where they score twice as high as
+    /// others must, which reads fewer and costs quality.
     #[arg(long, default_value_t, value_name = "PLACE", help_heading = "Storage")]
     pub weights: Placement,
     #[command(flatten)]

@@ -19,15 +19,12 @@ use self::workload::WorkloadArgs;
 use crate::machine;
 use crate::output::{self, Format};
 
-/// Tokens of the text that quality is measured on.
-const QUALITY_TOKENS: usize = 8192;
-
 /// Measure speed and memory, dense beside sparse.
 #[derive(clap::Args)]
 pub struct Args {
     /// Measure single kernels instead of a model, all or those named: kernels, element types, tiers (linear bf16 avx512)
     #[arg(long, num_args = 0.., value_name = "NAME", conflicts_with_all = [
-        "model", "shape", "dtype", "selector", "active", "overlap", "prompt_tokens", "gen_tokens", "batch", "text", "runs", "weights", "weights_format", "zeros",
+        "model", "shape", "dtype", "selector", "active", "overlap", "prompt_tokens", "gen_tokens", "batch", "text", "quality_tokens", "runs", "weights", "weights_format", "zeros",
     ], help_heading = "Measurement")]
     kernels: Option<Vec<String>>,
     #[command(flatten)]
@@ -46,6 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let synthetic = args.workload.shape.is_some();
     let runs = args.runs.unwrap_or(if synthetic { 3 } else { 10 }) as usize;
+    let quality_tokens = args.workload.quality_tokens as usize;
     let jobs = args.workload.jobs()?;
 
     let machine = {
@@ -79,11 +77,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let model = ModelReport::new(&workers[0].model, synthetic);
         for (worker, row) in workers.iter_mut().zip(&mut rows) {
             bar.set_message(format!("quality of {}", row.name));
-            finish(worker, row)?;
+            finish(worker, row, quality_tokens)?;
         }
         (rows, model, true)
     } else {
-        one_by_one(&jobs, runs, synthetic, &bar)?
+        one_by_one(&jobs, runs, synthetic, quality_tokens, &bar)?
     };
     bar.finish_and_clear();
     rows.iter_mut().for_each(|row| row.summarise(machine.read_gb_s));
@@ -99,6 +97,7 @@ fn one_by_one(
     jobs: &[Job],
     runs: usize,
     synthetic: bool,
+    quality_tokens: usize,
     bar: &indicatif::ProgressBar,
 ) -> anyhow::Result<(Vec<Row>, ModelReport, bool)> {
     let (mut rows, mut model) = (Vec::new(), None);
@@ -114,17 +113,21 @@ fn one_by_one(
             bar.inc(1);
         }
         model.get_or_insert_with(|| ModelReport::new(&worker.model, synthetic));
-        finish(&mut worker, &mut row)?;
+        finish(&mut worker, &mut row, quality_tokens)?;
         rows.push(row);
     }
     Ok((rows, model.context("no rows")?, false))
 }
 
 /// Peak memory of the timed runs; then, where there is a tokenizer, a sample of the text and the quality.
-fn finish(worker: &mut Worker, row: &mut Row) -> anyhow::Result<()> {
+fn finish(worker: &mut Worker, row: &mut Row, quality_tokens: usize) -> anyhow::Result<()> {
     row.peak_rss_bytes = worker.peak_rss()?;
     row.sample = worker.sample()?;
-    row.quality = if worker.model.as_stored { None } else { worker.quality(QUALITY_TOKENS)? };
+    row.quality = match quality_tokens {
+        0 => None,
+        _ if worker.model.as_stored => None,
+        tokens => worker.quality(tokens)?,
+    };
     Ok(())
 }
 

@@ -30,7 +30,7 @@ pub struct WorkloadArgs {
         help = format!("One row per selector: {} [default: dense, and what the model can do sparse]", SelectorSpec::usage())
     )]
     selector: Vec<SelectorSpec>,
-    /// One row per place of the weights (repeatable): ram, mmap or cache:FRACTION[,exact|window=N|lru][,mmap] [default: mmap]
+    /// One row per place of the weights (repeatable): ram, mmap or cache:FRACTION[,exact|window=N|lru][,prefer=G][,mmap] [default: mmap]
     ///
     /// As in generate; with --shape weights are in memory, and the cache copies them.
     #[arg(long, value_name = "PLACE", help_heading = "Storage")]
@@ -59,6 +59,9 @@ pub struct WorkloadArgs {
     /// UTF-8 text for prompts and for the quality of sparse rows [default: the demo model's sample.txt]
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     text: Option<PathBuf>,
+    /// Tokens of the text that quality is measured on; 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = 8192, conflicts_with = "shape")]
+    pub quality_tokens: u32,
     #[command(flatten)]
     kv: KvArg,
     #[command(flatten)]
