@@ -48,7 +48,7 @@ fn main() {
                 let [k, v] = [(); 2].map(|()| values(STEP * kv_heads * head_dim, &mut state));
                 for (sparse, [keys, values]) in sparse.iter_mut().zip(&mut dense) {
                     sparse.store(&compute, first, &k, &v);
-                    sparse.pack(&compute);
+                    sparse.pack(&compute, None);
                     let kv = KvMut { dtype, keys, values, capacity };
                     compute.store_kv(kv, kv_heads, head_dim, first, &k, &v);
                 }

@@ -6,13 +6,16 @@ use crate::dtype::decode;
 use crate::dtype::layout::int8_scale_at;
 use crate::kv::{BLOCK, BlockLayout};
 
-/// Prunes and packs the rows of `BLOCK` tokens, `row_bytes` each: the `kept` elements of largest magnitude stay, NaN
-/// above all, of equal ones those that come first. `scratch` has room for two values per element and one more.
-pub(crate) fn prune(layout: BlockLayout, rows: &[u8], scratch: &mut [f32], block: &mut [u8]) {
+/// Prunes and packs the rows of `BLOCK` tokens, `row_bytes` each: the `kept` elements of largest magnitude, times the
+/// size of their channel where there are `sizes`, stay, NaN above all, of equal ones those that come first. `scratch` has room for two values per element and one more.
+pub(crate) fn prune(layout: BlockLayout, rows: &[u8], sizes: Option<&[f32]>, scratch: &mut [f32], block: &mut [u8]) {
     let (d, size, row_bytes) = (layout.head_dim, layout.size(), layout.dtype.row_bytes(layout.head_dim));
     let (magnitudes, scratch) = scratch.split_at_mut(BLOCK * d);
     for (row, magnitudes) in rows.chunks_exact(row_bytes).zip(magnitudes.chunks_exact_mut(d)) {
         decode(layout.dtype, row, magnitudes);
+        if let Some(sizes) = sizes {
+            magnitudes.iter_mut().zip(sizes).for_each(|(v, size)| *v *= size);
+        }
         magnitudes.iter_mut().for_each(|v| *v = if v.is_nan() { f32::INFINITY } else { v.abs() });
     }
     let threshold = if layout.kept == 0 { f32::INFINITY } else { kth_largest(magnitudes, layout.kept, scratch) };

@@ -32,8 +32,15 @@ impl SparseKv {
 
     /// Prunes and packs every block all of whose tokens are older than the tail. Whether there was one. Parallel over
     /// heads and blocks.
-    pub fn pack(&mut self, compute: &Compute) -> bool {
+    ///
+    /// Magnitudes of keys are multiplied by `key_sizes`, `[kv_heads, head_dim]`, before they are compared: what keys were divided by.
+    ///
+    /// # Panics
+    /// If `key_sizes` has another length.
+    pub fn pack(&mut self, compute: &Compute, key_sizes: Option<&[f32]>) -> bool {
         let SparseKvShape { kv_heads, head_dim, sinks, tail, .. } = self.shape;
+        let size = key_sizes.map_or(kv_heads * head_dim, <[f32]>::len);
+        assert_eq!(size, kv_heads * head_dim, "pack: key_sizes.len() is not kv_heads * head_dim");
         let blocks = self.len.saturating_sub(sinks.saturating_add(tail)).saturating_sub(self.packed) / BLOCK;
         if blocks == 0 {
             return false;
@@ -51,7 +58,8 @@ impl SparseKv {
             let mut scratch = compute.workers.scratch.take(2 * BLOCK * head_dim + 1);
             // SAFETY: every block belongs to one task.
             let to = unsafe { to.part(at..at + layout.bytes()) };
-            prune(*layout, &dense[from..from + BLOCK * row_bytes], &mut scratch, to);
+            let sizes = key_sizes.filter(|_| task % 2 == 0).map(|sizes| &sizes[head * head_dim..][..head_dim]);
+            prune(*layout, &dense[from..from + BLOCK * row_bytes], sizes, &mut scratch, to);
         });
         let rows = self.len - self.packed;
         for store in [&mut self.keys, &mut self.values] {

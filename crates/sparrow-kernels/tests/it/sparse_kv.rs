@@ -21,10 +21,10 @@ pub fn tokens(count: usize, head_dim: usize, random: &mut Random) -> [Vec<f32>; 
 pub fn fill(cache: &mut SparseKv, compute: &Compute, [keys, values]: &[Vec<f32>; 2], step: usize) {
     let row = KV_HEADS * cache.shape().head_dim;
     for (keys, values) in keys.chunks(step * row).zip(values.chunks(step * row)) {
-        cache.pack(compute);
+        cache.pack(compute, None);
         cache.store(compute, cache.len(), keys, values);
     }
-    cache.pack(compute);
+    cache.pack(compute, None);
 }
 
 /// All rows of a head.
@@ -111,6 +111,41 @@ fn the_largest_are_kept() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Keys that were divided by sizes of their channels are dropped as what they were.
+#[test]
+fn divided_keys_are_dropped_by_their_own_size() {
+    let (mut random, head_dim, len) = (Random(12), 32, 150);
+    let compute = Compute::new(Some(2));
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let of = SparseKvShape { sinks: 3, tail: 10, ..shape(dtype, head_dim, len, [0.4, 0.5]) };
+        // Powers of two, so that dividing rounds nothing.
+        let sizes: Vec<f32> = (0..KV_HEADS * head_dim).map(|i| f32::from(1u8 << (i % 5))).collect();
+        let [keys, values] = tokens(len, head_dim, &mut random);
+        let divided: Vec<f32> = keys.iter().zip(sizes.iter().cycle()).map(|(key, size)| key / size).collect();
+        let packed = |keys: &[f32], sizes| {
+            let mut cache = SparseKv::new(of);
+            cache.store(&compute, 0, keys, &values);
+            assert!(cache.pack(&compute, sizes));
+            [0, 1].map(|head| read(&cache, &compute, head, 0..len))
+        };
+        let (whole, divided, unweighted) =
+            (packed(&keys, None), packed(&divided, Some(&sizes)), packed(&divided, None));
+        for head in 0..KV_HEADS {
+            let of_head = |rows: &[Vec<u8>; 2]| {
+                let mut keys = vec![0.0; len * head_dim];
+                decode(dtype, &rows[0], &mut keys);
+                keys
+            };
+            let times = |keys: Vec<f32>| -> Vec<f32> {
+                keys.iter().zip(sizes[head * head_dim..][..head_dim].iter().cycle()).map(|(k, size)| k * size).collect()
+            };
+            assert_eq!(times(of_head(&divided[head])), of_head(&whole[head]), "{dtype}");
+            assert_eq!(divided[head][1], whole[head][1], "{dtype}: values");
+            assert_ne!(times(of_head(&unweighted[head])), of_head(&whole[head]), "{dtype}: sizes change nothing");
         }
     }
 }
@@ -301,7 +336,7 @@ fn storing_over_what_was_not_confirmed() {
     cache.store(compute, 150, &tried[0], &tried[1]);
     for cache in [&mut cache, &mut other] {
         cache.store(compute, 150, &taken[0], &taken[1]);
-        cache.pack(compute);
+        cache.pack(compute, None);
     }
     for head in 0..KV_HEADS {
         assert_eq!(read(&cache, compute, head, 0..153), read(&other, compute, head, 0..153));

@@ -2,6 +2,7 @@
 
 use sparrow_kernels::{Compute, DType, Stored};
 
+use super::key_sizes::KeySizes;
 use super::{NEURON_MAJOR, Source};
 use crate::error::{Error, Result};
 use crate::spec::{ModelSpec, NormKind, QkNorm};
@@ -16,6 +17,7 @@ pub struct LayerWeights {
     pub q: Linear,
     /// `[kv_heads · head_dim, hidden]`.
     pub k: Linear,
+    pub(super) key_sizes: KeySizes,
     /// `[kv_heads · head_dim, hidden]`.
     pub v: Linear,
     /// Where queries and keys are normed: `[head_dim]` each, or as wide as their projection.
@@ -172,6 +174,7 @@ fn load_layer(spec: &ModelSpec, source: &mut dyn Source, index: usize) -> Result
         mlp_post_norm: block_norm(norms.after(), names.mlp_post_norm)?,
         q,
         k,
+        key_sizes: KeySizes::default(),
         v,
         qk_norm,
         o: linear(source, &name(names.output), hidden, q_size, spec.biases.output)?,

@@ -1,6 +1,7 @@
 //! The weights of a model, by role.
 
 mod format;
+mod key_sizes;
 mod layer;
 
 pub use format::{Format, WeightsFormat};

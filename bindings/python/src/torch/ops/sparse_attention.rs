@@ -70,7 +70,7 @@ impl Operator for PackKv {
             let mut cache = SparseKv::new(shape);
             let of_row = |all: &[f32]| token_major(&all[row * stored..][..stored], kv_heads, tokens, head_dim);
             cache.store(compute, 0, &of_row(&in_keys), &of_row(&in_values));
-            cache.pack(compute);
+            cache.pack(compute, None);
             for ((out, blocks), bytes) in out.iter_mut().zip(cache.blocks()).zip(bytes) {
                 let Ok(out) = out else { continue };
                 let heads = (count + 1) * bytes;

@@ -8,6 +8,7 @@ use super::machine::{At, Cpu, GATHER_ROWS};
 use super::select::Selection;
 use super::workspace::Workspace;
 use crate::backend::{Ahead, Component, Point, Projection, Step};
+use crate::spec::ModelSpec;
 
 /// Norm, queries, keys and values, rotated and stored; neurons selected ahead, whose reading attention then hides.
 pub fn inputs(
@@ -43,13 +44,34 @@ pub fn inputs(
         cpu.compute.rope(&mut a.q, spec.num_heads, spec.head_dim, cos, sin, 2 * frequencies.len());
         cpu.compute.rope(&mut a.k, spec.num_kv_heads, spec.head_dim, cos, sin, 2 * frequencies.len());
     }
+    let sizes = kvs[step.rows[0].sequence].wants_even_keys().then(|| {
+        let rotary = spec.rope_of(layer.index).map_or(0, |rope| 2 * a.ropes[rope].frequencies.len());
+        weights.key_sizes(spec.head_dim, rotary)
+    });
+    if let Some(sizes) = sizes {
+        even_keys(spec, sizes, &mut a.q, &mut a.k);
+    }
     let mut done = 0;
     for run in step.rows.chunk_by(|a, b| a.sequence == b.sequence && a.position + 1 == b.position) {
         let part = done * spec.kv_size()..(done + run.len()) * spec.kv_size();
-        kvs[run[0].sequence].put(&cpu.compute, layer.index, run[0].position, &a.k[part.clone()], &a.v[part]);
+        kvs[run[0].sequence].put(&cpu.compute, layer.index, run[0].position, [&a.k[part.clone()], &a.v[part]], sizes);
         done += run.len();
     }
     step.meter.lap(Component::Rope);
+}
+
+/// Divides keys by their sizes and multiplies queries by them, which leaves their products as they are (after SmoothAttention of QServe,
+/// arXiv 2405.04532).
+fn even_keys(spec: &ModelSpec, sizes: &[f32], q: &mut [f32], k: &mut [f32]) {
+    let (d, group) = (spec.head_dim, spec.num_heads / spec.num_kv_heads);
+    for row in k.chunks_exact_mut(spec.kv_size()) {
+        row.iter_mut().zip(sizes).for_each(|(k, size)| *k /= size);
+    }
+    for row in q.chunks_exact_mut(spec.q_size()) {
+        for (head, q) in row.chunks_exact_mut(d).enumerate() {
+            q.iter_mut().zip(&sizes[head / group * d..]).for_each(|(q, size)| *q *= size);
+        }
+    }
 }
 
 /// `softmax(q·Kᵀ)·V` of each row over its sequence's cache.

@@ -1,5 +1,7 @@
 //! The key and value cache of one sequence.
 
+use std::sync::Arc;
+
 use sparrow_kernels::{Compute, DType, DenseKv, KvMut, KvRows, KvView, SparseKv, SparseKvShape};
 
 use crate::backend::KvOptions;
@@ -23,11 +25,9 @@ pub struct KvCache {
 #[derive(Debug, Clone)]
 enum Layer {
     /// `[kv_heads, capacity, head_dim]` each, zeroed on allocation, so memory is taken only as positions are written.
-    Dense {
-        keys: Vec<u8>,
-        values: Vec<u8>,
-    },
-    Sparse(SparseKv),
+    Dense { keys: Vec<u8>, values: Vec<u8> },
+    /// With what keys were divided by.
+    Sparse(SparseKv, Option<Arc<[f32]>>),
 }
 
 /// What the cache of a layer is to be: sparse, or bytes of keys, and as many of values.
@@ -65,14 +65,14 @@ impl Layer {
     fn new(plan: &Plan) -> Self {
         match *plan {
             Plan::Dense(bytes) => Layer::Dense { keys: vec![0; bytes], values: vec![0; bytes] },
-            Plan::Sparse(shape) => Layer::Sparse(SparseKv::new(shape)),
+            Plan::Sparse(shape) => Layer::Sparse(SparseKv::new(shape), None),
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
             Layer::Dense { keys, values } => keys.len() + values.len(),
-            Layer::Sparse(cache) => cache.bytes(),
+            Layer::Sparse(cache, _) => cache.bytes(),
         }
     }
 }
@@ -111,7 +111,7 @@ impl KvCache {
     pub fn truncate(&mut self, compute: &Compute, len: usize) {
         self.len = self.len.min(len);
         for layer in &mut self.layers {
-            if let Layer::Sparse(cache) = layer {
+            if let Layer::Sparse(cache, _) = layer {
                 cache.truncate(compute, len);
             }
         }
@@ -131,7 +131,10 @@ impl KvCache {
                         copy_rows((bytes, from.capacity), (to, self.capacity), self.kv_heads, len);
                     }
                 }
-                (Layer::Sparse(to), Layer::Sparse(cache)) => to.copy_prefix(compute, cache, len),
+                (Layer::Sparse(to, to_sizes), Layer::Sparse(cache, sizes)) => {
+                    to_sizes.clone_from(sizes);
+                    to.copy_prefix(compute, cache, len);
+                }
                 _ => unreachable!("the caches of a session are of one kind"),
             }
         }
@@ -156,7 +159,7 @@ impl KvCache {
                         *bytes = grown;
                     }
                 }
-                Layer::Sparse(cache) => cache.reserve(capacity),
+                Layer::Sparse(cache, _) => cache.reserve(capacity),
             }
         }
         self.capacity = capacity;
@@ -167,22 +170,38 @@ impl KvCache {
     pub fn prune(&mut self, compute: &Compute) -> bool {
         let mut pruned = false;
         for layer in &mut self.layers {
-            if let Layer::Sparse(cache) = layer {
-                pruned |= cache.pack(compute);
+            if let Layer::Sparse(cache, sizes) = layer {
+                pruned |= cache.pack(compute, sizes.as_deref());
             }
         }
         pruned
     }
 
-    /// Stores keys and values (`[rows, kv_heads, head_dim]` each) of the tokens at `first` and the positions after it.
-    pub fn put(&mut self, compute: &Compute, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
+    /// Whether keys are to be divided by their [sizes](crate::weights::LayerWeights::key_sizes): where one scale is for all channels.
+    pub fn wants_even_keys(&self) -> bool {
+        self.dtype == DType::I8
+    }
+
+    /// Stores keys, divided by `sizes` if there are any, and values (`[rows, kv_heads, head_dim]` each) of the tokens at `first` and
+    /// the positions after it.
+    pub fn put(
+        &mut self,
+        compute: &Compute,
+        layer: usize,
+        first: usize,
+        [keys, values]: [&[f32]; 2],
+        sizes: Option<&Arc<[f32]>>,
+    ) {
         self.len = self.len.max(first + keys.len() / (self.kv_heads * self.head_dim));
         match &mut self.layers[layer] {
             Layer::Dense { keys: key_cache, values: value_cache } => {
                 let cache = KvMut { dtype: self.dtype, keys: key_cache, values: value_cache, capacity: self.capacity };
                 compute.store_kv(cache, self.kv_heads, self.head_dim, first, keys, values);
             }
-            Layer::Sparse(cache) => cache.store(compute, first, keys, values),
+            Layer::Sparse(cache, of_keys) => {
+                *of_keys = sizes.cloned();
+                cache.store(compute, first, keys, values);
+            }
         }
     }
 
@@ -192,7 +211,7 @@ impl KvCache {
             Layer::Dense { keys, values } => {
                 KvRows::Dense(DenseKv { dtype: self.dtype, keys, values, capacity: self.capacity })
             }
-            Layer::Sparse(cache) => KvRows::Sparse(cache.rows()),
+            Layer::Sparse(cache, _) => KvRows::Sparse(cache.rows()),
         };
         let len = position + 1;
         let start = window.map_or(0, |w| len.saturating_sub(w));
