@@ -10,7 +10,7 @@
 //! | [`Compute::sparse_mlp`] | the active neurons of an MLP |
 //! | [`Compute::sparse_mlp_integer`] | the same in exact integers |
 //! | [`Compute::activate`], [`Compute::gated`] | a(x), a(gate)·up |
-//! | [`Compute::mask_above`], [`Compute::mask_to_ids`], [`Compute::zero_unset`] | which neurons are active |
+//! | [`Compute::mask_above`], [`Compute::mask_to_ids`], [`Compute::zero_unset`], [`Compute::replace_unset`] | which neurons are active |
 //! | [`Compute::kth_largest`], [`Compute::mean_std`] | where to draw the line |
 //! | [`union_masks`], [`count_ones`], [`mask_words`] | sets of neurons |
 //! | [`Compute::pack_signs`], [`Compute::weight_signs`] | sign bits of x and of W |

@@ -5,7 +5,7 @@ use sparrow_kernels::AttentionShape;
 use super::buffers::{Attention, RopeTable};
 use super::kv::KvCache;
 use super::machine::{At, Cpu, GATHER_ROWS};
-use super::select::Selection;
+use super::select::{Given, Selection};
 use super::workspace::Workspace;
 use crate::backend::{Ahead, Component, Point, Projection, Step};
 use crate::spec::ModelSpec;
@@ -26,7 +26,7 @@ pub fn inputs(
     step.meter.lap(Component::Norm);
     step.observer.see(layer.index, Point::AttentionInput, &s.h, m);
     if let Some(Ahead { rule, selection }) = ahead {
-        selection.find(cpu, layer, step, rule, &s.h, mlp, pools.as_ref());
+        selection.find(cpu, layer, step, rule, &Given { h: &s.h, mlp, pools: pools.as_ref() });
         if let Some(pools) = pools.as_mut().filter(|_| m <= GATHER_ROWS) {
             pools.prefetch(layer.index, selection);
         }

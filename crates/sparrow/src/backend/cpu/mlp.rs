@@ -5,7 +5,7 @@ use sparrow_kernels::{SparseMlp, SparseMlpInputs};
 use super::machine::{At, Cpu, GATHER_ROWS};
 use super::neurons::{Inputs, Known, Part, all};
 use super::pooled::NeuronPools;
-use super::select::Selection;
+use super::select::{Given, Selection};
 use super::workspace::Workspace;
 use crate::backend::{Component, Projection, Step, Threshold};
 use crate::error::Result;
@@ -88,7 +88,7 @@ pub fn select(
             step.meter.lap(Component::Scores);
         }
     }
-    selection.find(cpu, layer, step, rule, &s.h, mlp, pools.as_ref());
+    selection.find(cpu, layer, step, rule, &Given { h: &s.h, mlp, pools: pools.as_ref() });
 }
 
 fn norm(cpu: &Cpu, layer: &At, step: &mut Step, w: &mut Workspace) {

@@ -30,6 +30,16 @@ pub struct Selection {
     scratch: Scratch,
 }
 
+/// What neurons are selected by.
+pub struct Given<'a> {
+    /// `[m, hidden]`.
+    pub h: &'a [f32],
+    /// Has the exact gate's values, or those of an ungated MLP's up projection, where these decide.
+    pub mlp: &'a Mlp,
+    /// Which neurons are in memory, where not all are: they may be preferred.
+    pub pools: Option<&'a NeuronPools>,
+}
+
 /// What single scorers need beside.
 #[derive(Debug)]
 enum Scratch {
@@ -96,19 +106,9 @@ impl Selection {
         ActiveNeurons { masks: &self.masks, neurons: self.neurons }
     }
 
-    /// Finds the neurons that are active for `h`, `[m, hidden]`, by `rule`, preferring those that are in `pools` if that was asked for. The exact gate's values (an ungated MLP's up projection)
-    /// are in `mlp` already.
-    #[allow(clippy::too_many_arguments)]
-    pub fn find(
-        &mut self,
-        cpu: &Cpu,
-        layer: &At,
-        step: &mut Step,
-        rule: Option<Threshold>,
-        h: &[f32],
-        mlp: &Mlp,
-        pools: Option<&NeuronPools>,
-    ) {
+    /// Finds the neurons that are active for what a layer was given, by `rule`.
+    pub fn find(&mut self, cpu: &Cpu, layer: &At, step: &mut Step, rule: Option<Threshold>, given: &Given) {
+        let Given { h, mlp, pools } = *given;
         let (spec, n, words) = (layer.spec, self.neurons, self.words());
         self.resize(step.rows.len());
         self.zeros_only = false;

@@ -55,7 +55,7 @@ struct Uneven {
 
 impl Uneven {
     fn factor(&self, name: &str, row: usize) -> f32 {
-        match row % (self.head_dim / 2) % 2 == 0 {
+        match (row % (self.head_dim / 2)).is_multiple_of(2) {
             true if name.contains("k_proj") => 64.0,
             true if name.contains("q_proj") => 1.0 / 64.0,
             _ => 1.0,
