@@ -26,7 +26,8 @@ pub fn inputs(
     step.meter.lap(Component::Norm);
     step.observer.see(layer.index, Point::AttentionInput, &s.h, m);
     if let Some(Ahead { rule, selection }) = ahead {
-        selection.find(cpu, layer, step, rule, &Given { h: &s.h, mlp, pools: pools.as_ref() });
+        let preferred = pools.as_ref().and_then(|pools| pools.preferred(layer.index));
+        selection.find(cpu, layer, step, rule, &Given { h: &s.h, mlp, preferred });
         if let Some(pools) = pools.as_mut().filter(|_| m <= GATHER_ROWS) {
             pools.prefetch(layer.index, selection);
         }

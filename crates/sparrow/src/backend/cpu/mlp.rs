@@ -88,7 +88,8 @@ pub fn select(
             step.meter.lap(Component::Scores);
         }
     }
-    selection.find(cpu, layer, step, rule, &Given { h: &s.h, mlp, pools: pools.as_ref() });
+    let preferred = pools.as_ref().and_then(|pools| pools.preferred(layer.index));
+    selection.find(cpu, layer, step, rule, &Given { h: &s.h, mlp, preferred });
 }
 
 fn norm(cpu: &Cpu, layer: &At, step: &mut Step, w: &mut Workspace) {

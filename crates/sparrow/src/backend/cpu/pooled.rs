@@ -7,7 +7,7 @@ use sparrow_kernels::{Matrix, Pooled, SparseMlp, SparseMlpInputs, Stored};
 use super::buffers::Mlp;
 use super::inputs::ActiveInputs;
 use super::neurons::{Inputs, Known, Part, all};
-use super::select::Selection;
+use super::select::{Preferred, Selection};
 use crate::backend::{Component, Step};
 use crate::error::{Error, Result};
 use crate::residency::{CacheSpec, Load, NeuronStore, Places, Reading, WeightCache, ones};
@@ -101,12 +101,9 @@ impl NeuronPools {
         self.ahead[layer] = self.store.read_ahead(layer, missing);
     }
 
-    /// Lowers the scores, magnitudes of the neurons of `layer`, of what is not in the pool.
-    pub fn lower_absent(&self, layer: usize, scores: &mut [f32]) {
-        if self.prefer > 1.0 {
-            let absent = scores.iter_mut().zip(0..).filter(|&(_, neuron)| !self.pools[layer].contains(neuron));
-            absent.for_each(|(score, _)| *score /= self.prefer);
-        }
+    /// What is in the pool of `layer`, if that is preferred.
+    pub fn preferred(&self, layer: usize) -> Option<Preferred<'_>> {
+        (self.prefer > 1.0).then(|| Preferred { resident: self.pools[layer].resident(), times: self.prefer })
     }
 
     /// `out`, `[m, hidden]`, from the selected neurons alone: from the pool, after those that are missing were read into it; in

@@ -4,7 +4,6 @@ use sparrow_kernels::{Activation, LinearPart, count_ones, union_masks};
 
 use super::buffers::Mlp;
 use super::machine::{At, Cpu, GATHER_ROWS};
-use super::pooled::NeuronPools;
 use super::threshold::{EVERYTHING, Of, mask};
 use crate::backend::{
     ActiveNeurons, Component, GateNeurons, MaskCycle, Predictor, Scorer, Setup, SignBits, Step, Threshold,
@@ -36,8 +35,28 @@ pub struct Given<'a> {
     pub h: &'a [f32],
     /// Has the exact gate's values, or those of an ungated MLP's up projection, where these decide.
     pub mlp: &'a Mlp,
-    /// Which neurons are in memory, where not all are: they may be preferred.
-    pub pools: Option<&'a NeuronPools>,
+    /// Neurons that are preferred, if any are.
+    pub preferred: Option<Preferred<'a>>,
+}
+
+/// Neurons that are in memory, where the others must score higher.
+#[derive(Clone, Copy)]
+pub struct Preferred<'a> {
+    /// `[ceil(neurons / 64)]`.
+    pub resident: &'a [u64],
+    /// How many times as high.
+    pub times: f32,
+}
+
+impl Preferred<'_> {
+    /// Lowers the scores, magnitudes, of what is not in memory.
+    fn lower_others(&self, scores: &mut [f32]) {
+        for (i, score) in scores.iter_mut().enumerate() {
+            if self.resident[i / 64] >> (i % 64) & 1 == 0 {
+                *score /= self.times;
+            }
+        }
+    }
 }
 
 /// What single scorers need beside.
@@ -108,7 +127,7 @@ impl Selection {
 
     /// Finds the neurons that are active for what a layer was given, by `rule`.
     pub fn find(&mut self, cpu: &Cpu, layer: &At, step: &mut Step, rule: Option<Threshold>, given: &Given) {
-        let Given { h, mlp, pools } = *given;
+        let Given { h, mlp, preferred } = *given;
         let (spec, n, words) = (layer.spec, self.neurons, self.words());
         self.resize(step.rows.len());
         self.zeros_only = false;
@@ -177,8 +196,8 @@ impl Selection {
                 // As of inputs: every later token attends to the first, whose activations are like those of no other.
                 let rule = if known.is_some() && row.position == 0 { EVERYTHING } else { rule };
                 // More rows stream past the pool.
-                if let Some(pools) = pools.filter(|_| of == Of::Magnitudes && step.rows.len() <= GATHER_ROWS) {
-                    pools.lower_absent(layer.index, scores);
+                if let Some(preferred) = preferred.filter(|_| of == Of::Magnitudes && step.rows.len() <= GATHER_ROWS) {
+                    preferred.lower_others(scores);
                 }
                 mask(compute, rule, of, scores, &mut self.spare, bits);
             }
