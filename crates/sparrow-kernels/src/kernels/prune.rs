@@ -7,7 +7,8 @@ use crate::dtype::layout::int8_scale_at;
 use crate::kv::{BLOCK, BlockLayout};
 
 /// Prunes and packs the rows of `BLOCK` tokens, `row_bytes` each: the `kept` elements of largest magnitude, times the
-/// size of their channel where there are `sizes`, stay, NaN above all, of equal ones those that come first. `scratch` has room for two values per element and one more.
+/// size of their channel where there are `sizes`, stay, NaN above all, of equal ones those that come first. `scratch`
+/// has room for two values per element and one more.
 pub(crate) fn prune(layout: BlockLayout, rows: &[u8], sizes: Option<&[f32]>, scratch: &mut [f32], block: &mut [u8]) {
     let (d, size, row_bytes) = (layout.head_dim, layout.size(), layout.dtype.row_bytes(layout.head_dim));
     let (magnitudes, scratch) = scratch.split_at_mut(BLOCK * d);
