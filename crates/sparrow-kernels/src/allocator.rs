@@ -36,9 +36,29 @@ fn end(bytes: usize) {
             std::thread::park();
         }
     }
-    // Nothing here allocates.
-    let _ = writeln!(std::io::stderr(), "sparrow: out of memory: {bytes} more bytes were refused");
-    std::process::exit(1);
+    // Nothing here allocates or waits for a lock: who holds one may be parked above.
+    let (mut text, mut length) = ([0; 128], 0);
+    let mut rest = &mut text[..];
+    let room = rest.len();
+    if writeln!(rest, "sparrow: out of memory: {bytes} more bytes were refused").is_ok() {
+        length = room - rest.len();
+    }
+    exit(&text[..length])
+}
+
+#[cfg(unix)]
+fn exit(message: &[u8]) -> ! {
+    // SAFETY: the pointer and the length are those of a slice; `_exit` ends the process and runs nothing of it.
+    unsafe {
+        libc::write(2, message.as_ptr().cast(), message.len());
+        libc::_exit(1)
+    }
+}
+
+#[cfg(not(unix))]
+fn exit(message: &[u8]) -> ! {
+    let _ = std::io::stderr().write_all(message);
+    std::process::exit(1)
 }
 
 // SAFETY: every call is passed on to the system's allocator unchanged, and so is what it returns.

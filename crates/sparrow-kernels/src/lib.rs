@@ -24,7 +24,7 @@
 //! | [`BlockFormat`] | blocks of GGUF files |
 //! | [`assemble_int8`], [`assemble_int4`] | rows of quantised types, from their parts |
 //! | [`pack`], [`count_stored`], [`fill_bitmap`], [`unpack`] | weights with many zeros ([`Bitmap`], [`Stored`]) |
-//! | [`default_threads`], [`cpu_quota`], [`available_memory`] | what the system grants |
+//! | [`default_threads`], [`cpu_quota`], [`available_memory`], [`start_thread`] | what the system grants |
 //! | [`read_bandwidth`], [`BandwidthProbe`], [`peak`] | what the machine can do at best |
 //!
 //! Activations are `f32`, row-major; weights are [`Matrix`] views of bytes at any alignment, in any [`DType`];
@@ -89,5 +89,5 @@ pub use operations::{
     PackedBitmap, Peak, Pooled, SparseMlp, SparseMlpInputs, count_ones, count_stored, fill_bitmap, mask_words, pack,
     peak, quantize, read_bandwidth, transpose, union_masks, unpack,
 };
-pub use parallel::Pool;
+pub use parallel::{Pool, start_thread};
 pub use system::{available_memory, cpu_quota, default_threads};

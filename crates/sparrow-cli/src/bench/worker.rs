@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sparrow::internals::record::Evaluation;
+use sparrow_kernels::start_thread;
 
 use super::figures::{LayerTimes, Loaded, Run};
 use super::job::Job;
@@ -138,7 +139,7 @@ fn pass_on(messages: ChildStderr) -> anyhow::Result<JoinHandle<String>> {
 }
 
 fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<JoinHandle<T>> {
-    std::thread::Builder::new().spawn(work).context("starting a thread to listen to a worker process")
+    start_thread("listener", work).context("starting a thread to listen to a worker process")
 }
 
 impl Drop for Worker {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressState, ProgressStyle, WeakProgressBar};
+use sparrow_kernels::start_thread;
 
 use super::quiet::is_quiet;
 
@@ -32,7 +33,7 @@ pub fn progress(what: impl Into<String>, total: u64, bytes: bool) -> ProgressBar
     if std::io::stderr().is_terminal() && !is_quiet() {
         let weak = bar.downgrade();
         // Where no thread can be started there is no bar.
-        let _ = thread::Builder::new().spawn(move || show_when_long(&weak));
+        let _ = start_thread("progress", move || show_when_long(&weak));
     }
     bar
 }

@@ -5,6 +5,7 @@
 //! allocated per region.
 
 use super::fork::Generation;
+use super::start::start_thread;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -80,7 +81,7 @@ impl Pool {
         });
         let start = |i| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name(format!("sparrow-{i}")).spawn(move || shared.work()).ok()
+            start_thread(format!("sparrow-{i}"), move || shared.work()).ok()
         };
         let workers = (1..threads.max(1)).map_while(start).collect();
         Self { shared, workers, region: Mutex::new(()), made_in }

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use sparrow_kernels::start_thread;
+
 use super::direct_file::DirectFile;
 use super::pool::Load;
 use crate::error::{Error, Result};
@@ -241,7 +243,7 @@ impl Readers {
         let mut readers = Readers { shared: Arc::default(), threads: Vec::new() };
         for _ in 0..READERS {
             let shared = readers.shared.clone();
-            match std::thread::Builder::new().spawn(move || shared.run()) {
+            match start_thread("reader", move || shared.run()) {
                 Ok(thread) => readers.threads.push(thread),
                 Err(error) if readers.threads.is_empty() => {
                     return Err(Error::option("weights", format!("no thread could be started to read them ({error})")));
