@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sparrow_tools::quantize::{Method, QuantizationRecord, QuantizeOptions, Stage, quantize};
+use sparrow_tools::quantize::{Along, Method, QuantizationRecord, QuantizeOptions, Stage, quantize};
 
 use crate::layerwise::{CalibrationArgs, ChoiceArgs, calibrated, cost};
 use crate::model::CpuArgs;
@@ -27,9 +27,15 @@ pub struct Args {
     /// Bits of a weight, 4 or 8; those of 8 have one scale per row
     #[arg(long, default_value_t = 4, value_name = "4|8", help_heading = "Quantisation")]
     bits: u32,
-    /// Weights of 4 bits that share a scale: 32, 64 or 128 along the input [default: 32]
+    /// Weights of 4 bits that share a scale: 32, 64 or 128 [default: 32]
     #[arg(long, value_name = "N", help_heading = "Quantisation")]
     group: Option<usize>,
+    /// Where weights that share a scale lie: along the input or output
+    ///
+    /// input: what transformers and vLLM read; output: a row for each input, which `sparrow sparsify --selector input` can leave out
+    /// and only Sparrow reads.
+    #[arg(long, value_name = "SIDE", default_value_t, help_heading = "Quantisation")]
+    along: Along,
     /// Give groups of 4 bits a zero point each, half a byte, instead of a symmetric range
     #[arg(long, help_heading = "Quantisation")]
     zero_points: bool,
@@ -49,6 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let usual = QuantizeOptions::new(args.method, args.bits);
     let options = QuantizeOptions {
         group: args.group.or(usual.group),
+        along: args.along,
         zero_points: args.zero_points,
         include: args.choice.include,
         exclude: args.choice.exclude,
@@ -74,7 +81,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// What was done to a model, in a few words.
 pub fn describe(record: &QuantizationRecord) -> String {
     let QuantizationRecord { method, bits, zero_points, matrices, .. } = record;
-    let groups = record.group.map_or("rows".into(), |group| format!("groups of {group}"));
+    let groups = match (record.group, record.along) {
+        (None, _) => "rows".into(),
+        (Some(group), Along::Input) => format!("groups of {group}"),
+        (Some(group), Along::Output) => format!("groups of {group} outputs"),
+    };
     format!(
         "{matrices} matrices by {method} to {bits} bits in {groups}{}, {:.2} bits per weight, {:.2} of the whole model{}",
         if *zero_points { " with zero points" } else { "" },

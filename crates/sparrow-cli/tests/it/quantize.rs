@@ -40,7 +40,10 @@ fn quantize_makes_a_directory_that_every_command_loads() {
     fail(
         1,
         &["sparsify", &gptq, "-o", &sparse, "--selector", "gate", "--text", text, "--window", "64"],
-        &["select (or `sparrow sparsify`) first, then quantise"],
+        &[
+            "is quantised to int4: `sparrow sparsify` the original",
+            "or quantise it with `sparrow quantize --along output`",
+        ],
     );
 
     let printed = succeed(&[
@@ -76,6 +79,45 @@ fn quantize_makes_a_directory_that_every_command_loads() {
     );
     // Nothing but the directories is left.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn rows_of_inputs_can_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (demo, text) = (demo(), text());
+    let (demo, text) = (demo.to_str().unwrap(), text.to_str().unwrap());
+    let [rows, sparse, gates] = ["rows", "sparse", "gates"].map(|name| dir.path().join(name).display().to_string());
+    let calibration = ["--text", text, "--window", "64", "--max-tokens", "1200"];
+    let printed = succeed(
+        &[&["quantize", "-m", demo, "-o", &rows, "--method", "gptq", "--along", "output"], &calibration[..]].concat(),
+    );
+    assert!(
+        printed.contains("35 matrices by gptq to 4 bits in groups of 32 outputs, 4.50 bits per weight"),
+        "{printed}"
+    );
+    assert!(succeed(&["inspect", &rows]).contains("in groups of 32 outputs"));
+    let eval = |model: &str| {
+        let text = ["--text", text, "--max-tokens", "300", "--window", "64", "--format", "json"];
+        json(&[&["eval", "-m", model, "--reference", demo], &text[..]].concat())
+    };
+    let number = |report: &serde_json::Value, key: &str| report[key].as_f64().unwrap();
+    let dense = eval(&rows);
+    assert!(number(&dense, "kl_mean") < 0.02, "{dense}");
+
+    let target = ["--selector", "input", "--target-active", "0.75"];
+    succeed(&[&["sparsify", &rows, "-o", &sparse], &target[..], &calibration].concat());
+    let found = eval(&sparse);
+    assert!(number(&found, "kl_mean") < 0.1, "{found}");
+    let [all, active] = [&dense, &found].map(|report| number(report, "weight_bytes_per_token"));
+    assert!(active < 0.95 * all, "{active} of {all}");
+    assert!(!succeed(&["generate", "-m", &sparse, "--prompt", PROMPT, "-n", "8"]).trim().is_empty());
+
+    // A neuron has no row there.
+    let says = "needs a row of each neuron, but the weights have a row of each input: use input or dense";
+    fail(1, &["generate", "-m", &rows, "-p", PROMPT, "--selector", "gate:sparsity=0.5"], &[says]);
+    let says = &["is quantised to int4"];
+    fail(1, &[&["sparsify", &rows, "-o", &gates, "--selector", "gate"], &calibration[..]].concat(), says);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 #[test]

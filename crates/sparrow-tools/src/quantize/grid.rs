@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use sparrow_kernels::DType;
 
+use super::options::Along;
+
 /// The least scale of 4-bit weights, a normal number of f16 and of bf16: weights below half of it become zero.
 const LEAST: f32 = f32::from_bits(0x3880_0000);
 /// The greatest, below f16's and on bf16's grid.
@@ -14,11 +16,16 @@ pub(super) struct Grid {
     pub bits: u32,
     /// Weights that share a scale.
     pub group: usize,
+    /// Where they lie.
+    pub along: Along,
     /// Groups have zero points.
     pub zero_points: bool,
     /// What scales are stored in: bf16 or f16.
-    pub scales: DType,
+    pub stored: DType,
 }
+
+/// Rows that one task works on.
+const ROWS: usize = 16;
 
 /// What the codes of a group stand for: `(code − zero) · scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,9 +43,34 @@ impl Grid {
         (if self.bits == 8 { 1.0 - half } else { -half }, half - 1.0)
     }
 
-    /// Groups of a row.
-    pub fn groups(&self, cols: usize) -> usize {
-        cols.div_ceil(self.group)
+    /// Groups of so many weights.
+    pub fn groups(&self, weights: usize) -> usize {
+        weights.div_ceil(self.group)
+    }
+
+    /// Rows whose scales no other row has.
+    pub fn rows(&self) -> usize {
+        match self.along {
+            Along::Input => ROWS,
+            Along::Output => self.group,
+        }
+    }
+
+    /// Scales of a matrix `[rows, n]`.
+    pub fn scales(&self, rows: usize, n: usize) -> usize {
+        match self.along {
+            Along::Input => rows * self.groups(n),
+            Along::Output => self.groups(rows) * n,
+        }
+    }
+
+    /// Which scale the weight in row `r` and column `j` of `n` has: they are `[rows, groups]`, along outputs `[groups, n]`.
+    #[inline(always)]
+    pub fn scale_at(&self, r: usize, j: usize, n: usize) -> usize {
+        match self.along {
+            Along::Input => r * self.groups(n) + j / self.group,
+            Along::Output => r / self.group * n + j,
+        }
     }
 
     /// The code of the value nearest to `w`.
@@ -56,7 +88,7 @@ impl Grid {
 
     /// The scale nearest to `scale` that files hold, and that a reader of f16 scales holds too.
     pub fn stored(&self, scale: f32) -> f32 {
-        let to_file = |scale: f32| match self.scales {
+        let to_file = |scale: f32| match self.stored {
             DType::F16 => f16::from_f32(scale).to_f32(),
             _ => bf16::from_f32(scale).to_f32(),
         };

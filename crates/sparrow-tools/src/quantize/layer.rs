@@ -116,8 +116,9 @@ impl Layer<'_> {
 
     /// The values that the weights of a matrix can have.
     fn grid(&self, matrix: &LayerMatrix) -> Grid {
-        let &QuantizeOptions { bits, group, zero_points, .. } = self.options;
-        Grid { bits, group: group.unwrap_or(matrix.cols), zero_points, scales: packed::scale_dtype(matrix.dtype) }
+        let &QuantizeOptions { bits, group, along, zero_points, .. } = self.options;
+        let (group, stored) = (group.unwrap_or(matrix.cols), packed::scale_dtype(matrix.dtype));
+        Grid { bits, group, along, zero_points, stored }
     }
 }
 

@@ -16,14 +16,15 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
-use sparrow::internals::checkpoint::config::describe_packed;
+use sparrow::internals::checkpoint::config::{describe_input_major, describe_packed};
 use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerprint, pretty};
 use sparrow::internals::record::SidecarFile;
 use sparrow::internals::spec::ModelSpec;
+use sparrow::internals::weights::INPUT_MAJOR;
 use sparrow::{Cpu, Error, Model, Placement, Result, Tokenizer};
 
 use self::layer::Layer;
-pub use self::options::{Method, QuantizeOptions};
+pub use self::options::{Along, Method, QuantizeOptions};
 pub use self::record::QuantizationRecord;
 use crate::layerwise::{Choice, Journal, Kept, LayerMatrix, Shards, Walk, choose};
 pub use crate::layerwise::{MeasuredQuality, Progress, Stage};
@@ -81,15 +82,20 @@ pub fn quantize(
         Layer { cpu, spec: &spec, source: &source, index, matrices, options }.quantize(inputs)
     })?;
     files.copy_companions(&directory, SidecarFile::NAME)?;
-    config["quantization_config"] =
-        describe_packed(&left_out(&spec, &source, &chosen), options.bits, options.group, options.zero_points);
+    config["quantization_config"] = match options.along {
+        Along::Input => {
+            describe_packed(&left_out(&spec, &source, &chosen), options.bits, options.group, options.zero_points)
+        }
+        Along::Output => describe_input_major(),
+    };
     directory.text("config.json", &pretty(&config))?;
-    let sizes = Sizes::of(&Checkpoint::open(directory.path())?, &chosen);
+    let sizes = Sizes::of(&Checkpoint::open(directory.path())?, &chosen, options.along);
     let record = QuantizationRecord {
         format_version: QuantizationRecord::VERSION,
         method: options.method,
         bits: options.bits,
         group: options.group,
+        along: options.along,
         zero_points: options.zero_points,
         include: options.include.clone(),
         exclude: options.exclude.clone(),
@@ -108,15 +114,27 @@ pub fn quantize(
 
 /// The matrices to quantise, by layer.
 fn chosen(model: &Model, source: &Checkpoint, options: &QuantizeOptions) -> Result<Vec<Vec<LayerMatrix>>> {
-    let QuantizeOptions { include, exclude, .. } = options;
+    let QuantizeOptions { include, exclude, along, .. } = options;
     let choice = Choice { include, exclude, verb: "quantise", mend: "quantise the original" };
     let chosen = choose(&model.spec, source, &choice)?;
+    let side = |matrix: &LayerMatrix| match along {
+        Along::Input => matrix.cols,
+        Along::Output => matrix.rows,
+    };
     if let Some(group) = options.group
-        && let Some(t) = chosen.iter().flatten().find(|t| !t.cols.is_multiple_of(group))
+        && let Some(t) = chosen.iter().flatten().find(|t| !side(t).is_multiple_of(group))
     {
-        let (name, cols) = (&t.name, t.cols);
-        let message = format!("{group} does not divide the {cols} inputs of {name}: exclude it or use another");
+        let (name, side) = (&t.name, side(t));
+        let message = format!("{group} does not divide the {side} {along}s of {name}: exclude it or use another");
         return Err(Error::option("group", message));
+    }
+    let fused = [model.spec.names.fused_qkv, model.spec.names.fused_gate_up];
+    let is_fused = |t: &&LayerMatrix| fused.iter().any(|name| t.name.ends_with(&format!(".{name}.weight")));
+    if *along == Along::Output
+        && let Some(t) = chosen.iter().flatten().find(is_fused)
+    {
+        let message = format!("output needs a matrix for each projection, and {} holds several: use input", t.name);
+        return Err(Error::option("along", message));
     }
     Ok(chosen)
 }
@@ -141,11 +159,15 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(written: &Checkpoint, chosen: &[Vec<LayerMatrix>]) -> Self {
+    fn of(written: &Checkpoint, chosen: &[Vec<LayerMatrix>], along: Along) -> Self {
         let mut sizes = Sizes { quantized: 0.0, quantized_bits: 0.0, bits: 0.0 };
         sizes.bits = written.tensors().map(|info| info.bytes as f64 * 8.0).sum();
         for matrix in chosen.iter().flatten() {
             let layer = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name);
+            let layer = match along {
+                Along::Input => layer.to_owned(),
+                Along::Output => format!("{layer}.{INPUT_MAJOR}"),
+            };
             let parts = ["weight_packed", "weight_scale", "weight_zero_point"];
             let stored = parts.iter().filter_map(|part| written.info(&format!("{layer}.{part}")));
             sizes.quantized += (matrix.rows * matrix.cols) as f64;

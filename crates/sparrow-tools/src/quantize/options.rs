@@ -20,6 +20,19 @@ pub enum Method {
 
 named!(Method, "method", Rtn => "rtn", Gptq => "gptq", Awq => "awq");
 
+/// Which weights share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Along {
+    /// Those of one output and several inputs: what compressed-tensors stores.
+    #[default]
+    Input,
+    /// Those of one input and several outputs: rows of inputs, which can be left out.
+    Output,
+}
+
+named!(Along, "side", Input => "input", Output => "output");
+
 /// What [`quantize`](super::quantize) should do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantizeOptions {
@@ -27,8 +40,10 @@ pub struct QuantizeOptions {
     pub method: Method,
     /// Bits of a weight, 4 or 8.
     pub bits: u32,
-    /// Weights along the input that share a scale; none: a row.
+    /// Weights that share a scale; none: a row.
     pub group: Option<usize>,
+    /// Where these weights lie.
+    pub along: Along,
     /// Groups have a zero point of their own instead of being symmetric.
     pub zero_points: bool,
     /// Patterns (`*`, `?`, `[...]`) of the names of tensors to quantise; none: every matrix of the decoder layers.
@@ -53,6 +68,7 @@ impl QuantizeOptions {
             method,
             bits,
             group: (bits == 4).then_some(32),
+            along: Along::Input,
             zero_points: false,
             include: Vec::new(),
             exclude: Vec::new(),
@@ -65,6 +81,18 @@ impl QuantizeOptions {
     /// # Errors
     /// If there is no format for weights of so many bits in such groups.
     pub(super) fn check(&self) -> Result<()> {
+        if self.along == Along::Output {
+            if self.bits != 4 {
+                return Err(Error::option(
+                    "along",
+                    "output is for 4 bits: --dtype int8 does it when a model is loaded",
+                ));
+            }
+            if self.method == Method::Awq {
+                // An input has its own scales: scaling it changes nothing.
+                return Err(Error::option("along", "output leaves nothing to gain by scaling inputs: use gptq or rtn"));
+            }
+        }
         match (self.bits, self.group) {
             (4, Some(group)) if Self::GROUPS.contains(&group) => Ok(()),
             (4, Some(group)) => Err(Error::option("group", format!("must be 32, 64 or 128, found {group}"))),

@@ -2,15 +2,25 @@
 
 use safetensors::Dtype;
 use sparrow::internals::checkpoint::file_dtype;
+use sparrow::internals::weights::INPUT_MAJOR;
 use sparrow_kernels::{DType, encode};
 
 use super::grid::Grid;
+use super::options::Along;
 use super::round::Rounded;
 use crate::layerwise::{LayerMatrix, NewTensor};
 
-/// The tensors that stand for `matrix`.
+/// The tensors that stand for `matrix`: those of its layer, or where groups lie along outputs of the transposed matrix.
 pub(super) fn tensors(grid: &Grid, matrix: &LayerMatrix, rounded: &Rounded) -> Vec<NewTensor> {
-    let (rows, cols) = (matrix.rows, matrix.cols);
+    let layer = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name);
+    let transposed;
+    let (layer, [rows, cols], rounded) = match grid.along {
+        Along::Input => (layer.to_owned(), [matrix.rows, matrix.cols], rounded),
+        Along::Output => {
+            transposed = rounded.transposed(matrix.cols);
+            (format!("{layer}.{INPUT_MAJOR}"), [matrix.cols, matrix.rows], &transposed)
+        }
+    };
     let (groups, per_byte) = (grid.groups(cols), 8 / grid.bits as usize);
     let unsigned = |code: f32| (code as i32 + (1 << (grid.bits - 1))) as u8;
 
@@ -23,10 +33,9 @@ pub(super) fn tensors(grid: &Grid, matrix: &LayerMatrix, rounded: &Rounded) -> V
         }
     }
     let scales: Vec<f32> = rounded.scales.iter().map(|of| of.scale).collect();
-    let mut scale_bytes = vec![0; grid.scales.row_bytes(scales.len())];
-    encode(grid.scales, &scales, &mut scale_bytes);
+    let mut scale_bytes = vec![0; grid.stored.row_bytes(scales.len())];
+    encode(grid.stored, &scales, &mut scale_bytes);
 
-    let layer = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name);
     let tensor = |part: &str, dtype, shape: Vec<usize>, bytes| NewTensor {
         name: format!("{layer}.{part}"),
         dtype,
@@ -36,7 +45,7 @@ pub(super) fn tensors(grid: &Grid, matrix: &LayerMatrix, rounded: &Rounded) -> V
     let shape = [rows, cols].iter().flat_map(|&n| (n as i64).to_le_bytes()).collect();
     let mut tensors = vec![
         tensor("weight_packed", Dtype::I32, vec![rows, words], packed),
-        tensor("weight_scale", file_dtype(grid.scales), vec![rows, groups], scale_bytes),
+        tensor("weight_scale", file_dtype(grid.stored), vec![rows, groups], scale_bytes),
         tensor("weight_shape", Dtype::I64, vec![2], shape),
     ];
     if grid.zero_points {

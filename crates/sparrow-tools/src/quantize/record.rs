@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sparrow::Result;
 use sparrow::internals::record::CalibrationText;
 
-use super::options::Method;
+use super::options::{Along, Method};
 use crate::layerwise::{MeasuredQuality, read_record};
 
 /// The file itself. Versioned and human-readable; it describes the weights beside it, nothing depends on it.
@@ -19,8 +19,11 @@ pub struct QuantizationRecord {
     pub method: Method,
     /// Bits of a code.
     pub bits: u32,
-    /// Weights along the input that share a scale; none: a row.
+    /// Weights that share a scale; none: a row.
     pub group: Option<usize>,
+    /// Where these weights lie.
+    #[serde(default)]
+    pub along: Along,
     /// Whether groups have a zero point.
     pub zero_points: bool,
     /// Patterns of the names of tensors that were to be quantised; none: every matrix of the decoder layers.

@@ -3,11 +3,9 @@
 use sparrow::Cpu;
 
 use super::grid::{Grid, Scale};
+use super::options::Along;
 use super::round::Rounded;
 use crate::layerwise::Hessian;
-
-/// Rows that one task works on.
-const ROWS: usize = 16;
 
 /// Times that all scales and codes are gone through; later ones gain next to nothing.
 const SWEEPS: usize = 4;
@@ -15,74 +13,98 @@ const SWEEPS: usize = 4;
 /// Lowers the squared error of the outputs by descent in one coordinate after the other: scales, then codes.
 pub(super) fn refine(cpu: &Cpu, grid: &Grid, weights: &[f32], hessian: &Hessian, rounded: &mut Rounded) {
     let n = hessian.inputs();
-    let groups = grid.groups(n);
-    let mut rows: Vec<Row> = rounded
-        .values
-        .chunks_exact_mut(n)
-        .zip(rounded.scales.chunks_exact_mut(groups))
-        .zip(weights.chunks_exact(n))
-        .map(|((values, scales), weights)| Row { values, scales, weights })
-        .collect();
-    cpu.compute.pool().for_chunks(&mut rows, ROWS, &|_, rows| {
-        let difference: Vec<f32> =
-            rows.iter().flat_map(|row| row.weights.iter().zip(row.values.iter()).map(|(w, v)| w - v)).collect();
-        let mut gradients = hessian.times(&difference);
-        // All rows of a task take a step before the next, for they read the same part of the Hessian.
-        for _ in 0..SWEEPS {
-            for g in 0..groups {
-                for (row, gradient) in rows.iter_mut().zip(gradients.chunks_exact_mut(n)) {
-                    row.refit(grid, hessian, g, gradient);
-                }
-            }
-            for j in 0..n {
-                for (row, gradient) in rows.iter_mut().zip(gradients.chunks_exact_mut(n)) {
-                    row.recode(grid, hessian, j, gradient);
-                }
+    let rows = grid.rows();
+    let values = rounded.values.chunks_mut(rows * n).zip(weights.chunks(rows * n));
+    let parts = values.zip(rounded.scales.chunks_mut(grid.scales(rows, n)));
+    let part = |((values, weights), scales): ((_, _), _)| (values, weights, scales);
+    let mut parts: Vec<(&mut [f32], &[f32], &mut [Scale])> = parts.map(part).collect();
+    cpu.compute.pool().for_chunks(&mut parts, 1, &|_, parts| {
+        for (values, weights, scales) in parts {
+            let difference: Vec<f32> = weights.iter().zip(values.iter()).map(|(w, v)| w - v).collect();
+            let gradients = hessian.times(&difference);
+            let mut rows = Rows { grid, hessian, n, values, scales, gradients };
+            for _ in 0..SWEEPS {
+                rows.refit_all();
+                rows.recode_all();
             }
         }
     });
 }
 
-struct Row<'a> {
+/// Rows whose scales no other row has.
+struct Rows<'a> {
+    grid: &'a Grid,
+    hessian: &'a Hessian,
+    n: usize,
+    /// `[rows, n]`.
     values: &'a mut [f32],
     scales: &'a mut [Scale],
-    weights: &'a [f32],
+    /// `H · (weights − values)` of each row, half of that of the error, downwards.
+    gradients: Vec<f32>,
 }
 
-impl Row<'_> {
-    /// Sets the scale of group `g` to the best for all codes. `gradient` is `H · (weights − values)`, half of that of the error, downwards.
-    fn refit(&mut self, grid: &Grid, hessian: &Hessian, g: usize, gradient: &mut [f32]) {
-        let (first, of) = (g * grid.group, self.scales[g]);
-        let end = self.values.len().min(first + grid.group);
-        let values = &mut self.values[first..end];
-        let codes: Vec<f32> = values.iter().map(|&value| grid.code(value, of) - of.zero).collect();
-        let slope = dot(&codes, &gradient[first..end]);
-        let curvature: f32 =
-            codes.iter().zip(first..end).map(|(code, j)| code * dot(&codes, &hessian.row(j)[first..end])).sum();
+impl Rows<'_> {
+    // All rows take a step before the next, for they read the same part of the Hessian.
+
+    fn refit_all(&mut self) {
+        let rows = self.values.len() / self.n;
+        match self.grid.along {
+            Along::Input => {
+                for first in (0..self.n).step_by(self.grid.group) {
+                    (0..rows).for_each(|r| self.refit(r..r + 1, first..self.n.min(first + self.grid.group)));
+                }
+            }
+            Along::Output => (0..self.n).for_each(|j| self.refit(0..rows, j..j + 1)),
+        }
+    }
+
+    /// Sets the scale of the group of these rows and columns to the best for all codes.
+    fn refit(&mut self, rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) {
+        let n = self.n;
+        let at = self.grid.scale_at(rows.start, columns.start, n);
+        let of = self.scales[at];
+        let code = |value: f32| self.grid.code(value, of) - of.zero;
+        let row_codes = |r: usize| self.values[r * n..][columns.clone()].iter().map(|&value| code(value));
+        let codes: Vec<Vec<f32>> = rows.clone().map(|r| row_codes(r).collect()).collect();
+        let (mut slope, mut curvature) = (0.0, 0.0);
+        for (r, codes) in rows.clone().zip(&codes) {
+            slope += dot(codes, &self.gradients[r * n..][columns.clone()]);
+            let products = |j: usize| dot(codes, &self.hessian.row(j)[columns.clone()]);
+            curvature += codes.iter().zip(columns.clone()).map(|(code, j)| code * products(j)).sum::<f32>();
+        }
         if curvature <= 0.0 {
             return;
         }
-        let scale = grid.stored(of.scale + slope / curvature);
+        let scale = self.grid.stored(of.scale + slope / curvature);
         let step = scale - of.scale;
         // Rounded to what files hold, a step may lead uphill.
         if step != 0.0 && step * (step * curvature - 2.0 * slope) < 0.0 {
-            self.scales[g].scale = scale;
-            for ((value, code), j) in values.iter_mut().zip(&codes).zip(first..end) {
-                *value = code * scale;
-                descend(gradient, hessian.row(j), step * code);
+            self.scales[at].scale = scale;
+            for (r, codes) in rows.zip(&codes) {
+                let gradient = &mut self.gradients[r * n..][..n];
+                for (code, j) in codes.iter().zip(columns.clone()) {
+                    self.values[r * n + j] = code * scale;
+                    descend(gradient, self.hessian.row(j), step * code);
+                }
             }
         }
     }
 
-    /// Sets the code of column `j` to the best beside all others.
-    fn recode(&mut self, grid: &Grid, hessian: &Hessian, j: usize, gradient: &mut [f32]) {
-        let products = hessian.row(j);
-        let wanted = self.values[j] + gradient[j] / products[j];
-        let value = grid.round(wanted, self.scales[j / grid.group]);
-        let step = value - self.values[j];
-        if step != 0.0 && step * (step * products[j] - 2.0 * gradient[j]) < 0.0 {
-            self.values[j] = value;
-            descend(gradient, products, step);
+    /// Sets each code to the best beside all others.
+    fn recode_all(&mut self) {
+        let n = self.n;
+        for j in 0..n {
+            let products = self.hessian.row(j);
+            let rows = self.values.chunks_exact_mut(n).zip(self.gradients.chunks_exact_mut(n));
+            for (r, (values, gradient)) in rows.enumerate() {
+                let wanted = values[j] + gradient[j] / products[j];
+                let value = self.grid.round(wanted, self.scales[self.grid.scale_at(r, j, n)]);
+                let step = value - values[j];
+                if step != 0.0 && step * (step * products[j] - 2.0 * gradient[j]) < 0.0 {
+                    values[j] = value;
+                    descend(gradient, products, step);
+                }
+            }
         }
     }
 }

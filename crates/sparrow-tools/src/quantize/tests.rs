@@ -8,6 +8,7 @@ use sparrow_kernels::DType;
 
 use super::grid::{Grid, Scale};
 use super::layer::Feedback;
+use super::options::Along;
 use super::round::Rounded;
 use super::{refine, round};
 use crate::layerwise::Hessian;
@@ -18,7 +19,7 @@ fn cpu() -> &'static Cpu {
 }
 
 fn grid(bits: u32, group: usize, zero_points: bool) -> Grid {
-    Grid { bits, group, zero_points, scales: DType::F16 }
+    Grid { bits, group, along: Along::Input, zero_points, stored: DType::F16 }
 }
 
 /// A layer and the inputs it sees: correlated, and some much larger than others.
@@ -94,7 +95,7 @@ fn textbook(layer: &Layer, grid: &Grid) -> Vec<f64> {
     while let Some(&j) = left.first() {
         let inverse = hessian.select_rows(&left).select_columns(&left).try_inverse().unwrap();
         for (r, row) in w.chunks_exact_mut(n).enumerate() {
-            let Scale { scale, zero } = scales[r * grid.groups(n) + j / grid.group];
+            let Scale { scale, zero } = scales[grid.scale_at(r, j, n)];
             let (low, high) = grid.codes();
             let code = (row[j] / f64::from(scale) + f64::from(zero)).round_ties_even();
             let to = (code.clamp(low.into(), high.into()) - f64::from(zero)) * f64::from(scale);
@@ -110,9 +111,16 @@ fn textbook(layer: &Layer, grid: &Grid) -> Vec<f64> {
 #[test]
 fn gptq_is_the_textbook_update() {
     // Less than a block of columns, a block, and two with an end.
-    for (n, group, zero_points) in [(24, 8, false), (128, 32, true), (192, 32, false), (192, 64, true)] {
+    for (n, group, along, zero_points) in [
+        (24, 8, Along::Input, false),
+        (128, 32, Along::Input, true),
+        (192, 32, Along::Input, false),
+        (192, 64, Along::Input, true),
+        (24, 3, Along::Output, false),
+        (192, 2, Along::Output, true),
+    ] {
         let layer = Layer::random(6, n, 2 * n, n as u64);
-        let grid = grid(4, group, zero_points);
+        let grid = Grid { along, ..grid(4, group, zero_points) };
         let (found, expected) = (layer.by_gptq(cpu(), &grid).values, textbook(&layer, &grid));
         for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
             // A code that is another is a step away, some tenth.
@@ -143,6 +151,32 @@ fn gptq_errs_less_than_the_nearest_and_that_less_than_a_range_of_its_own() {
 }
 
 #[test]
+fn gptq_errs_less_than_the_nearest_along_outputs() {
+    for seed in 0..3 {
+        let layer = Layer::random(64, 128, 400, seed);
+        for grid in [grid(4, 32, false), grid(4, 64, true)].map(|grid| Grid { along: Along::Output, ..grid }) {
+            let [gptq, refined] = [layer.by_gptq(cpu(), &grid), layer.refined(cpu(), &grid)];
+            let [nearest, gptq, refined] =
+                [layer.to_nearest(&grid), gptq.values, refined.values].map(|w| layer.error(&w));
+            assert!(refined < gptq && gptq < 0.7 * nearest, "{grid:?}: {refined} {gptq} {nearest}");
+        }
+    }
+}
+
+#[test]
+fn transposed_weights_keep_their_scales() {
+    let (rows, n) = (8, 12);
+    let layer = Layer::random(rows, n, 30, 5);
+    let [grid, other] = [Along::Output, Along::Input].map(|along| Grid { along, ..grid(4, 4, true) });
+    let rounded = layer.refined(cpu(), &grid);
+    let transposed = rounded.transposed(n);
+    for (r, j) in (0..rows).flat_map(|r| (0..n).map(move |j| (r, j))) {
+        assert_eq!(transposed.values[j * rows + r], rounded.values[r * n + j]);
+        assert_eq!(transposed.scales[other.scale_at(j, r, rows)], rounded.scales[grid.scale_at(r, j, n)]);
+    }
+}
+
+#[test]
 fn groups_are_fitted_better_than_by_any_range_of_a_fine_grid() {
     let layer = Layer::random(40, 32, 1, 9);
     let importance: Vec<f32> = (0..32).map(|j| 0.5 + (j % 5) as f32).collect();
@@ -168,7 +202,7 @@ fn groups_are_fitted_better_than_by_any_range_of_a_fine_grid() {
 fn scales_are_what_files_and_readers_hold() {
     for scales in [DType::F16, DType::BF16] {
         for zero_points in [false, true] {
-            let grid = Grid { scales, ..grid(4, 4, zero_points) };
+            let grid = Grid { stored: scales, ..grid(4, 4, zero_points) };
             for size in [0.0, 1e-30, 1e-7, 1e-4, 0.3, 5e4, 1e30] {
                 let weights = [0.1, -1.0, 0.5, 0.7].map(|w| w * size);
                 let of = grid.fit(&weights, &[1.0, 0.0, 2.0, 1.0]);
@@ -203,21 +237,25 @@ fn inputs_that_never_come_do_no_harm() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let layer = Layer::random(70, 300, 90, 7);
     let alone = Cpu::new(Some(1));
-    let grid = grid(4, 100, false);
-    assert_eq!(layer.refined(&alone, &grid), layer.refined(cpu(), &grid));
+    for grid in [grid(4, 100, false), Grid { along: Along::Output, ..grid(4, 10, false) }] {
+        assert_eq!(layer.refined(&alone, &grid), layer.refined(cpu(), &grid));
+    }
 }
 
 /// The descent goes on from where its own bookkeeping of the error says it is: no step leads uphill, and codes stay codes.
 #[test]
 fn refining_keeps_what_files_hold() {
     let layer = Layer::random(24, 96, 300, 11);
-    for grid in [grid(4, 32, false), grid(4, 32, true), Grid { scales: DType::BF16, ..grid(4, 96, false) }] {
+    for grid in [
+        grid(4, 32, false),
+        grid(4, 32, true),
+        Grid { stored: DType::BF16, ..grid(4, 96, false) },
+        Grid { along: Along::Output, ..grid(4, 8, true) },
+    ] {
         let refined = layer.refined(cpu(), &grid);
-        for (row, scales) in refined.values.chunks(96).zip(refined.scales.chunks(96 / grid.group)) {
-            for (values, &of) in row.chunks(grid.group).zip(scales) {
-                assert_eq!(grid.stored(of.scale), of.scale);
-                values.iter().for_each(|&value| assert_eq!(grid.round(value, of), value));
-            }
+        refined.scales.iter().for_each(|of| assert_eq!(grid.stored(of.scale), of.scale));
+        for (i, &value) in refined.values.iter().enumerate() {
+            assert_eq!(grid.round(value, refined.scales[grid.scale_at(i / 96, i % 96, 96)]), value);
         }
     }
 }

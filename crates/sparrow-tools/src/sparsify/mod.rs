@@ -63,9 +63,17 @@ pub fn sparsify(
     }
     // A copy that can be gathered is made when a model is loaded; written, it would be a checkpoint that no one else reads.
     let dtype = model.weights.dtype();
-    if dtype.is_quantized() && options.selector.kind().calibrates() != Calibrates::Blocks {
-        let message =
-            format!("{} is quantised to {dtype}: select (or `sparrow sparsify`) first, then quantise", dir.display());
+    let as_it_is = match options.selector.kind().calibrates() {
+        Calibrates::Blocks => true,
+        Calibrates::Inputs => model.weights.is_input_major(),
+        Calibrates::Neurons(_) | Calibrates::Nothing => false,
+    };
+    if dtype.is_quantized() && !as_it_is {
+        let message = format!(
+            "{} is quantised to {dtype}: `sparrow sparsify` the original and quantise when loading (--dtype), or quantise it with \
+             `sparrow quantize --along output` for --selector input",
+            dir.display()
+        );
         return Err(Error::option("model", message));
     }
     search::check(options, &model.spec)?;

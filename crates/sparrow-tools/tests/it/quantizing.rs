@@ -11,7 +11,7 @@ use sparrow::{Cpu, DType, KvOptions, Model, Result, Selector, Session, SessionOp
 use sparrow_testing::reference::{ATTENTION, DOWN, MLP, OUTPUT};
 use sparrow_testing::*;
 use sparrow_tools::eval::evaluate;
-use sparrow_tools::quantize::{Method, QuantizationRecord, QuantizeOptions, quantize};
+use sparrow_tools::quantize::{Along, Method, QuantizationRecord, QuantizeOptions, quantize};
 use sparrow_tools::text::windows;
 
 use crate::interrupted::{files, interrupted};
@@ -48,7 +48,12 @@ fn matrices(layer: &LayerWeights) -> [(Vec<f64>, usize, usize); 7] {
     ]
     .map(|(linear, input)| {
         let tensor = linear.weight.dense().unwrap();
-        (reference::values(tensor), tensor.cols(), input)
+        let (values, cols) = (reference::values(tensor), tensor.cols());
+        let n = linear.inputs();
+        match linear.input_major {
+            true => ((0..values.len()).map(|i| values[i % n * cols + i / n]).collect(), n, input),
+            false => (values, n, input),
+        }
     })
 }
 
@@ -57,21 +62,24 @@ fn weights_come_back_as_near_as_their_bits_allow() {
     let dir = tempfile::tempdir().unwrap();
     let original = demo();
     // How far a weight is off, as root mean square ÷ that of the weights.
-    for (bits, group, zero_points, dtype, bound) in [
-        (4, Some(32), false, DType::I4G32, 0.085),
-        (4, Some(32), true, DType::I4G32Z, 0.085),
-        (4, Some(64), false, DType::I4G32, 0.095),
-        (4, Some(64), true, DType::I4G32Z, 0.095),
-        (4, Some(128), false, DType::I4G128, 0.11),
-        (4, Some(128), true, DType::I4G128Z, 0.11),
-        (8, None, false, DType::I8, 0.02),
+    for (bits, group, along, zero_points, dtype, bound) in [
+        (4, Some(32), Along::Input, false, DType::I4G32, 0.085),
+        (4, Some(32), Along::Input, true, DType::I4G32Z, 0.085),
+        (4, Some(64), Along::Input, false, DType::I4G32, 0.095),
+        (4, Some(64), Along::Input, true, DType::I4G32Z, 0.095),
+        (4, Some(128), Along::Input, false, DType::I4G128, 0.11),
+        (4, Some(128), Along::Input, true, DType::I4G128Z, 0.11),
+        (4, Some(32), Along::Output, false, DType::I4G32, 0.085),
+        (4, Some(64), Along::Output, true, DType::I4G32Z, 0.095),
+        (8, None, Along::Input, false, DType::I8, 0.02),
     ] {
-        let what = format!("{bits} bits, {group:?}, {zero_points}");
+        let what = format!("{bits} bits, {group:?}, {along}, {zero_points}");
         let out = dir.path().join("out");
-        let options = QuantizeOptions { group, zero_points, ..options(Method::Rtn, bits) };
+        let options = QuantizeOptions { group, along, zero_points, ..options(Method::Rtn, bits) };
         let record = quantize_demo(&out, &options).unwrap();
         let model = load(&out);
         assert_eq!(model.weights.dtype(), dtype, "{what}");
+        assert_eq!(model.weights.is_input_major(), along == Along::Output, "{what}");
         for (before, after) in original.weights.layers.iter().zip(&model.weights.layers) {
             for ((before, ..), (after, ..)) in matrices(before).into_iter().zip(matrices(after)) {
                 let off: f64 = before.iter().zip(&after).map(|(a, b)| (a - b).powi(2)).sum();
@@ -160,12 +168,14 @@ fn gptq_errs_less_in_the_outputs_than_rounding() {
     let tokenizer = Tokenizer::load(&demo_dir()).unwrap();
     let ids = tokenizer.encode(&std::fs::read_to_string(text()).unwrap(), false).unwrap();
     let seen = windows(&ids[..99], &tokenizer.beginning().unwrap(), WINDOW).unwrap();
-    let [rtn, gptq] = [Method::Rtn, Method::Gptq].map(|method| {
-        let out = dir.path().join(method.to_string());
-        quantize_demo(&out, &QuantizeOptions { max_tokens: 110, ..options(method, 4) }).unwrap();
-        output_error(&out, &seen)
-    });
-    assert!(gptq < 0.5 * rtn, "{gptq} against {rtn}");
+    for along in [Along::Input, Along::Output] {
+        let [rtn, gptq] = [Method::Rtn, Method::Gptq].map(|method| {
+            let out = dir.path().join(format!("{method}-{along}"));
+            quantize_demo(&out, &QuantizeOptions { max_tokens: 110, along, ..options(method, 4) }).unwrap();
+            output_error(&out, &seen)
+        });
+        assert!(gptq < 0.5 * rtn, "along {along}: {gptq} against {rtn}");
+    }
 }
 
 #[test]
@@ -190,9 +200,15 @@ fn methods_that_calibrate_cost_less_on_text_that_they_have_not_seen() {
 
 #[test]
 fn the_written_quality_is_what_evaluation_finds() {
+    for along in [Along::Input, Along::Output] {
+        the_written_quality_is_found(&QuantizeOptions { along, ..options(Method::Gptq, 4) });
+    }
+}
+
+fn the_written_quality_is_found(options: &QuantizeOptions) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let record = quantize(&demo_dir(), &out, &text(), &options(Method::Gptq, 4), &exact(), |_, _, _| ()).unwrap();
+    let record = quantize(&demo_dir(), &out, &text(), options, &exact(), |_, _, _| ()).unwrap();
     let tokenizer = Tokenizer::load(&out).unwrap();
     let ids = tokenizer.encode(&std::fs::read_to_string(text()).unwrap(), false).unwrap();
     let options = SessionOptions { sequences: 1, capacity: WINDOW, kv: KvOptions::default() };
@@ -218,8 +234,12 @@ fn the_written_quality_is_what_evaluation_finds() {
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
-    for method in [Method::Rtn, Method::Gptq, Method::Awq] {
-        let options = QuantizeOptions { max_tokens: 110, ..options(method, 4) };
+    for (method, along) in [Method::Rtn, Method::Gptq, Method::Awq]
+        .map(|method| (method, Along::Input))
+        .into_iter()
+        .chain([(Method::Gptq, Along::Output)])
+    {
+        let options = QuantizeOptions { max_tokens: 110, along, ..options(method, 4) };
         let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
         quantize_demo(&whole, &options).unwrap();
         let expected = files(&whole);
@@ -258,6 +278,11 @@ fn what_cannot_be_quantised_is_refused() {
         with(&|o| (o.bits, o.group, o.zero_points) = (8, None, true)),
         "zero-points: are for 4 bits: weights of 8 bits are symmetric",
     );
+    refused(with(&|o| (o.bits, o.group, o.along) = (8, None, Along::Output)), "along: output is for 4 bits");
+    refused(
+        with(&|o| (o.method, o.along) = (Method::Awq, Along::Output)),
+        "along: output leaves nothing to gain by scaling inputs: use gptq or rtn",
+    );
     refused(
         with(&|o| o.include = vec!["*lm_head*".into()]),
         "include: \"*lm_head*\" fits no matrix of the decoder layers; one is called model.layers.0.self_attn.q_proj.weight",
@@ -271,6 +296,9 @@ fn what_cannot_be_quantised_is_refused() {
     let of_tiny = || quantize(&tiny, &out, &text(), &options(Method::Rtn, 4), &cpu(), |_, _, _| ());
     let q = "model.layers.0.self_attn.q_proj.weight";
     refused(of_tiny(), &format!("group: 32 does not divide the 8 inputs of {q}: exclude it or use another"));
+    let rows = QuantizeOptions { along: Along::Output, ..options(Method::Rtn, 4) };
+    let along_outputs = quantize(&tiny, &out, &text(), &rows, &cpu(), |_, _, _| ());
+    refused(along_outputs, &format!("outputs of {q}: exclude it or use another"));
     tiny::write_sidecar(&tiny);
     refused(of_tiny(), "is laid out for sparse execution, whose rows of single neurons");
     std::fs::remove_dir_all(&tiny).unwrap();

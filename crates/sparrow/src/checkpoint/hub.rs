@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use sparrow_kernels::start_thread;
-
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
 
@@ -168,7 +166,7 @@ fn fetch(model: &str, id: &HubId) -> Result<PathBuf> {
     // The client waits as long as the system does; where a firewall drops packets that is minutes.
     let (send, answer) = std::sync::mpsc::channel();
     let asked = api.repo(repo.clone());
-    let asking = start_thread("hub", move || send.send(asked.info()));
+    let asking = sparrow_kernels::start_thread("hub", move || send.send(asked.info()));
     asking.map_err(|e| hint(format!("{held}, and no thread could be started to ask the hub ({e})")))?;
     let silent = format!("{held}, and the hub did not answer within {} s", PATIENCE.as_secs());
     let info = answer.recv_timeout(PATIENCE).map_err(|_| hint(silent))?;

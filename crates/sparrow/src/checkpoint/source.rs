@@ -10,9 +10,9 @@ use crate::tensor::{Tensor, Weight};
 use crate::weights::Source;
 
 impl Checkpoint {
-    /// Whether the checkpoint has a tensor of that name, or a bitmap of it.
+    /// Whether the checkpoint has a tensor of that name, whole, quantised or as a bitmap.
     pub fn contains(&self, name: &str) -> bool {
-        self.stores(name) || self.bitmap_prefix(name).is_some()
+        self.stores(name) || compressed::layer_of(self, name).is_some() || self.bitmap_prefix(name).is_some()
     }
 
     /// The weights `name` of exactly that shape: mapped, or in memory where they are stored quantised (`compressed.rs`).

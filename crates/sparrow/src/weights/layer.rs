@@ -3,7 +3,7 @@
 use sparrow_kernels::{Compute, DType, Stored};
 
 use super::key_sizes::KeySizes;
-use super::{NEURON_MAJOR, Source};
+use super::{INPUT_MAJOR, NEURON_MAJOR, Source};
 use crate::error::{Error, Result};
 use crate::spec::{ModelSpec, NormKind, QkNorm};
 use crate::tensor::Weight;
@@ -195,19 +195,28 @@ fn load_mlp(spec: &ModelSpec, source: &mut dyn Source, index: usize) -> Result<M
     };
     let down = names.layer(index, names.down);
     let transposed = format!("{down}.{NEURON_MAJOR}");
-    let neuron_major = source.contains(&transposed);
-    let weight = match neuron_major {
-        true => source.weight(&transposed, intermediate, hidden)?,
-        false => source.weight(&format!("{down}.weight"), hidden, intermediate)?,
+    let down = match source.contains(&transposed) {
+        true => {
+            let weight = source.weight(&transposed, intermediate, hidden)?;
+            Linear { weight, bias: load_bias(source, &down, hidden, bias)?, input_major: true }
+        }
+        false => linear(source, &down, hidden, intermediate, bias)?,
     };
-    let bias = if bias { Some(source.vector(&format!("{down}.bias"), hidden)?) } else { None };
-    Ok(MlpWeights { gate, up, down: Linear { weight, bias, input_major: neuron_major } })
+    Ok(MlpWeights { gate, up, down })
 }
 
 fn linear(source: &mut dyn Source, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear> {
-    let weight = source.weight(&format!("{name}.weight"), rows, cols)?;
-    let bias = if bias { Some(source.vector(&format!("{name}.bias"), rows)?) } else { None };
-    Ok(Linear { weight, bias, input_major: false })
+    let transposed = format!("{name}.{INPUT_MAJOR}.weight");
+    let input_major = source.contains(&transposed);
+    let weight = match input_major {
+        true => source.weight(&transposed, cols, rows)?,
+        false => source.weight(&format!("{name}.weight"), rows, cols)?,
+    };
+    Ok(Linear { weight, bias: load_bias(source, name, rows, bias)?, input_major })
+}
+
+fn load_bias(source: &mut dyn Source, name: &str, len: usize, there: bool) -> Result<Option<Vec<f32>>> {
+    there.then(|| source.vector(&format!("{name}.bias"), len)).transpose()
 }
 
 impl NormWeights {

@@ -16,6 +16,9 @@ use crate::tensor::{Tensor, Weight, room};
 /// Suffix of a down projection that is stored transposed, `[intermediate, hidden]`: row `i` belongs to neuron `i`.
 pub const NEURON_MAJOR: &str = "weight_neuron_major";
 
+/// Last part of the module whose weight is the transposed one of the module that it is in: a row belongs to an input.
+pub const INPUT_MAJOR: &str = "input_major";
+
 /// Where weights come from: a checkpoint, or a generator.
 pub trait Source {
     /// The matrix `name`, `[rows, cols]`.
@@ -87,8 +90,12 @@ impl Weights {
     /// `progress(done, total)` counts their bytes.
     ///
     /// # Errors
-    /// If memory runs out, or one is already quantised: its rows cannot be taken apart any more.
+    /// If memory runs out, one is a bitmap of a quantised type, whose rows cannot be taken apart, or gates have rows of inputs.
     pub fn make_neuron_major(&mut self, compute: &Compute, progress: impl FnMut(u64, u64)) -> Result<()> {
+        if self.layers.iter().any(|layer| layer.mlp.up.input_major) {
+            let message = "needs a row of each neuron, but the weights have a row of each input: use input or dense";
+            return Err(Error::option("selector", message));
+        }
         let down = self.layers.iter_mut().map(|layer| &mut layer.mlp.down);
         make_input_major(down.collect(), compute, progress)
     }
@@ -165,9 +172,14 @@ impl Weights {
         }
     }
 
-    /// Whether every down projection has a row per neuron.
+    /// Whether every matrix of the MLPs has a row per neuron.
     pub fn is_neuron_major(&self) -> bool {
-        self.layers.iter().all(|layer| layer.mlp.down.input_major)
+        self.layers.iter().all(|layer| layer.mlp.down.input_major && !layer.mlp.up.input_major)
+    }
+
+    /// Whether every projection of the layers has a row per input.
+    pub fn is_input_major(&self) -> bool {
+        self.layers.iter().flat_map(LayerWeights::projections).all(|linear| linear.input_major)
     }
 
     /// Quantises every matrix that tokens are multiplied with and that is not quantised yet, in memory; the mapped originals

@@ -32,12 +32,13 @@ impl Cpu {
         self.norm(norm, weights, spare, x);
     }
 
-    /// `out = x·Wᵀ + b` for several layers that share `x`, `[m, in]`: in one parallel region, unless they are input-major.
+    /// `out = x·Wᵀ + b` for several layers that share `x`, `[m, in]`: in one parallel region, if all have the same layout.
     pub fn linear<const N: usize>(&self, x: &[f32], m: usize, layers: [(LinearView, &mut [f32]); N]) {
-        if layers.iter().any(|(layer, _)| layer.input_major) {
-            return self.compute.linear_in_out(x, m, None, &mut layers.map(part));
+        match layers.iter().filter(|(layer, _)| layer.input_major).count() {
+            0 => self.compute.linear(x, m, &mut layers.map(part)),
+            some if some == N => self.compute.linear_in_out(x, m, None, &mut layers.map(part)),
+            _ => layers.into_iter().for_each(|layer| self.linear(x, m, [layer])),
         }
-        self.compute.linear(x, m, &mut layers.map(part));
     }
 
     /// `out = x·Wᵀ + b` of projections that share the input `x`, `[m, in]`, over all inputs or those above their thresholds.

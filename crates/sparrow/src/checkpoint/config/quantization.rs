@@ -13,13 +13,20 @@ const SPARSE_FORMATS: [&str; 2] = ["dense", "sparse-bitmask"];
 /// Elements of int4 that share a scale.
 const GROUPS: [usize; 3] = [32, 64, 128];
 
+/// The method of weights that have a row for each input, which compressed-tensors has no words for.
+const INPUT_MAJOR: &str = "sparrow-input-major";
+
 /// Refuses what Sparrow's quantised types cannot hold, or what it would not compute.
 ///
 /// # Errors
 /// Names the field, what was found and what can be read.
 pub(super) fn check(config: &Fields) -> Result<()> {
     let Some(fields) = config.object("quantization_config")? else { return Ok(()) };
-    one_of(&fields, "quant_method", fields.str("quant_method")?, &["compressed-tensors"])?;
+    let method = fields.str("quant_method")?;
+    one_of(&fields, "quant_method", method, &["compressed-tensors", INPUT_MAJOR])?;
+    if method == Some(INPUT_MAJOR) {
+        return Ok(());
+    }
     for (name, what) in [("kv_cache_scheme", "scales of cached keys and values"), ("transform_config", "rotations")] {
         if fields.object(name)?.is_some() {
             return Err(fields.error(name, &format!("is there: {what} are not supported")));
@@ -92,6 +99,11 @@ pub fn describe_packed(ignored: &[String], bits: u32, group: Option<usize>, zero
         "ignore": ignored,
         "config_groups": { "group_0": { "targets": ["Linear"], "weights": weights } },
     })
+}
+
+/// What makes others refuse a model whose projections have a row for each input: they would look for weights that are not there.
+pub fn describe_input_major() -> Value {
+    json!({ "quant_method": INPUT_MAJOR })
 }
 
 fn check_weights(weights: &Fields) -> Result<()> {
