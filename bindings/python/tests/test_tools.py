@@ -41,6 +41,9 @@ def test_prune(demo: pathlib.Path, text: pathlib.Path, tmp_path: pathlib.Path) -
 def test_quantize(demo: pathlib.Path, text: pathlib.Path, tmp_path: pathlib.Path) -> None:
     quantize(demo, tmp_path / "int4", method="rtn", text=text, **SMALL)
     assert Sparrow.from_pretrained(tmp_path / "int4").model.dtype.startswith("int4")
+    quantize(demo, tmp_path / "rows", method="gptq", along="output", text=text, **SMALL)
+    sparsify(tmp_path / "rows", tmp_path / "sparse", selector="input", target_active=0.75, text=text, **SMALL)
+    assert Sparrow.from_pretrained(tmp_path / "sparse").generate("Once upon a time", max_new_tokens=4).text
 
 
 def test_what_progress_raises_ends_the_work(demo: pathlib.Path, text: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -66,6 +69,7 @@ def test_options_that_cannot_be(demo: pathlib.Path, text: pathlib.Path, tmp_path
         (lambda: prune(demo, out, method="wanda", text=text), "sparsity"),
         (lambda: prune(demo, out, method="luck", sparsity=0.5, text=text), "method"),
         (lambda: quantize(demo, out, method="rtn", bits=5, text=text), "bits"),
+        (lambda: quantize(demo, out, method="rtn", along="rows", text=text), "along"),
     ]:
         with pytest.raises(errors.OptionError, match=message):
             call()

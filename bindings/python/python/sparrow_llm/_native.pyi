@@ -237,6 +237,7 @@ def quantize(
     text: str,
     bits: int = 4,
     group: int | None = None,
+    along: str = "input",
     zero_points: bool = False,
     include: Sequence[str] = ...,
     exclude: Sequence[str] = ...,

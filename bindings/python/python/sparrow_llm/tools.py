@@ -135,6 +135,7 @@ def quantize(
     text: Path,
     bits: int = 4,
     group: int | None = None,
+    along: str = "input",
     zero_points: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -149,7 +150,8 @@ def quantize(
     Args:
         method: `rtn`, `gptq` (arXiv 2210.17323) or `awq` (arXiv 2306.00978).
         bits: of a weight, 4 or 8.
-        group: weights along the input that share a scale, 32, 64 or 128; by default 32 for 4 bits, and rows for 8.
+        group: weights that share a scale, 32, 64 or 128; by default 32 for 4 bits, and rows for 8.
+        along: where these lie. "output" makes rows of inputs, which the selector "input" can leave out and only Sparrow reads.
         zero_points: groups have a zero point of their own.
 
     Others, and what is returned, are as in `prune`.
@@ -164,6 +166,7 @@ def quantize(
         method=method,
         bits=bits,
         group=group,
+        along=along,
         zero_points=zero_points,
         include=include,
         exclude=exclude,
