@@ -200,8 +200,13 @@ fn methods_that_calibrate_cost_less_on_text_that_they_have_not_seen() {
 
 #[test]
 fn the_written_quality_is_what_evaluation_finds() {
-    for along in [Along::Input, Along::Output] {
-        the_written_quality_is_found(&QuantizeOptions { along, ..options(Method::Gptq, 4) });
+    for (along, include) in [
+        (Along::Input, vec![]),
+        (Along::Output, vec![]),
+        // Projections of one input in both layouts.
+        (Along::Output, vec!["*.q_proj.*".into(), "*.up_proj.*".into()]),
+    ] {
+        the_written_quality_is_found(&QuantizeOptions { along, include, ..options(Method::Gptq, 4) });
     }
 }
 
