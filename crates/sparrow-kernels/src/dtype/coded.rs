@@ -29,6 +29,8 @@ pub(crate) trait Coded {
     const OFFSETS: bool;
     /// As `OFFSETS`, for [`words`](Self::words).
     const WORD_OFFSETS: bool;
+    /// As `OFFSETS`, for [`bytes`](Self::bytes).
+    const BYTE_OFFSETS: bool;
     /// Whether [`words`](Self::words) come as those of even elements and those of odd ones; otherwise as the first 16 and the
     /// last 16.
     const APART: bool;
@@ -62,6 +64,60 @@ pub(crate) trait Coded {
     /// See [`scales`](Self::scales).
     #[cfg(target_arch = "x86_64")]
     unsafe fn word_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales);
+
+    /// As [`codes`](Self::codes), unsigned: all codes of a group are larger by one number, which
+    /// [`byte_scales`](Self::byte_scales) takes off again.
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes).
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn bytes(row: *const u8, cols: usize, span: usize, chunk: usize) -> __m256i;
+
+    /// [`bytes`](Self::bytes) of chunks 2 · `pair` and 2 · `pair` + 1.
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes), of both chunks; AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(row: *const u8, cols: usize, span: usize, pair: usize) -> __m512i {
+        // SAFETY: the contract is the caller's.
+        let [first, second] = unsafe { [0, 1].map(|i| Self::bytes(row, cols, span, 2 * pair + i)) };
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
+    }
+
+    /// As [`scales`](Self::scales), for [`bytes`](Self::bytes).
+    ///
+    /// # Safety
+    /// See [`scales`](Self::scales).
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn byte_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales);
+}
+
+/// Every byte of the lower half of `v` shifted right by `by[0]` bits, of the upper half by `by[1]`, and what `mask` keeps of it.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(crate) fn halves_shifted(v: __m512i, by: [i64; 2], mask: i8) -> __m512i {
+    let [a, b] = by;
+    let by = _mm512_setr_epi64(a, a, a, a, b, b, b, b);
+    _mm512_and_si512(_mm512_srlv_epi64(v, by), _mm512_set1_epi8(mask))
+}
+
+/// The low halves of 16 bytes, then their high halves; then those of 16 others.
+///
+/// # Safety
+/// They must be readable; AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(crate) unsafe fn nibble_bytes(first: *const u8, second: *const u8) -> __m512i {
+    // SAFETY: the caller guarantees the bytes.
+    let [first, second] =
+        unsafe { [first, second].map(|p| _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast()))) };
+    let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
+    let by = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+    _mm512_and_si512(_mm512_srlv_epi64(both, by), _mm512_set1_epi8(0xf))
 }
 
 /// Signed bytes as words: the even ones and the odd ones.

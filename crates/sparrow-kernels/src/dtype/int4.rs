@@ -2,7 +2,7 @@
 
 use super::coded::Coded;
 #[cfg(target_arch = "x86_64")]
-use super::coded::{SPAN, Scales};
+use super::coded::{SPAN, Scales, nibble_bytes};
 use super::layout::Int4;
 #[cfg(target_arch = "x86_64")]
 use super::layout::{BLOCK, MIDDLE};
@@ -38,6 +38,7 @@ impl<const D: u8> Coded for Int4Rows<D> {
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
     const WORD_OFFSETS: bool = true;
+    const BYTE_OFFSETS: bool = true;
     const APART: bool = true;
 
     #[cfg(target_arch = "x86_64")]
@@ -108,5 +109,33 @@ impl<const D: u8> Coded for Int4Rows<D> {
             let offsets = _mm256_mul_ps(_mm256_load_ps(to.factors.as_ptr()), zeros);
             _mm256_store_ps(to.offsets.as_mut_ptr(), _mm256_xor_ps(offsets, _mm256_set1_ps(-0.0)));
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn bytes(row: *const u8, _: usize, span: usize, chunk: usize) -> __m256i {
+        // SAFETY: a row has whole blocks of 16 bytes.
+        let bytes = unsafe { _mm_loadu_si128(row.add((span * SPAN + chunk * 32) / BLOCK * (BLOCK / 2)).cast()) };
+        super::block::nibbles_of(bytes)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(row: *const u8, _: usize, span: usize, pair: usize) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            let first = row.add((span * SPAN + pair * 64) / BLOCK * (BLOCK / 2));
+            nibble_bytes(first, first.add(BLOCK / 2))
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn byte_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales) {
+        // SAFETY: the contract is the caller's; bytes are words.
+        unsafe { Self::word_scales(row, cols, span, to) };
     }
 }

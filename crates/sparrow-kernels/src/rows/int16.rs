@@ -6,8 +6,17 @@ use crate::parallel::AlignedBuffer;
 /// The largest magnitude of a code: 127 · 256, so that it is two signed bytes of which the high one is at most 127.
 pub(crate) const LARGEST: f32 = 32512.0;
 
-/// Where the parts of a row of `k` codes are: codes (`i16`), padded with zeros to whole spans; of every 32 of them the even
-/// ones, then the odd ones; their sums (`f32`, exact) by 32 and by 16; the scale (`f32`).
+/// How the codes of a row are written a second time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arranged {
+    /// Of every 32 of them the even ones, then the odd ones.
+    Apart,
+    /// Of every 64 of them the high bytes, then the low ones, both signed: a code is 256 · high + low.
+    Bytes,
+}
+
+/// Where the parts of a row of `k` codes are: codes (`i16`), padded with zeros to whole spans; the same as the tier's kernels
+/// like them, see [`Arranged`]; their sums (`f32`, exact) by 32 and by 16; the scale (`f32`).
 #[derive(Clone, Copy)]
 pub(crate) struct Int16Layout {
     padded: usize,
@@ -18,12 +27,12 @@ impl Int16Layout {
         Self { padded: k.next_multiple_of(SPAN) }
     }
 
-    const fn apart_at(self) -> usize {
+    const fn arranged_at(self) -> usize {
         self.padded * size_of::<i16>()
     }
 
     const fn sums_at(self) -> usize {
-        2 * self.apart_at()
+        2 * self.arranged_at()
     }
 
     const fn sums16_at(self) -> usize {
@@ -47,7 +56,7 @@ pub(crate) struct Int16Activations<'a> {
 }
 
 impl<'a> Int16Activations<'a> {
-    /// Rows that are filled already, by [`quantize_row`].
+    /// Rows that are filled already, by [`quantize_apart`] or [`quantize_bytes`].
     pub(crate) fn of(bytes: AlignedBuffer<'a>, layout: Int16Layout) -> Self {
         Self { bytes, layout }
     }
@@ -83,10 +92,10 @@ impl Int16Rows {
         self.row(t).cast()
     }
 
-    /// Of every 32 codes of row `t` those of even numbers, then those of odd ones; at the start of a line of the cache.
+    /// The codes of row `t` as [`Arranged`] by the tier, at the start of a line of the cache.
     #[inline(always)]
-    pub(crate) fn codes_apart(&self, t: usize) -> *const i16 {
-        self.row(t).wrapping_add(self.layout.apart_at()).cast()
+    pub(crate) fn arranged(&self, t: usize) -> *const u8 {
+        self.row(t).wrapping_add(self.layout.arranged_at())
     }
 
     /// The sums of every 32 codes of row `t`.
@@ -120,7 +129,7 @@ impl Int16Rows {
 /// # Panics
 /// If the row does not start at a multiple of 4, or has another length.
 #[inline(always)]
-pub(crate) fn quantize_row(x: &[f32], row: &mut [u8]) {
+fn quantize_row(x: &[f32], row: &mut [u8], arranged: Arranged) {
     let layout = Int16Layout::of(x.len());
     assert_eq!((row.len(), row.as_ptr().addr() % 4), (layout.row_bytes(), 0), "quantize_row");
     const LANES: usize = 32;
@@ -143,11 +152,11 @@ pub(crate) fn quantize_row(x: &[f32], row: &mut [u8]) {
         (true, false) => 0.0,
         (true, true) => {
             // SAFETY: the row is aligned and long enough for the four arrays, which do not overlap.
-            let (codes, apart, sums, sums16) = unsafe {
+            let (codes, again, sums, sums16) = unsafe {
                 let base = row.as_mut_ptr();
                 (
                     std::slice::from_raw_parts_mut(base.cast::<i16>(), layout.padded),
-                    std::slice::from_raw_parts_mut(base.add(layout.apart_at()).cast::<i16>(), layout.padded),
+                    std::slice::from_raw_parts_mut(base.add(layout.arranged_at()), 2 * layout.padded),
                     std::slice::from_raw_parts_mut(base.add(layout.sums_at()).cast::<f32>(), layout.padded / 32),
                     std::slice::from_raw_parts_mut(base.add(layout.sums16_at()).cast::<f32>(), layout.padded / 16),
                 )
@@ -157,15 +166,31 @@ pub(crate) fn quantize_row(x: &[f32], row: &mut [u8]) {
             for (to, &v) in codes.iter_mut().zip(x) {
                 *to = ((v * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i16;
             }
-            for (to, pairs) in apart.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<32>().0) {
-                // As numbers of 32 bits, the even one in the low half, which are narrowed as vectors.
-                // SAFETY: 32 numbers of 16 bits are 16 of 32 bits, and a number may be read at any address.
-                let pairs = unsafe { pairs.as_ptr().cast::<[i32; 16]>().read_unaligned() };
-                for i in 0..16 {
-                    to[i] = pairs[i] as i16;
+            match arranged {
+                Arranged::Apart => {
+                    // SAFETY: the numbers are at the start of a line of the cache, and take two bytes each.
+                    let to = unsafe { std::slice::from_raw_parts_mut(again.as_mut_ptr().cast(), layout.padded) };
+                    for (to, pairs) in to.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<32>().0) {
+                        // As numbers of 32 bits, the even one in the low half, which are narrowed as vectors.
+                        // SAFETY: 32 numbers of 16 bits are 16 of 32 bits, and a number may be read at any address.
+                        let pairs = unsafe { pairs.as_ptr().cast::<[i32; 16]>().read_unaligned() };
+                        for i in 0..16 {
+                            to[i] = pairs[i] as i16;
+                        }
+                        for i in 0..16 {
+                            to[16 + i] = (pairs[i] >> 16) as i16;
+                        }
+                    }
                 }
-                for i in 0..16 {
-                    to[16 + i] = (pairs[i] >> 16) as i16;
+                Arranged::Bytes => {
+                    for (to, codes) in again.as_chunks_mut::<128>().0.iter_mut().zip(codes.as_chunks::<64>().0) {
+                        for i in 0..64 {
+                            to[i] = (codes[i].wrapping_add(128) >> 8) as u8;
+                        }
+                        for i in 0..64 {
+                            to[64 + i] = codes[i] as u8;
+                        }
+                    }
                 }
             }
             let (codes, _) = codes.as_chunks::<16>();
@@ -181,6 +206,20 @@ pub(crate) fn quantize_row(x: &[f32], row: &mut [u8]) {
     row[layout.scale_at()..][..4].copy_from_slice(&scale.to_ne_bytes());
 }
 
+/// [`quantize_row`] with the codes [`Arranged::Apart`].
+#[inline(always)]
+pub(crate) fn quantize_apart(x: &[f32], row: &mut [u8]) {
+    quantize_row(x, row, Arranged::Apart);
+}
+
+/// [`quantize_row`] with the codes as [`Arranged::Bytes`].
+// Other CPUs multiply no bytes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[inline(always)]
+pub(crate) fn quantize_bytes(x: &[f32], row: &mut [u8]) {
+    quantize_row(x, row, Arranged::Bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,15 +230,35 @@ mod tests {
         let scratch = Scratch::new();
         let layout = Int16Layout::of(3);
         let mut bytes = scratch.take_aligned(layout.row_bytes());
-        quantize_row(&[1.0, -0.5, 0.25], &mut bytes);
+        quantize_apart(&[1.0, -0.5, 0.25], &mut bytes);
         let rows = Int16Activations::of(bytes, layout);
         let row = rows.rows();
         // SAFETY: the row exists.
         unsafe {
             assert_eq!([0, 1, 2, 3, 255].map(|i| *row.codes(0).add(i)), [32512, -16256, 8128, 0, 0]);
-            assert_eq!([0, 1, 16, 17, 255].map(|i| *row.codes_apart(0).add(i)), [32512, 8128, -16256, 0, 0]);
+            let apart = row.arranged(0).cast::<i16>();
+            assert_eq!([0, 1, 16, 17, 255].map(|i| *apart.add(i)), [32512, 8128, -16256, 0, 0]);
             assert_eq!((*row.sums(0), *row.sums16(0), *row.sums(0).add(7)), (24384.0, 24384.0, 0.0));
             assert_eq!(row.scale(0), 1.0 / 32512.0);
+        }
+    }
+
+    #[test]
+    fn bytes_add_up() {
+        let scratch = Scratch::new();
+        let layout = Int16Layout::of(300);
+        let mut bytes = scratch.take_aligned(layout.row_bytes());
+        let x: Vec<f32> = (0..300).map(|i| ((i * 7919) % 601) as f32 - 300.0).collect();
+        quantize_bytes(&x, &mut bytes);
+        let rows = Int16Activations::of(bytes, layout);
+        let row = rows.rows();
+        for i in 0..512 {
+            // SAFETY: the row exists, and is padded to 512 codes.
+            let (code, [high, low]) = unsafe {
+                let at = row.arranged(0).add(i / 64 * 128 + i % 64).cast::<i8>();
+                (*row.codes(0).add(i), [*at, *at.add(64)])
+            };
+            assert_eq!(i32::from(high) * 256 + i32::from(low), i32::from(code), "code {i}");
         }
     }
 
@@ -211,7 +270,7 @@ mod tests {
             [([0.0, 0.0], 0.0), ([1e-44, 0.0], 0.0), ([f32::NAN, 1.0], f32::NAN), ([1.0, f32::INFINITY], f32::NAN)]
         {
             let mut bytes = scratch.take_aligned(layout.row_bytes());
-            quantize_row(&values, &mut bytes);
+            quantize_apart(&values, &mut bytes);
             let rows = Int16Activations::of(bytes, layout);
             // SAFETY: the row exists.
             let found = unsafe { (*rows.rows().codes(0), rows.rows().scale(0)) };

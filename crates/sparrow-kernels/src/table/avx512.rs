@@ -26,7 +26,7 @@ pub(super) const AVX512: Kernels = Kernels {
     dot_int8: dot_int8::avx2::dot_int8_avx2,
     dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx2::dot_codes_avx2>),
     decode_codes: by_type!([None, None, None, None], Some<decode_codes::avx2::decode_codes_avx2>),
-    quantize: dot_int8::avx512::quantize_avx512,
+    quantize: dot_int8::avx512::quantize_apart_avx512,
     expand: [
         expand::avx2::expand_4_bits_avx2,
         expand::avx2::expand_8_bits_avx2,
@@ -90,6 +90,7 @@ pub(super) const AVX512: Kernels = Kernels {
 pub(super) const AVX512_VNNI: Kernels = Kernels {
     dot_int8: dot_int8::avx512::dot_int8_avx512,
     dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx512::dot_codes_avx512>),
+    quantize: dot_int8::avx512::quantize_bytes_avx512,
     gemm: by_type!(
         [
             Some(gemm::avx512::gemm_f32_avx512),

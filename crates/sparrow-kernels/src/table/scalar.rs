@@ -7,7 +7,7 @@ use crate::kernels::{
     activation, attention, axpy, decode_codes, dot, dot_codes, dot_int8, encode, expand, integer, norm, probe, rope,
     select, sign, softmax,
 };
-use crate::rows::int16::quantize_row;
+use crate::rows::int16::quantize_apart;
 
 pub(super) const SCALAR: Kernels = Kernels {
     isa: Isa::Scalar,
@@ -25,7 +25,7 @@ pub(super) const SCALAR: Kernels = Kernels {
     dot_int8: dot_int8::scalar::dot_int8_scalar,
     dot_codes: by_type!([None, None, None, None], Some<dot_codes::scalar::dot_codes_scalar>),
     decode_codes: by_type!([None, None, None, None], Some<decode_codes::scalar::decode_codes_scalar>),
-    quantize: quantize_row,
+    quantize: quantize_apart,
     expand: [
         expand::scalar::expand_4_bits_scalar,
         expand::scalar::expand_8_bits_scalar,

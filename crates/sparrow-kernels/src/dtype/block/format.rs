@@ -2,7 +2,7 @@
 
 use crate::dtype::coded::Coded;
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::{SPAN, Scales, signed_words};
+use crate::dtype::coded::{CHUNK, SPAN, Scales, signed_words};
 use crate::dtype::types::DType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -36,6 +36,8 @@ pub(crate) trait Block {
     const OFFSETS: bool;
     /// By how much [`words`](Self::words) are larger than codes.
     const EXCESS: u8 = 0;
+    /// By how much [`bytes`](Self::bytes) are: what makes all of them positive.
+    const BYTE_EXCESS: u8 = Self::EXCESS;
     /// See [`Coded`].
     const APART: bool = true;
 
@@ -64,6 +66,57 @@ pub(crate) trait Block {
         // SAFETY: the contract is the caller's.
         unsafe { signed_words(Self::codes(block, chunk)) }
     }
+
+    /// The codes of 32 elements, unsigned: each is more by `BYTE_EXCESS`.
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes).
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn bytes(block: *const u8, chunk: usize) -> __m256i {
+        // SAFETY: the contract is the caller's.
+        unsafe { _mm256_add_epi8(Self::codes(block, chunk), _mm256_set1_epi8(Self::BYTE_EXCESS as i8)) }
+    }
+
+    /// [`bytes`](Self::bytes) of two chunks, the second one in the same block or first of the next.
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes), of both chunks; AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
+        let BlockFormat { elements, bytes, .. } = Self::FORMAT;
+        // SAFETY: the contract is the caller's.
+        let [first, second] = unsafe {
+            let next = if elements == CHUNK { (block.add(bytes), chunk) } else { (block, chunk + 1) };
+            [Self::bytes(block, chunk), Self::bytes(next.0, next.1)]
+        };
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
+    }
+}
+
+/// Writes what a span's groups are worth whose codes are `excess` too many.
+///
+/// # Safety
+/// See [`Coded::scales`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scales_less<B: Block>(row: *const u8, cols: usize, span: usize, excess: u8, to: &mut Scales) {
+    // SAFETY: the contract is the caller's; there are 8 or 16 groups.
+    unsafe {
+        <B as Coded>::scales(row, cols, span, to);
+        if excess > 0 {
+            let less = _mm256_set1_ps(-f32::from(excess));
+            for at in (0..SPAN / B::GROUP).step_by(8) {
+                let (factors, offsets) = (to.factors.as_ptr().add(at), to.offsets.as_mut_ptr().add(at));
+                let offset = if B::OFFSETS { _mm256_load_ps(offsets) } else { _mm256_setzero_ps() };
+                _mm256_store_ps(offsets, _mm256_fmadd_ps(_mm256_load_ps(factors), less, offset));
+            }
+        }
+    }
 }
 
 impl<B: Block> Coded for B {
@@ -71,6 +124,7 @@ impl<B: Block> Coded for B {
     const GROUP: usize = B::GROUP;
     const OFFSETS: bool = B::OFFSETS;
     const WORD_OFFSETS: bool = B::OFFSETS || B::EXCESS > 0;
+    const BYTE_OFFSETS: bool = B::OFFSETS || B::BYTE_EXCESS > 0;
     const APART: bool = B::APART;
 
     #[cfg(target_arch = "x86_64")]
@@ -107,18 +161,36 @@ impl<B: Block> Coded for B {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn word_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales) {
-        // SAFETY: the contract is the caller's; there are 8 or 16 groups.
-        unsafe {
-            <B as Coded>::scales(row, cols, span, to);
-            if B::EXCESS > 0 {
-                let less = _mm256_set1_ps(-f32::from(B::EXCESS));
-                for at in (0..SPAN / B::GROUP).step_by(8) {
-                    let (factors, offsets) = (to.factors.as_ptr().add(at), to.offsets.as_mut_ptr().add(at));
-                    let offset = if B::OFFSETS { _mm256_load_ps(offsets) } else { _mm256_setzero_ps() };
-                    _mm256_store_ps(offsets, _mm256_fmadd_ps(_mm256_load_ps(factors), less, offset));
-                }
-            }
-        }
+        // SAFETY: the contract is the caller's.
+        unsafe { scales_less::<B>(row, cols, span, B::EXCESS, to) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn bytes(row: *const u8, _: usize, span: usize, chunk: usize) -> __m256i {
+        let BlockFormat { elements, bytes, .. } = B::FORMAT;
+        let block = span * (SPAN / elements) + chunk * 32 / elements;
+        // SAFETY: the row is whole blocks.
+        unsafe { B::bytes(row.add(block * bytes), chunk % (elements / 32)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(row: *const u8, _: usize, span: usize, pair: usize) -> __m512i {
+        let BlockFormat { elements, bytes, .. } = B::FORMAT;
+        let block = span * (SPAN / elements) + pair * 64 / elements;
+        // SAFETY: the row is whole blocks.
+        unsafe { B::byte_pair(row.add(block * bytes), 2 * pair % (elements / 32)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn byte_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales) {
+        // SAFETY: the contract is the caller's.
+        unsafe { scales_less::<B>(row, cols, span, B::BYTE_EXCESS, to) };
     }
 }
 

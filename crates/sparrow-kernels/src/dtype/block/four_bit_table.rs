@@ -4,7 +4,7 @@ use super::format::{Block, BlockFormat, half_at, nibbles};
 #[cfg(target_arch = "x86_64")]
 use super::format::{half_of, halves_at, nibbles_of};
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::Scales;
+use crate::dtype::coded::{Scales, nibble_bytes};
 use crate::dtype::types::DType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -31,6 +31,7 @@ impl Block for IQ4_NL {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
+    const BYTE_EXCESS: u8 = 128;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -46,6 +47,14 @@ impl Block for IQ4_NL {
     unsafe fn scales(blocks: *const u8, count: usize, to: &mut Scales) {
         // SAFETY: the caller guarantees the blocks.
         unsafe { _mm256_store_ps(to.factors.as_mut_ptr(), halves_at(blocks, 18, 0, count)) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, _: usize) -> __m512i {
+        // SAFETY: both blocks have 16 bytes of codes.
+        unsafe { looked_up_pair(block.add(2), block.add(18 + 2)) }
     }
 }
 
@@ -74,6 +83,7 @@ impl Block for IQ4_XS {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
+    const BYTE_EXCESS: u8 = 128;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -100,6 +110,14 @@ impl Block for IQ4_XS {
             _mm256_store_ps(to.factors.as_mut_ptr(), _mm256_mul_ps(half_of(block), codes));
         }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
+        // SAFETY: the block has 128 bytes of codes.
+        unsafe { looked_up_pair(block.add(8 + 16 * chunk), block.add(8 + 16 * (chunk + 1))) }
+    }
 }
 
 /// What 16 bytes of codes stand for.
@@ -114,5 +132,20 @@ unsafe fn looked_up(bytes: *const u8) -> __m256i {
     unsafe {
         let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(VALUES.as_ptr().cast()));
         _mm256_shuffle_epi8(table, nibbles_of(_mm_loadu_si128(bytes.cast())))
+    }
+}
+
+/// What 16 bytes of codes stand for, then 16 others, all more by 128.
+///
+/// # Safety
+/// They must be readable; AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+unsafe fn looked_up_pair(first: *const u8, second: *const u8) -> __m512i {
+    // SAFETY: the caller guarantees the bytes; the table has 16.
+    unsafe {
+        let table = _mm_xor_si128(_mm_loadu_si128(VALUES.as_ptr().cast()), _mm_set1_epi8(i8::MIN));
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), nibble_bytes(first, second))
     }
 }

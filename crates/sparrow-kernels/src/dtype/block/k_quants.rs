@@ -4,7 +4,7 @@ use super::format::{Block, BlockFormat, half_at};
 #[cfg(target_arch = "x86_64")]
 use super::format::{half_of, shifted, signed, unsigned};
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::{Scales, unsigned_words};
+use crate::dtype::coded::{Scales, halves_shifted, unsigned_words};
 use crate::dtype::types::DType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -70,6 +70,16 @@ impl Block for Q2_K {
     unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
         // SAFETY: the contract is the caller's; the codes are not negative.
         unsafe { unsigned_words(Self::codes(block, chunk)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
+        // SAFETY: the block has 64 bytes of codes.
+        let bytes = unsafe { _mm256_loadu_si256(block.add(16 + chunk / 4 * 32).cast()) };
+        let by = (chunk % 4 * 2) as i64;
+        halves_shifted(_mm512_broadcast_i64x4(bytes), [by, by + 2], 3)
     }
 }
 
@@ -137,6 +147,18 @@ impl Block for Q3_K {
         // SAFETY: the contract is the caller's.
         unsafe { unsigned_words(three_bits_of(block, chunk)) }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
+        // SAFETY: the block has 32 bytes of highest bits and 64 of codes.
+        let [low, high] =
+            unsafe { [32 + chunk / 4 * 32, 0].map(|at| _mm256_loadu_si256(block.add(at).cast())) };
+        let by = (chunk % 4 * 2) as i64;
+        let low = halves_shifted(_mm512_broadcast_i64x4(low), [by, by + 2], 3);
+        with_bit(low, high, chunk, 1 << 2)
+    }
 }
 
 /// 8 groups: four bits a code; scales and smallest values of six bits each.
@@ -185,6 +207,15 @@ impl Block for Q4_K {
     unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
         // SAFETY: the contract is the caller's; the codes are not negative.
         unsafe { unsigned_words(Self::codes(block, chunk)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
+        // SAFETY: the block has 128 bytes of codes.
+        let bytes = unsafe { _mm256_loadu_si256(block.add(16 + chunk / 2 * 32).cast()) };
+        halves_shifted(_mm512_broadcast_i64x4(bytes), [0, 4], 0xf)
     }
 }
 
@@ -237,6 +268,16 @@ impl Block for Q5_K {
     unsafe fn words(block: *const u8, chunk: usize) -> [__m256i; 2] {
         // SAFETY: the contract is the caller's; the codes are not negative.
         unsafe { unsigned_words(Self::codes(block, chunk)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
+        // SAFETY: the block has 32 bytes of highest bits and 128 of the rest.
+        let [low, high] =
+            unsafe { [48 + chunk / 2 * 32, 16].map(|at| _mm256_loadu_si256(block.add(at).cast())) };
+        with_bit(halves_shifted(_mm512_broadcast_i64x4(low), [0, 4], 0xf), high, chunk, 1 << 4)
     }
 }
 
@@ -300,6 +341,38 @@ impl Block for Q6_K {
         // SAFETY: the contract is the caller's.
         unsafe { unsigned_words(six_bits_of(block, chunk)) }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
+        let (half, part) = (chunk / 4, chunk % 4);
+        // SAFETY: the block has 128 bytes of low bits and 64 of high ones.
+        let (low, high) = unsafe {
+            let high = _mm256_loadu_si256(block.add(128 + half * 32).cast());
+            (_mm512_loadu_si512(block.add(half * 64).cast()), _mm512_broadcast_i64x4(high))
+        };
+        // The lower half takes the bits below those that the upper half takes.
+        let high = if part == 0 {
+            _mm512_sllv_epi64(high, _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2))
+        } else {
+            _mm512_srlv_epi64(high, _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2))
+        };
+        let low = if part == 0 { low } else { _mm512_srli_epi64::<4>(low) };
+        let low = _mm512_and_si512(low, _mm512_set1_epi8(0xf));
+        _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)))
+    }
+}
+
+/// Codes of two chunks, `bit` more where bit number `chunk` of `high`, or in the upper half the next one, is set.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn with_bit(codes: __m512i, high: __m256i, chunk: usize, bit: i8) -> __m512i {
+    let (first, second) = (_mm256_set1_epi8(1 << chunk), _mm256_set1_epi8((2 << chunk) as i8));
+    let of_halves = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
+    let set = _mm512_test_epi8_mask(_mm512_broadcast_i64x4(high), of_halves);
+    _mm512_mask_add_epi8(codes, set, codes, _mm512_set1_epi8(bit))
 }
 
 /// The codes of a chunk of a [`Q6_K`] block, which are not negative yet.

@@ -4,7 +4,7 @@ use super::format::{Block, BlockFormat, half_at, nibbles};
 #[cfg(target_arch = "x86_64")]
 use super::format::{half_pairs, halves_at, nibble_words, nibbles_of, spread};
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::{Scales, unsigned_words};
+use crate::dtype::coded::{Scales, nibble_bytes, unsigned_words};
 use crate::dtype::types::DType;
 use half::f16;
 #[cfg(target_arch = "x86_64")]
@@ -57,6 +57,14 @@ impl Block for Q4_0 {
         // SAFETY: the block has 16 bytes of codes.
         unsafe { nibble_words(block.add(2)) }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, _: usize) -> __m512i {
+        // SAFETY: both blocks have 16 bytes of codes.
+        unsafe { nibble_bytes(block.add(2), block.add(18 + 2)) }
+    }
 }
 
 /// Scale, smallest value, 16 bytes of two codes each.
@@ -105,6 +113,14 @@ impl Block for Q4_1 {
     unsafe fn words(block: *const u8, _: usize) -> [__m256i; 2] {
         // SAFETY: the block has 16 bytes of codes.
         unsafe { nibble_words(block.add(4)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_pair(block: *const u8, _: usize) -> __m512i {
+        // SAFETY: both blocks have 16 bytes of codes.
+        unsafe { nibble_bytes(block.add(4), block.add(20 + 4)) }
     }
 }
 
@@ -223,6 +239,7 @@ impl Block for Q8_0 {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
+    const BYTE_EXCESS: u8 = 128;
     const APART: bool = false;
 
     #[cfg(target_arch = "x86_64")]

@@ -22,7 +22,7 @@ unsafe fn tile<F: Coded, const M: usize, const S: usize>(a: &DotCodes, j: usize,
         let row = a.rows.row(j);
         let next = a.rows.row((j + 1).min(a.rows.count - 1));
         let x: [*const i16; M] =
-            std::array::from_fn(|m| if F::APART { a.x.codes_apart(t + m) } else { a.x.codes(t + m) });
+            std::array::from_fn(|m| if F::APART { a.x.arranged(t + m).cast() } else { a.x.codes(t + m) });
         for span in 0..cols.div_ceil(SPAN) {
             let start = span * SPAN;
             if t == 0 {

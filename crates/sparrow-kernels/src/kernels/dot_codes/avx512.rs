@@ -1,100 +1,192 @@
-//! `dot_codes` with AVX-512: codes come 32 at a time, as with AVX2, and fill one vector when they are widened.
+//! `dot_codes` with AVX512-VNNI: 64 unsigned bytes of codes by the high and the low bytes of activations.
+//!
+//! VPDPBUSD adds four products to a lane. Those with the high bytes are 256 times as much; both are exact.
 
 use super::DotCodes;
 use crate::dtype::Coded;
 use crate::dtype::coded::{CHUNK, SPAN, Scales, each_chunk};
+use crate::simd::avx512::Avx512;
 use crate::simd::prefetch;
+use crate::simd::vector::Vector;
 use std::arch::x86_64::*;
 
-/// Two rows, or one, by `M` activations.
+/// Elements of a pair of chunks: a vector of bytes.
+const PAIR: usize = 2 * CHUNK;
+
+/// `R` rows by `M` activations.
 ///
 /// # Safety
-/// See [`DotCodesFn`](super::DotCodesFn); rows `j..j + R` and activations `t..t + M` must exist; AVX-512.
+/// See [`DotCodesFn`](super::DotCodesFn); rows `j..j + R` and activations `t..t + M` must exist; AVX512-VNNI.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<F: Coded, const R: usize, const M: usize>(a: &DotCodes, j: usize, t: usize) {
     let cols = a.rows.cols;
     let mut sums = [[_mm512_setzero_ps(); M]; R];
-    let mut scales = [Scales::default(); R];
-    // SAFETY: chunks start below cols, x is padded to whole spans.
+    // SAFETY: pairs start below cols, x is padded to whole spans.
     unsafe {
         let rows: [*const u8; R] = std::array::from_fn(|r| a.rows.row(j + r));
         let next: [*const u8; R] = std::array::from_fn(|r| a.rows.row((j + R + r).min(a.rows.count - 1)));
-        let x: [*const i16; M] = std::array::from_fn(|m| a.x.codes(t + m));
+        let x: [*const u8; M] = std::array::from_fn(|m| a.x.arranged(t + m));
         for span in 0..cols.div_ceil(SPAN) {
-            let start = span * SPAN;
-            // The rows of the next call: hardware prefetch starts anew with every row.
-            let bytes = const { F::DTYPE.row_bytes(SPAN) };
-            for at in (0..bytes).step_by(64) {
-                next.iter().for_each(|row| prefetch(row.wrapping_add(span * bytes + at), false));
+            let (start, left) = (span * SPAN, (cols - span * SPAN).min(SPAN));
+            if t == 0 {
+                // The rows of the next call: hardware prefetch starts anew with every row.
+                let bytes = const { F::DTYPE.row_bytes(SPAN) };
+                for at in (0..bytes).step_by(64) {
+                    next.iter().for_each(|row| prefetch(row.wrapping_add(span * bytes + at), false));
+                }
             }
+            let mut factors = [_mm512_setzero_ps(); R];
             for r in 0..R {
-                F::scales(rows[r], cols, span, &mut scales[r]);
-                if F::OFFSETS {
+                let mut scales = Scales::default();
+                F::byte_scales(rows[r], cols, span, &mut scales);
+                factors[r] = all::<F>(&scales.factors);
+                if F::BYTE_OFFSETS {
                     for m in 0..M {
-                        let offsets = scales[r].offsets.as_ptr();
-                        let products = if F::GROUP == 16 {
-                            _mm512_mul_ps(_mm512_load_ps(offsets), _mm512_loadu_ps(a.x.sums16(t + m).add(start / 16)))
+                        let of_x = if F::GROUP == 16 {
+                            _mm512_loadu_ps(a.x.sums16(t + m).add(start / 16))
                         } else {
-                            let of_x = _mm256_loadu_ps(a.x.sums(t + m).add(start / 32));
-                            _mm512_zextps256_ps512(_mm256_mul_ps(_mm256_load_ps(offsets), of_x))
+                            _mm512_zextps256_ps512(_mm256_loadu_ps(a.x.sums(t + m).add(start / 32)))
                         };
-                        sums[r][m] = _mm512_add_ps(sums[r][m], products);
+                        sums[r][m] = _mm512_fmadd_ps(all::<F>(&scales.offsets), of_x, sums[r][m]);
                     }
                 }
             }
-            each_chunk! { (cols - start).min(SPAN).div_ceil(CHUNK), chunk => {
-                for r in 0..R {
-                    let codes = _mm512_cvtepi8_epi16(F::codes(rows[r], cols, span, chunk));
-                    let factors = scales[r].factors.as_ptr().add(chunk * CHUNK / F::GROUP);
-                    let factor = if F::GROUP == 16 {
-                        let (low, high) = (_mm256_set1_ps(*factors), _mm256_set1_ps(*factors.add(1)));
-                        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
-                    } else {
-                        _mm512_set1_ps(*factors)
-                    };
-                    for m in 0..M {
-                        let products = _mm512_madd_epi16(codes, _mm512_load_si512(x[m].add(start + chunk * CHUNK).cast()));
-                        sums[r][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), factor, sums[r][m]);
-                    }
+            let x = x.map(|x| x.wrapping_add(2 * start));
+            if left == SPAN {
+                each_chunk! { constant SPAN / PAIR, pair => {
+                    let codes = std::array::from_fn(|r| F::byte_pair(rows[r], cols, span, pair));
+                    add::<F, R, M>(pair, &codes, &factors, &x, &mut sums);
+                } }
+            } else {
+                for pair in 0..left.div_ceil(PAIR) {
+                    let codes = std::array::from_fn(|r| {
+                        if pair * PAIR + CHUNK < left {
+                            F::byte_pair(rows[r], cols, span, pair)
+                        } else {
+                            _mm512_zextsi256_si512(F::bytes(rows[r], cols, span, 2 * pair))
+                        }
+                    });
+                    add::<F, R, M>(pair, &codes, &factors, &x, &mut sums);
                 }
-            } }
+            }
         }
         for m in 0..M {
-            for r in 0..R {
-                *a.out.add((t + m) * a.out_stride + j + r) = _mm512_reduce_add_ps(sums[r][m]) * a.x.scale(t + m);
+            let out = a.out.add((t + m) * a.out_stride + j);
+            if R == 4 {
+                let scale = _mm_set1_ps(a.x.scale(t + m));
+                let four = Avx512::sum4(std::array::from_fn(|r| sums[r % R][m]));
+                _mm_storeu_ps(out, _mm_mul_ps(_mm_loadu_ps(four.as_ptr()), scale));
+            } else {
+                for r in 0..R {
+                    *out.add(r) = _mm512_reduce_add_ps(sums[r][m]) * a.x.scale(t + m);
+                }
             }
         }
     }
 }
 
+/// Adds the products of pair number `pair` of a span, at which x begins.
+///
 /// # Safety
-/// See [`DotCodesFn`](super::DotCodesFn); AVX-512.
+/// x must have the pair; AVX512-VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn add<F: Coded, const R: usize, const M: usize>(
+    pair: usize,
+    codes: &[__m512i; R],
+    factors: &[__m512; R],
+    x: &[*const u8; M],
+    sums: &mut [[__m512; M]; R],
+) {
+    for r in 0..R {
+        let factor = _mm512_permutexvar_ps(groups::<F>(pair), factors[r]);
+        for m in 0..M {
+            // SAFETY: the caller guarantees 64 high bytes and 64 low ones.
+            let [high, low] = unsafe { [0, 64].map(|at| _mm512_load_si512(x[m].add(2 * pair * PAIR + at).cast())) };
+            let high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[r], high);
+            let both = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(high), codes[r], low);
+            sums[r][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), factor, sums[r][m]);
+        }
+    }
+}
+
+/// The numbers of all groups of a span, zeros after them.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn all<F: Coded>(numbers: &[f32; 16]) -> __m512 {
+    // In halves, as they were written: a whole vector would wait for both.
+    // SAFETY: there are 16 numbers.
+    let [low, high] = unsafe { [0, 8].map(|at| _mm256_loadu_ps(numbers.as_ptr().add(at))) };
+    if F::GROUP == 16 { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high) } else { _mm512_zextps256_ps512(low) }
+}
+
+/// The group of each lane of pair number `pair` of a span.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn groups<F: Coded>(pair: usize) -> __m512i {
+    let first = (pair * PAIR / F::GROUP) as i32;
+    let [b, c, d] = if F::GROUP == 16 { [first + 1, first + 2, first + 3] } else { [first, first + 1, first + 1] };
+    _mm512_setr_epi32(first, first, first, first, b, b, b, b, c, c, c, c, d, d, d, d)
+}
+
+/// `R` rows by `M` activations, `AT_ONCE` rows at a time.
+///
+/// # Safety
+/// As [`tile`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn rows<F: Coded, const R: usize, const AT_ONCE: usize, const M: usize>(a: &DotCodes, j: usize, t: usize) {
+    for r in (0..R).step_by(AT_ONCE) {
+        // SAFETY: the contract is the caller's.
+        unsafe { tile::<F, AT_ONCE, M>(a, j + r, t) };
+    }
+}
+
+/// Rows from `j` on by all activations: they stay in L1 until the last.
+///
+/// # Safety
+/// See [`DotCodesFn`](super::DotCodesFn); rows `j..j + R` must exist; AVX512-VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn strip<F: Coded, const R: usize, const FEWER: usize>(a: &DotCodes, j: usize) {
+    let mut t = 0;
+    while t < a.m {
+        // SAFETY: the contract is the caller's; each call covers activations that exist.
+        unsafe {
+            t += match a.m - t {
+                4.. => {
+                    rows::<F, R, FEWER, 4>(a, j, t);
+                    4
+                }
+                2.. => {
+                    rows::<F, R, R, 2>(a, j, t);
+                    2
+                }
+                _ => {
+                    rows::<F, R, R, 1>(a, j, t);
+                    1
+                }
+            };
+        }
+    }
+}
+
+/// # Safety
+/// See [`DotCodesFn`](super::DotCodesFn); AVX512-VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(crate) unsafe fn dot_codes_avx512<F: Coded>(a: &DotCodes) {
     let mut j = 0;
     while j < a.rows.count {
-        let two = j + 2 <= a.rows.count;
-        let mut t = 0;
-        while t < a.m {
-            // SAFETY: the contract is the caller's; rows and activations are in range.
-            unsafe {
-                t += match (a.m - t, two) {
-                    (4.., true) => {
-                        tile::<F, 2, 4>(a, j, t);
-                        4
-                    }
-                    (_, true) => {
-                        tile::<F, 2, 1>(a, j, t);
-                        1
-                    }
-                    _ => {
-                        tile::<F, 1, 1>(a, j, t);
-                        1
-                    }
-                };
-            }
+        // SAFETY: the contract is the caller's; rows are in range.
+        unsafe {
+            j += if j + 4 <= a.rows.count {
+                strip::<F, 4, 2>(a, j);
+                4
+            } else {
+                strip::<F, 1, 1>(a, j);
+                1
+            };
         }
-        j += if two { 2 } else { 1 };
     }
 }

@@ -1,7 +1,7 @@
 //! `dot_int8` with AVX2.
 
 use super::{DotInt8, FLUSH};
-use crate::rows::int16::quantize_row;
+use crate::rows::int16::quantize_apart;
 use crate::simd::{prefetch, vectorised};
 use std::arch::x86_64::*;
 
@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 const STEP: usize = 32;
 
 vectorised! { "avx2,fma,f16c":
-    quantize_avx2 = quantize_row, (x: &[f32], row: &mut [u8]);
+    quantize_avx2 = quantize_apart, (x: &[f32], row: &mut [u8]);
 }
 
 /// `R` rows by `M` activations.

@@ -1,7 +1,7 @@
 //! `dot_int8` with AVX512-VNNI.
 
 use super::{DotInt8, FLUSH};
-use crate::rows::int16::quantize_row;
+use crate::rows::int16::{quantize_apart, quantize_bytes};
 use crate::simd::avx512::upto32;
 use crate::simd::{prefetch, vectorised};
 use std::arch::x86_64::*;
@@ -12,7 +12,8 @@ const LANES: usize = 32;
 const TILE: usize = 8;
 
 vectorised! { "avx512f,avx512bw,avx512vl,avx512dq,fma":
-    quantize_avx512 = quantize_row, (x: &[f32], row: &mut [u8]);
+    quantize_apart_avx512 = quantize_apart, (x: &[f32], row: &mut [u8]);
+    quantize_bytes_avx512 = quantize_bytes, (x: &[f32], row: &mut [u8]);
 }
 
 /// `R` rows by `M` activations.

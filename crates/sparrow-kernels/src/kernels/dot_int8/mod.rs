@@ -53,7 +53,7 @@ impl DotInt8 {
 /// The CPU must have the kernel's features, and every pointer must be valid for the shape it is documented with.
 pub(crate) type DotInt8Fn = unsafe fn(&DotInt8);
 
-/// Quantises one row, see [`quantize_row`](crate::rows::int16::quantize_row).
+/// Quantises one row, see [`rows::int16`](crate::rows::int16).
 ///
 /// # Safety
 /// The CPU must have the kernel's features.
