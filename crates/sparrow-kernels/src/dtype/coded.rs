@@ -94,6 +94,30 @@ pub(crate) trait Coded {
     unsafe fn byte_scales(row: *const u8, cols: usize, span: usize, to: &mut Scales);
 }
 
+/// Elements of a pair of chunks, whose codes fill a vector of 64 bytes.
+pub(crate) const PAIR: usize = 2 * CHUNK;
+
+/// The numbers of all groups of a span, zeros after them.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(crate) fn of_groups(numbers: &[f32; 16], group: usize) -> __m512 {
+    // In halves, as they were written: a whole vector would wait for both.
+    // SAFETY: there are 16 numbers.
+    let [low, high] = unsafe { [0, 8].map(|at| _mm256_loadu_ps(numbers.as_ptr().add(at))) };
+    if group == 16 { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high) } else { _mm512_zextps256_ps512(low) }
+}
+
+/// The group of each lane of 32 bits of pair number `pair` of a span.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(crate) fn groups_of_pair(pair: usize, group: usize) -> __m512i {
+    let first = (pair * PAIR / group) as i32;
+    let [b, c, d] = if group == 16 { [first + 1, first + 2, first + 3] } else { [first, first + 1, first + 1] };
+    _mm512_setr_epi32(first, first, first, first, b, b, b, b, c, c, c, c, d, d, d, d)
+}
+
 /// Every byte of the lower half of `v` shifted right by `by[0]` bits, of the upper half by `by[1]`, and what `mask` keeps of it.
 #[cfg(target_arch = "x86_64")]
 #[inline]
@@ -113,8 +137,7 @@ pub(crate) fn halves_shifted(v: __m512i, by: [i64; 2], mask: i8) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(crate) unsafe fn nibble_bytes(first: *const u8, second: *const u8) -> __m512i {
     // SAFETY: the caller guarantees the bytes.
-    let [first, second] =
-        unsafe { [first, second].map(|p| _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast()))) };
+    let [first, second] = unsafe { [first, second].map(|p| _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast()))) };
     let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
     let by = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
     _mm512_and_si512(_mm512_srlv_epi64(both, by), _mm512_set1_epi8(0xf))

@@ -29,7 +29,8 @@ impl Compute {
     /// sum for more.
     ///
     /// For quantised weights each row of x is first rounded to 16-bit integers, ties to even, with the scale
-    /// max |x| / 32512: 2⁻¹⁶ · max |x| · Σᵢ |W| more. A row of x that holds NaN or infinity gives NaN. For int8 weights
+    /// max |x| / 32512: 2⁻¹⁶ · max |x| · Σᵢ |W| more. Where they have a scale per group, each weight counts in the error as
+    /// three times the largest that its group's codes can be. A row of x that holds NaN or infinity gives NaN. For int8 weights
     /// the sums are then exact integers, and every tier gives the same result.
     ///
     /// For more than 8 activations [`Isa::Amx`](crate::Isa::Amx) rounds x to bf16 if the weights are, and both if they

@@ -20,7 +20,7 @@ const MAX_COLS: usize = 1024;
 const INPUTS: usize = 64;
 /// The fewest blocks worth their partial sums, and the most.
 const MIN_BLOCKS: usize = 4;
-const MAX_BLOCKS: usize = 64;
+const MAX_BLOCKS: usize = 32;
 /// The same for a bitmap, whose rows are added whole, several at once, and gain more from long blocks.
 const BITMAP_INPUTS: usize = 128;
 const BITMAP_MAX_BLOCKS: usize = 32;
@@ -38,7 +38,7 @@ struct Blocks {
 impl Blocks {
     fn of(w: Stored, inputs: usize) -> Self {
         let (fewest, most, chunk) = match w {
-            Stored::Dense(_) => (INPUTS, MAX_BLOCKS, CHUNK),
+            Stored::Dense(_) => (INPUTS, MAX_BLOCKS, usize::MAX),
             Stored::Bitmap(_) => (BITMAP_INPUTS, BITMAP_MAX_BLOCKS, usize::MAX),
         };
         let size = inputs.div_ceil((inputs / fewest).clamp(1, most)).next_multiple_of(8);
@@ -59,8 +59,8 @@ impl Compute {
     /// [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of weights quantised in groups, to
     /// bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
     /// round x times the scales of the inputs to 16-bit integers, a row with its largest magnitude as 32512: up to half
-    /// a step per input more. [`Isa::Avx2`](crate::Isa::Avx2) does so too for weights quantised in groups and up to 8
-    /// activations, the largest magnitude being that of eight inputs. Of a bf16 bitmap's subnormal and
+    /// a step per input more. They do so too for weights quantised in groups and up to 8 activations, the largest
+    /// magnitude being that of eight inputs; with AVX512-VNNI also for int8. Of a bf16 bitmap's subnormal and
     /// infinite values see [`linear`](Self::linear).
     ///
     /// # Panics

@@ -54,7 +54,11 @@ impl Compute {
         match (w, self.kernels.bitmap_dot[w.dtype() as usize], self.kernels.bitmap_dot_int8) {
             (Stored::Bitmap(_), Some(kernel), _) => kernel.few,
             (Stored::Bitmap(w), None, Some(_)) if w.dtype() == DType::I8 => FEW_IN_REGISTERS,
-            (Stored::Dense(w), ..) => self.kernels.dot_many[w.dtype() as usize].map_or(FEW, |kernel| kernel.few),
+            (Stored::Dense(w), ..) => match w.dtype() {
+                DType::I8 => self.kernels.few_int8,
+                dtype if dtype.is_quantized() => self.kernels.few_codes,
+                dtype => self.kernels.dot_many[dtype as usize].map_or(FEW, |kernel| kernel.few),
+            },
             _ => FEW,
         }
     }
@@ -80,7 +84,7 @@ impl Compute {
         let k = w.cols();
         if let Some(kernel) = self.kernels.dot_many[w.dtype() as usize]
             && (FEW + 1..=kernel.few).contains(&x.m)
-            && !x.exact
+            && !(x.exact && kernel.rounds)
         {
             // SAFETY: the contract is the caller's.
             unsafe { self.rearranged(kernel, rows, k, x, to) };
@@ -108,7 +112,7 @@ impl Compute {
     unsafe fn rearranged<R: Copy>(&self, kernel: RowsDotKernel<R>, rows: R, k: usize, x: Activations, to: Products) {
         let m = x.m;
         // In equal parts, so that all are rounded or none.
-        let most = if x.exact { FEW } else { kernel.tokens };
+        let most = if x.exact && kernel.rounds { FEW } else { kernel.tokens };
         let tokens = m.div_ceil(m.div_ceil(most));
         let mut arranged = self.workers.scratch.take_aligned(arranged_bytes(tokens, k));
         let arranged = arranged.as_mut_ptr();

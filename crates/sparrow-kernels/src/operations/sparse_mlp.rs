@@ -97,7 +97,8 @@ impl Compute {
     ///
     /// `out` is `[rows, H]`, overwritten. Where rows are `pooled` makes no difference to the result.
     ///
-    /// Quantised gate and up see x in 16-bit integers, as in [`linear`](Self::linear); h stays `f32`.
+    /// Quantised gate and up see x in 16-bit integers, as in [`linear`](Self::linear). Tiers with vectors round h times the
+    /// scales of a quantised down to 16-bit integers, the largest of eight neurons to 32512; of int8 those with AVX512-VNNI.
     ///
     /// Accumulates in `f32` in blocks that depend only on the number of `neurons`, so the result does not depend on the
     /// number of threads. Error at most (H/8 + neurons + 80) · 2⁻²² · Σᵢ Ĥᵢ·|downᵢ|, where Ĥᵢ evaluates h with absolute

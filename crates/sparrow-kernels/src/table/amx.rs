@@ -9,18 +9,22 @@ use crate::kernels::bitmap_dot::BitmapDotKernel;
 use crate::kernels::dot::RowsDotKernel;
 use crate::kernels::gemm::GemmFn;
 use crate::kernels::{attention, bitmap_axpy, bitmap_dot, dot, gemm, probe};
+use crate::rows::FEW;
 
 pub(super) const AMX: Kernels = Kernels {
     isa: Isa::Amx,
+    few_int8: FEW,
+    few_codes: FEW,
     dot_many: {
         let mut kernels = AVX512_VBMI2.dot_many;
-        kernels[DType::BF16 as usize] = Some(RowsDotKernel { run: dot::amx::dot_bf16_amx, tokens: 32, few: 96 });
+        kernels[DType::BF16 as usize] =
+            Some(RowsDotKernel { run: dot::amx::dot_bf16_amx, tokens: 32, few: 96, rounds: true });
         kernels
     },
     bitmap_dot: {
         let mut kernels = AVX512_VBMI2.bitmap_dot;
         kernels[DType::BF16 as usize] =
-            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 96 });
+            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 96, rounds: true });
         kernels
     },
     bitmap_axpy: {

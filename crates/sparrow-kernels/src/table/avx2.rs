@@ -3,6 +3,7 @@
 use super::kernels::Kernels;
 use crate::cpu::Isa;
 use crate::dtype::{CACHES, TYPES, by_type};
+use crate::kernels::dot::many;
 use crate::kernels::{
     activation, attention, axpy, decode_codes, dot, dot_codes, dot_int8, encode, expand, gemm, integer, norm, probe,
     rope, select, sign, softmax,
@@ -20,9 +21,11 @@ pub(super) const AVX2: Kernels = Kernels {
         ],
         <axpy::avx2_codes::axpy_codes_avx2>
     ),
-    dot_many: [None; TYPES],
+    dot_many: many(dot::avx2::dot_many_f32_avx2, dot::avx2::dot_many_f16_avx2, dot::avx2::dot_many_bf16_avx2),
     dot_int8: dot_int8::avx2::dot_int8_avx2,
+    few_int8: 16,
     dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx2::dot_codes_avx2>),
+    few_codes: 12,
     decode_codes: by_type!([None, None, None, None], Some<decode_codes::avx2::decode_codes_avx2>),
     quantize: dot_int8::avx2::quantize_avx2,
     expand: [

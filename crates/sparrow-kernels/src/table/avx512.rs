@@ -5,6 +5,7 @@ use crate::cpu::Isa;
 use crate::dtype::{CACHES, DType, TYPES, by_type};
 use crate::kernels::bitmap_axpy::BitmapAxpyKernel;
 use crate::kernels::bitmap_dot::BitmapDotKernel;
+use crate::kernels::dot::many;
 use crate::kernels::{
     activation, attention, axpy, bitmap_axpy, bitmap_dot, decode_codes, dot, dot_codes, dot_int8, encode, expand, gemm,
     integer, norm, probe, rope, select, sign, softmax,
@@ -20,11 +21,17 @@ pub(super) const AVX512: Kernels = Kernels {
             axpy::avx512::axpy_rows_bf16_avx512,
             axpy::avx512::axpy_rows_i8_avx512,
         ],
-        <axpy::avx512_codes::axpy_codes_avx512>
+        <axpy::avx2_codes::axpy_codes_avx2>
     ),
-    dot_many: [None; TYPES],
+    dot_many: many(
+        dot::avx512::dot_many_f32_avx512,
+        dot::avx512::dot_many_f16_avx512,
+        dot::avx512::dot_many_bf16_avx512,
+    ),
     dot_int8: dot_int8::avx2::dot_int8_avx2,
+    few_int8: 16,
     dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx2::dot_codes_avx2>),
+    few_codes: 12,
     decode_codes: by_type!([None, None, None, None], Some<decode_codes::avx2::decode_codes_avx2>),
     quantize: dot_int8::avx512::quantize_apart_avx512,
     expand: [
@@ -88,7 +95,17 @@ pub(super) const AVX512: Kernels = Kernels {
 
 /// AVX-512 where the CPU has VNNI too.
 pub(super) const AVX512_VNNI: Kernels = Kernels {
+    axpy_rows: by_type!(
+        [
+            axpy::avx512::axpy_rows_f32_avx512,
+            axpy::avx512::axpy_rows_f16_avx512,
+            axpy::avx512::axpy_rows_bf16_avx512,
+            axpy::avx512_codes::axpy_int8_avx512,
+        ],
+        <axpy::avx512_codes::axpy_codes_avx512>
+    ),
     dot_int8: dot_int8::avx512::dot_int8_avx512,
+    few_int8: 20,
     dot_codes: by_type!([None, None, None, None], Some<dot_codes::avx512::dot_codes_avx512>),
     quantize: dot_int8::avx512::quantize_bytes_avx512,
     gemm: by_type!(

@@ -32,8 +32,12 @@ pub(crate) struct Kernels {
     /// For more activations than few; `None`: the blocked product.
     pub(crate) dot_many: [Option<RowsDotKernel<Rows>>; TYPES],
     pub(crate) dot_int8: DotInt8Fn,
+    /// Up to this many activations it takes less time than the blocked product.
+    pub(crate) few_int8: usize,
     /// `None`: floats and int8.
     pub(crate) dot_codes: [Option<DotCodesFn>; TYPES],
+    /// As of int8.
+    pub(crate) few_codes: usize,
     /// As above.
     pub(crate) decode_codes: [Option<DecodeCodesFn>; TYPES],
     pub(crate) quantize: QuantizeFn,

@@ -7,6 +7,7 @@ use crate::kernels::{
     activation, attention, axpy, decode_codes, dot, dot_codes, dot_int8, encode, expand, integer, norm, probe, rope,
     select, sign, softmax,
 };
+use crate::rows::FEW;
 use crate::rows::int16::quantize_apart;
 
 pub(super) const SCALAR: Kernels = Kernels {
@@ -23,7 +24,9 @@ pub(super) const SCALAR: Kernels = Kernels {
     ),
     dot_many: [None; TYPES],
     dot_int8: dot_int8::scalar::dot_int8_scalar,
+    few_int8: FEW,
     dot_codes: by_type!([None, None, None, None], Some<dot_codes::scalar::dot_codes_scalar>),
+    few_codes: FEW,
     decode_codes: by_type!([None, None, None, None], Some<decode_codes::scalar::decode_codes_scalar>),
     quantize: quantize_apart,
     expand: [

@@ -154,7 +154,11 @@ fn check_in_out(compute: &Compute, dtype: DType, m: usize, k: usize, n: usize, s
     // x times the scales is rounded to 16 bits by eight inputs: to half a step, times the largest code.
     let rounded: Vec<f64> = (0..m)
         .map(|t| {
-            if compute.isa() != Isa::Avx2 || !dtype.is_quantized() || dtype == DType::I8 {
+            let by_integers = match dtype {
+                DType::I8 => m <= 8 && compute.isa() >= Isa::Avx512,
+                _ => dtype.is_quantized() && compute.isa() > Isa::Scalar,
+            };
+            if !by_integers {
                 return 0.0;
             }
             let by_eight = |eight: &[u32]| {

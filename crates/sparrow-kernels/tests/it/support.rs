@@ -101,12 +101,15 @@ impl Sample {
         sample
     }
 
-    /// What errors of a value are relative to: itself, or where a smallest value is added to it, more than both.
+    /// What errors of a value are relative to: itself; with a scale per group also what a tier adds to codes to make them
+    /// positive, which a group's largest value bounds; where a smallest value is added to it, more than both.
     pub fn size(&self, row: usize, col: usize) -> f64 {
-        if !HALVES.iter().any(|(dtype, at)| *dtype == self.dtype && at.len() == 2) {
-            return self.at(row, col).abs();
+        let largest = f64::from(self.largest[row]);
+        match self.dtype {
+            DType::F32 | DType::F16 | DType::BF16 | DType::I8 => self.at(row, col).abs(),
+            dtype if HALVES.iter().any(|(with_least, at)| *with_least == dtype && at.len() == 2) => 8.0 * largest,
+            _ => self.at(row, col).abs() + 2.0 * largest,
         }
-        8.0 * f64::from(self.largest[row])
     }
 
     /// What the largest code of a row is worth at most: a type's largest code may be twice what occurs.

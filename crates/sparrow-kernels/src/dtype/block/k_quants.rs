@@ -153,8 +153,7 @@ impl Block for Q3_K {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
     unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
         // SAFETY: the block has 32 bytes of highest bits and 64 of codes.
-        let [low, high] =
-            unsafe { [32 + chunk / 4 * 32, 0].map(|at| _mm256_loadu_si256(block.add(at).cast())) };
+        let [low, high] = unsafe { [32 + chunk / 4 * 32, 0].map(|at| _mm256_loadu_si256(block.add(at).cast())) };
         let by = (chunk % 4 * 2) as i64;
         let low = halves_shifted(_mm512_broadcast_i64x4(low), [by, by + 2], 3);
         with_bit(low, high, chunk, 1 << 2)
@@ -275,8 +274,7 @@ impl Block for Q5_K {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
     unsafe fn byte_pair(block: *const u8, chunk: usize) -> __m512i {
         // SAFETY: the block has 32 bytes of highest bits and 128 of the rest.
-        let [low, high] =
-            unsafe { [48 + chunk / 2 * 32, 16].map(|at| _mm256_loadu_si256(block.add(at).cast())) };
+        let [low, high] = unsafe { [48 + chunk / 2 * 32, 16].map(|at| _mm256_loadu_si256(block.add(at).cast())) };
         with_bit(halves_shifted(_mm512_broadcast_i64x4(low), [0, 4], 0xf), high, chunk, 1 << 4)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! out\[t, c\] += Σⱼ a\[t, j\] · W\[row(j), c\], the inner loop of [`linear_in_out`](crate::Compute::linear_in_out),
 //! and of the down half of [`sparse_mlp`](crate::Compute::sparse_mlp). Rows are added in order, one by one or in groups
-//! of eight, so the rounding error of one result is at most (count + 1) · 2⁻²⁴ · (|out| + Σⱼ |a·W|); AVX2 rounds the
-//! coefficients of codes too, see [`avx2_codes`].
+//! of eight, so the rounding error of one result is at most (count + 1) · 2⁻²⁴ · (|out| + Σⱼ |a·W|); tiers with vectors round
+//! the coefficients of codes too, see [`avx2_codes`] and [`avx512_codes`].
 
 pub(crate) mod scalar;
 

@@ -1,7 +1,8 @@
 //! `dot_rows` with AVX2.
 
-use super::DotRows;
+use super::{DotRows, RowsDot, rearranged};
 use crate::dtype::{BF16, F16, F32, code_size};
+use crate::rows::Rows;
 use crate::simd::avx2::*;
 use crate::simd::prefetch;
 use std::arch::x86_64::*;
@@ -142,4 +143,22 @@ kernels! {
     dot_rows_f32_avx2: F32;
     dot_rows_f16_avx2: F16;
     dot_rows_bf16_avx2: BF16;
+}
+
+macro_rules! rearranged {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// # Safety
+        /// See [`RowsDotFn`](super::RowsDotFn); AVX2.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub(crate) unsafe fn $name(a: &RowsDot<Rows>) {
+            // SAFETY: the contract is the caller's.
+            unsafe { rearranged::dot::<Avx2, { $dtype }, 2>(a) }
+        }
+    )*};
+}
+
+rearranged! {
+    dot_many_f32_avx2: F32;
+    dot_many_f16_avx2: F16;
+    dot_many_bf16_avx2: BF16;
 }

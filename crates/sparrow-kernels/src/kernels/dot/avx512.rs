@@ -1,7 +1,8 @@
 //! `dot_rows` with AVX-512.
 
-use super::DotRows;
+use super::{DotRows, RowsDot, rearranged};
 use crate::dtype::{BF16, F16, F32, code_size};
+use crate::rows::Rows;
 use crate::simd::avx512::*;
 use crate::simd::prefetch;
 use std::arch::x86_64::*;
@@ -148,4 +149,22 @@ kernels! {
     dot_rows_f32_avx512: F32;
     dot_rows_f16_avx512: F16;
     dot_rows_bf16_avx512: BF16;
+}
+
+macro_rules! rearranged {
+    ($($name:ident: $dtype:expr;)*) => {$(
+        /// # Safety
+        /// See [`RowsDotFn`](super::RowsDotFn); AVX-512.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        pub(crate) unsafe fn $name(a: &RowsDot<Rows>) {
+            // SAFETY: the contract is the caller's.
+            unsafe { rearranged::dot::<Avx512, { $dtype }, 4>(a) }
+        }
+    )*};
+}
+
+rearranged! {
+    dot_many_f32_avx512: F32;
+    dot_many_f16_avx512: F16;
+    dot_many_bf16_avx512: BF16;
 }

@@ -5,6 +5,7 @@
 //! and [`dot_codes`](super::dot_codes) for others). Every tier keeps one vector of partial sums per (t, j), so the rounding error of one
 //! result is at most (K ÷ lanes + lanes) · 2⁻²⁴ · Σᵢ |W·x|.
 
+mod rearranged;
 pub(crate) mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +17,7 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
+use crate::dtype::{DType, TYPES};
 use crate::rows::{Rows, STEP};
 
 /// The arguments of a `dot_rows` kernel.
@@ -66,6 +68,29 @@ pub(crate) struct RowsDotKernel<R> {
     pub tokens: usize,
     /// Up to this many, in several calls, it takes less time than the blocked product.
     pub few: usize,
+    /// Whether activations are rounded to bf16 where they are more than [`FEW`](crate::rows::FEW).
+    pub rounds: bool,
+}
+
+/// Kernels for rows of `f32`, `f16` and bf16 that round no activations.
+// Without vector tiers nothing uses this.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) const fn many(
+    f32: RowsDotFn<Rows>,
+    f16: RowsDotFn<Rows>,
+    bf16: RowsDotFn<Rows>,
+) -> [Option<RowsDotKernel<Rows>>; TYPES] {
+    let mut kernels = [None; TYPES];
+    kernels[DType::F32 as usize] = Some(RowsDotKernel::exact(f32, 24));
+    kernels[DType::F16 as usize] = Some(RowsDotKernel::exact(f16, 24));
+    kernels[DType::BF16 as usize] = Some(RowsDotKernel::exact(bf16, 32));
+    kernels
+}
+
+impl RowsDotKernel<Rows> {
+    const fn exact(run: RowsDotFn<Rows>, few: usize) -> Self {
+        Self { run, tokens: 32, few, rounds: false }
+    }
 }
 
 /// Bytes for `m` activations of `cols` elements as a kernel likes them: `f32`, or columns of bf16 tiles.

@@ -4,14 +4,11 @@
 
 use super::DotCodes;
 use crate::dtype::Coded;
-use crate::dtype::coded::{CHUNK, SPAN, Scales, each_chunk};
+use crate::dtype::coded::{CHUNK, PAIR, SPAN, Scales, each_chunk, groups_of_pair, of_groups};
 use crate::simd::avx512::Avx512;
 use crate::simd::prefetch;
 use crate::simd::vector::Vector;
 use std::arch::x86_64::*;
-
-/// Elements of a pair of chunks: a vector of bytes.
-const PAIR: usize = 2 * CHUNK;
 
 /// `R` rows by `M` activations.
 ///
@@ -40,7 +37,7 @@ unsafe fn tile<F: Coded, const R: usize, const M: usize>(a: &DotCodes, j: usize,
             for r in 0..R {
                 let mut scales = Scales::default();
                 F::byte_scales(rows[r], cols, span, &mut scales);
-                factors[r] = all::<F>(&scales.factors);
+                factors[r] = of_groups(&scales.factors, F::GROUP);
                 if F::BYTE_OFFSETS {
                     for m in 0..M {
                         let of_x = if F::GROUP == 16 {
@@ -48,7 +45,7 @@ unsafe fn tile<F: Coded, const R: usize, const M: usize>(a: &DotCodes, j: usize,
                         } else {
                             _mm512_zextps256_ps512(_mm256_loadu_ps(a.x.sums(t + m).add(start / 32)))
                         };
-                        sums[r][m] = _mm512_fmadd_ps(all::<F>(&scales.offsets), of_x, sums[r][m]);
+                        sums[r][m] = _mm512_fmadd_ps(of_groups(&scales.offsets, F::GROUP), of_x, sums[r][m]);
                     }
                 }
             }
@@ -100,7 +97,7 @@ unsafe fn add<F: Coded, const R: usize, const M: usize>(
     sums: &mut [[__m512; M]; R],
 ) {
     for r in 0..R {
-        let factor = _mm512_permutexvar_ps(groups::<F>(pair), factors[r]);
+        let factor = _mm512_permutexvar_ps(groups_of_pair(pair, F::GROUP), factors[r]);
         for m in 0..M {
             // SAFETY: the caller guarantees 64 high bytes and 64 low ones.
             let [high, low] = unsafe { [0, 64].map(|at| _mm512_load_si512(x[m].add(2 * pair * PAIR + at).cast())) };
@@ -109,25 +106,6 @@ unsafe fn add<F: Coded, const R: usize, const M: usize>(
             sums[r][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), factor, sums[r][m]);
         }
     }
-}
-
-/// The numbers of all groups of a span, zeros after them.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-fn all<F: Coded>(numbers: &[f32; 16]) -> __m512 {
-    // In halves, as they were written: a whole vector would wait for both.
-    // SAFETY: there are 16 numbers.
-    let [low, high] = unsafe { [0, 8].map(|at| _mm256_loadu_ps(numbers.as_ptr().add(at))) };
-    if F::GROUP == 16 { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high) } else { _mm512_zextps256_ps512(low) }
-}
-
-/// The group of each lane of pair number `pair` of a span.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-fn groups<F: Coded>(pair: usize) -> __m512i {
-    let first = (pair * PAIR / F::GROUP) as i32;
-    let [b, c, d] = if F::GROUP == 16 { [first + 1, first + 2, first + 3] } else { [first, first + 1, first + 1] };
-    _mm512_setr_epi32(first, first, first, first, b, b, b, b, c, c, c, c, d, d, d, d)
 }
 
 /// `R` rows by `M` activations, `AT_ONCE` rows at a time.

@@ -8,8 +8,8 @@ use std::arch::x86_64::*;
 
 /// Codes of one vector, widened.
 const LANES: usize = 32;
-/// Activation rows of the widest tile.
-const TILE: usize = 8;
+/// The most activations of a group.
+const GROUP: usize = 8;
 
 vectorised! { "avx512f,avx512bw,avx512vl,avx512dq,fma":
     quantize_apart_avx512 = quantize_apart, (x: &[f32], row: &mut [u8]);
@@ -41,7 +41,7 @@ unsafe fn tile<const R: usize, const M: usize>(a: &DotInt8, j: usize, t: usize) 
                         _mm256_maskz_loadu_epi8(upto32(cols - i), rows[r].add(i).cast())
                     };
                     w[r] = _mm512_cvtepi8_epi16(codes);
-                    if i.is_multiple_of(64) {
+                    if t == 0 && i.is_multiple_of(64) {
                         prefetch(next[r].wrapping_add(i), false);
                     }
                 }
@@ -74,44 +74,49 @@ pub(crate) fn total(v: __m512i) -> i64 {
     _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64::<1>(v))))
 }
 
-/// All rows by `M` activations, `R` rows at a time.
+/// All rows, `R` at a time, by all activations, which come in groups of the same size but for the last: the rows stay in
+/// L1 until it.
 ///
 /// # Safety
-/// See [`DotInt8Fn`](super::DotInt8Fn); activations `t..t + M` must exist; AVX512-VNNI.
+/// See [`DotInt8Fn`](super::DotInt8Fn); sums of `R` rows by a group must fit the registers; AVX512-VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn strip<const R: usize, const M: usize>(a: &DotInt8, t: usize) {
-    let mut j = 0;
-    // SAFETY: the contract is the caller's; rows are in range.
-    unsafe {
-        while j + R <= a.rows.count {
-            tile::<R, M>(a, j, t);
-            j += R;
+unsafe fn strips<const R: usize>(a: &DotInt8, from: usize, group: usize) -> usize {
+    let mut j = from;
+    while j + R <= a.rows.count {
+        for t in (0..a.m).step_by(group) {
+            // SAFETY: the contract is the caller's; each call covers rows and activations that exist.
+            unsafe {
+                match group.min(a.m - t) {
+                    1 => tile::<R, 1>(a, j, t),
+                    2 => tile::<R, 2>(a, j, t),
+                    3 if R <= 6 => tile::<R, 3>(a, j, t),
+                    4 if R <= 6 => tile::<R, 4>(a, j, t),
+                    5 if R <= 3 => tile::<R, 5>(a, j, t),
+                    6 if R <= 3 => tile::<R, 6>(a, j, t),
+                    7 if R <= 3 => tile::<R, 7>(a, j, t),
+                    _ if R <= 3 => tile::<R, GROUP>(a, j, t),
+                    _ => unreachable!("fewer rows for more activations"),
+                }
+            }
         }
-        while j < a.rows.count {
-            tile::<1, M>(a, j, t);
-            j += 1;
-        }
+        j += R;
     }
+    j
 }
 
 /// # Safety
 /// See [`DotInt8Fn`](super::DotInt8Fn); AVX512-VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) unsafe fn dot_int8_avx512(a: &DotInt8) {
-    for t in (0..a.m).step_by(TILE) {
-        // SAFETY: the contract is the caller's; each call covers activations that exist.
-        unsafe {
-            match a.m - t {
-                1 => strip::<8, 1>(a, t),
-                2 => strip::<8, 2>(a, t),
-                3 => strip::<6, 3>(a, t),
-                4 => strip::<6, 4>(a, t),
-                5 => strip::<4, 5>(a, t),
-                6 => strip::<4, 6>(a, t),
-                7 => strip::<3, 7>(a, t),
-                _ => strip::<3, TILE>(a, t),
-            }
-        }
+    let group = a.m.div_ceil(a.m.div_ceil(GROUP));
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        let j = match group {
+            1 | 2 => strips::<8>(a, 0, group),
+            3 | 4 => strips::<6>(a, 0, group),
+            _ => strips::<3>(a, 0, group),
+        };
+        strips::<1>(a, j, group);
     }
 }
