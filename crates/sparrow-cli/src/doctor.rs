@@ -72,6 +72,7 @@ fn verdict(isa: Isa, threads: usize, read_gb_s: f64) -> String {
         Isa::Scalar => "portable kernels without vector instructions: expect low speed",
         Isa::Avx2 => "AVX2 kernels",
         Isa::Avx512 => "AVX-512 kernels",
+        Isa::Avx512Bf16 => "AVX-512 kernels, for prompts with BF16",
         Isa::Amx => "AMX for prompts, AVX-512 for the rest",
     };
     format!(

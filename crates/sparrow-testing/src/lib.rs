@@ -145,7 +145,7 @@ pub fn odd_spec() -> ModelSpec {
 pub fn tiers() -> &'static [Arc<Cpu>] {
     static TIERS: OnceLock<Vec<Arc<Cpu>>> = OnceLock::new();
     TIERS.get_or_init(|| {
-        let tiers = [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Scalar].into_iter().filter(|&isa| isa <= Isa::best());
+        let tiers = Isa::ALL.into_iter().rev().filter(|&isa| isa <= Isa::best());
         tiers.filter_map(|isa| Some(Arc::new(Cpu { compute: Compute::with_isa(isa, Some(3)).ok()? }))).collect()
     })
 }
@@ -162,7 +162,7 @@ pub fn exact() -> Arc<Cpu> {
 
 /// Whether activations are rounded to bf16 where there are more than 8 of them (see `Compute::linear`).
 pub fn rounds(cpu: &Cpu, dtype: DType) -> bool {
-    cpu.compute.isa() == Isa::Amx && dtype == DType::BF16
+    cpu.compute.isa() >= Isa::Avx512Bf16 && dtype == DType::BF16
 }
 
 /// How far rounded activations may take the logits of a model of so many layers, relative to the largest: the inputs of

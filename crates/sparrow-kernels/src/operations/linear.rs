@@ -35,6 +35,7 @@ impl Compute {
     ///
     /// For more than 8 activations [`Isa::Amx`](crate::Isa::Amx) rounds x to bf16 if the weights are, and both if they
     /// are quantised in groups (subnormal values to 0): 2⁻⁸ · Σᵢ |W·x| more for each.
+    /// [`Isa::Avx512Bf16`](crate::Isa::Avx512Bf16) rounds x to bf16 if the weights are, for more than 16.
     ///
     /// A bitmap gives the results of the same weights stored densely: those of int8 bit for bit, others within the
     /// error above, but [`Isa::Amx`](crate::Isa::Amx) may take subnormal values of a bf16 bitmap for 0 and make

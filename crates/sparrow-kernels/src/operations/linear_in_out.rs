@@ -18,31 +18,28 @@ const MIN_COLS: usize = 256;
 const MAX_COLS: usize = 1024;
 /// The fewest inputs of a block with its own partial sum.
 const INPUTS: usize = 64;
-/// The fewest blocks worth their partial sums, and the most.
-const MIN_BLOCKS: usize = 4;
-const MAX_BLOCKS: usize = 32;
-/// The same for a bitmap, whose rows are added whole, several at once, and gain more from long blocks.
+/// As [`INPUTS`] of a bitmap, whose rows are added several at once, and gain more from long blocks.
 const BITMAP_INPUTS: usize = 128;
-const BITMAP_MAX_BLOCKS: usize = 32;
-/// Inputs that are added to one stretch of a partial sum before the next.
-const CHUNK: usize = 32;
+/// The fewest blocks worth their partial sums.
+const MIN_BLOCKS: usize = 4;
+/// The most blocks: rows are fetched ahead within a block, and partial sums are added up at the end.
+const MAX_BLOCKS: usize = 32;
 
 /// How the inputs of a weight are cut into blocks: by their number alone, so that sums depend on nothing else.
 struct Blocks {
     inputs: usize,
     size: usize,
     number: usize,
-    chunk: usize,
 }
 
 impl Blocks {
     fn of(w: Stored, inputs: usize) -> Self {
-        let (fewest, most, chunk) = match w {
-            Stored::Dense(_) => (INPUTS, MAX_BLOCKS, usize::MAX),
-            Stored::Bitmap(_) => (BITMAP_INPUTS, BITMAP_MAX_BLOCKS, usize::MAX),
+        let fewest = match w {
+            Stored::Dense(_) => INPUTS,
+            Stored::Bitmap(_) => BITMAP_INPUTS,
         };
-        let size = inputs.div_ceil((inputs / fewest).clamp(1, most)).next_multiple_of(8);
-        Blocks { inputs, size, number: inputs.div_ceil(size.max(1)), chunk }
+        let size = inputs.div_ceil((inputs / fewest).clamp(1, MAX_BLOCKS)).next_multiple_of(8);
+        Blocks { inputs, size, number: inputs.div_ceil(size.max(1)) }
     }
 }
 
@@ -56,8 +53,8 @@ impl Compute {
     /// of threads.
     ///
     /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations
-    /// [`Isa::Amx`](crate::Isa::Amx) first rounds x of bf16 weights, and both x and W of weights quantised in groups, to
-    /// bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
+    /// [`Isa::Amx`](crate::Isa::Amx) and [`Isa::Avx512Bf16`](crate::Isa::Avx512Bf16) first round x of bf16 weights, and
+    /// AMX both x and W of weights quantised in groups, to bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
     /// round x times the scales of the inputs to 16-bit integers, a row with its largest magnitude as 32512: up to half
     /// a step per input more. They do so too for weights quantised in groups and up to 8 activations, the largest
     /// magnitude being that of eight inputs; with AVX512-VNNI also for int8. Of a bf16 bitmap's subnormal and
@@ -165,15 +162,12 @@ impl Compute {
                 // SAFETY: each block has its own stretch.
                 let sum = unsafe { sums.part(at + b * n..at + (b + 1) * n) };
                 sum.fill(0.0);
-                let end = blocks.inputs.min((b + 1) * blocks.size);
-                for from in (b * blocks.size..end).step_by(blocks.chunk) {
-                    let these = from..end.min(from.saturating_add(blocks.chunk));
-                    let (rows, a, columns) = match inputs {
-                        Some(ids) => (RowSet::Ids(&ids[these.clone()]), x, Some(&ids[these])),
-                        None => (RowSet::Range(these), &x[from..], None),
-                    };
-                    self.add_rows(w, rows, Coefficients { a, stride: w.rows(), columns, exact }, m, sum);
-                }
+                let these = b * blocks.size..blocks.inputs.min((b + 1) * blocks.size);
+                let (rows, a, columns) = match inputs {
+                    Some(ids) => (RowSet::Ids(&ids[these.clone()]), x, Some(&ids[these])),
+                    None => (RowSet::Range(these.clone()), &x[these.start..], None),
+                };
+                self.add_rows(w, rows, Coefficients { a, stride: w.rows(), columns, exact }, m, sum);
                 return;
             }
         });

@@ -1,5 +1,6 @@
-//! What kernels on AMX tiles share: the shape of a tile of bf16, buffers of tiles, and `f32` as sums of bf16.
+//! What kernels on tiles of bf16 share: the shape of a tile, buffers of tiles, rounding to bf16, and `f32` as sums of bf16.
 
+use super::avx512::{LANES, upto16};
 use std::arch::x86_64::*;
 
 /// Bytes of a tile.
@@ -39,4 +40,26 @@ pub(crate) fn cut(x: __m512) -> [__m512; ALL_PARTS] {
 pub(crate) fn bits(v: __m512bh) -> __m512i {
     // SAFETY: both are 64 bytes without invalid bit patterns.
     unsafe { std::mem::transmute(v) }
+}
+
+/// 32 pairs of bf16 values from their bits.
+#[inline(always)]
+pub(crate) fn pairs(v: __m512i) -> __m512bh {
+    // SAFETY: as of [`bits`].
+    unsafe { std::mem::transmute(v) }
+}
+
+/// 32 values rounded to bf16, or zeros after the first `n`.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(crate) unsafe fn load_rounded(p: *const f32, n: usize) -> __m512i {
+    // SAFETY: the masks end at the last value.
+    let (low, high) = unsafe {
+        let high = _mm512_maskz_loadu_ps(upto16(n.saturating_sub(LANES)), p.wrapping_add(LANES));
+        (_mm512_maskz_loadu_ps(upto16(n), p), high)
+    };
+    bits(_mm512_cvtne2ps_pbh(high, low))
 }

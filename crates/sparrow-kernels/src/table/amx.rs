@@ -1,6 +1,6 @@
-//! AMX, over AVX-512 with VNNI and VBMI2.
+//! AMX, over AVX-512 with BF16, VNNI and VBMI2.
 
-use super::avx512::AVX512_VBMI2;
+use super::avx512::AVX512_BF16;
 use super::kernels::Kernels;
 use crate::cpu::Isa;
 use crate::dtype::{DType, TYPES};
@@ -16,19 +16,19 @@ pub(super) const AMX: Kernels = Kernels {
     few_int8: FEW,
     few_codes: FEW,
     dot_many: {
-        let mut kernels = AVX512_VBMI2.dot_many;
+        let mut kernels = AVX512_BF16.dot_many;
         kernels[DType::BF16 as usize] =
             Some(RowsDotKernel { run: dot::amx::dot_bf16_amx, tokens: 32, few: 96, rounds: true });
         kernels
     },
     bitmap_dot: {
-        let mut kernels = AVX512_VBMI2.bitmap_dot;
+        let mut kernels = AVX512_BF16.bitmap_dot;
         kernels[DType::BF16 as usize] =
             Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 96, rounds: true });
         kernels
     },
     bitmap_axpy: {
-        let mut kernels = AVX512_VBMI2.bitmap_axpy;
+        let mut kernels = AVX512_BF16.bitmap_axpy;
         kernels[DType::BF16 as usize] = Some(BitmapAxpyKernel { run: bitmap_axpy::amx::bitmap_axpy_bf16_amx, few: 16 });
         kernels
     },
@@ -43,5 +43,5 @@ pub(super) const AMX: Kernels = Kernels {
     block_rounded: [None, None, Some(attention::amx::block_bf16_amx), Some(attention::amx::block_i8_amx)],
     peak_bf16: probe::amx::peak_bf16_amx,
     peak_int8: probe::amx::peak_int8_amx,
-    ..AVX512_VBMI2
+    ..AVX512_BF16
 };

@@ -20,7 +20,7 @@ use amx::AMX;
 #[cfg(target_arch = "x86_64")]
 use avx2::AVX2;
 #[cfg(target_arch = "x86_64")]
-use avx512::{AVX512, AVX512_VBMI2, AVX512_VNNI};
+use avx512::{AVX512, AVX512_BF16, AVX512_VBMI2, AVX512_VNNI};
 pub(crate) use kernels::Kernels;
 use scalar::SCALAR;
 
@@ -37,6 +37,7 @@ impl Kernels {
             Isa::Avx512 if cpu::has_vnni() && cpu::has_vbmi2() => &AVX512_VBMI2,
             Isa::Avx512 if cpu::has_vnni() => &AVX512_VNNI,
             Isa::Avx512 => &AVX512,
+            Isa::Avx512Bf16 => &AVX512_BF16,
             Isa::Amx => &AMX,
         });
         #[cfg(not(target_arch = "x86_64"))]

@@ -96,7 +96,7 @@ fn is_rounded(compute: &Compute, shape: &AttentionShape, caches: &Caches, rows: 
     let same = |r: &&(usize, Range<usize>)| r.0 == rows[row].0;
     let count = rows[row..].iter().take_while(same).count() + rows[..row].iter().rev().take_while(same).count();
     let fits = matches!(caches.dtype, DType::BF16 | DType::I8);
-    compute.isa() >= Isa::Amx && fits && count > 8 && count * (shape.heads / shape.kv_heads) >= 16
+    compute.isa() >= Isa::Avx512Bf16 && fits && count > 8 && count * (shape.heads / shape.kv_heads) >= 16
 }
 
 /// Checks one call on every tier.

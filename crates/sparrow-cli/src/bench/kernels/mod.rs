@@ -177,7 +177,7 @@ impl Bench {
 /// How far floats may be from the scalar tier's, relative to the largest of them: sums in another order; with tiles also
 /// operands rounded to bf16.
 fn tolerance(case: &Case, isa: Isa) -> f32 {
-    let rounds = isa == Isa::Amx && case.work.is_operations();
+    let rounds = isa >= Isa::Avx512Bf16 && case.work.is_operations();
     if rounds { 1e-2 } else { 5e-4 }
 }
 

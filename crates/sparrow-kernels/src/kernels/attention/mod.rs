@@ -1,7 +1,7 @@
 //! Attention over cached keys and values.
 //!
 //! [`span`] is the kernel of one row over some positions, [`tiled`] that of a block of rows that share a cache: there
-//! keys and values are packed tile by tile, and [`widened`] multiplies in `f32`, [`amx`] in bf16.
+//! keys and values are packed tile by tile, and [`widened`] multiplies in `f32`, [`tiles`] in bf16.
 
 pub(crate) mod scalar;
 pub(crate) mod span;
@@ -14,7 +14,11 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_vbmi2;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod widened;
 

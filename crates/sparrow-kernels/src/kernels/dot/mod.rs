@@ -88,7 +88,8 @@ pub(crate) const fn many(
 }
 
 impl RowsDotKernel<Rows> {
-    const fn exact(run: RowsDotFn<Rows>, few: usize) -> Self {
+    /// A kernel that rounds no activations, for up to `few`.
+    pub(crate) const fn exact(run: RowsDotFn<Rows>, few: usize) -> Self {
         Self { run, tokens: 32, few, rounds: false }
     }
 }

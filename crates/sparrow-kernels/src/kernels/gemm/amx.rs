@@ -11,7 +11,7 @@ use crate::parallel::Workers;
 use crate::simd::amx::{load_tile_config, multiply_tiles, release_tiles};
 use crate::simd::avx512::{LANES, load_at, transpose16, upto16, upto32};
 use crate::simd::prefetch;
-use crate::simd::tiles::{TILE, bits};
+use crate::simd::tiles::{TILE, bits, load_rounded};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -37,19 +37,13 @@ unsafe impl<const D: u8> Engine for Bf16<D> {
     unsafe fn pack_x(gemm: &Gemm, tokens: Range<usize>, k: usize, len: usize, to: *mut u8) {
         let x = gemm.x[tokens.start * gemm.k + k..].as_ptr();
         for step in 0..len.div_ceil(STEP) {
-            let left = len - step * STEP;
-            let (low, high) = (upto16(left), upto16(left.saturating_sub(16)));
             for tile in 0..2 {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (r, row) in rows.iter_mut().enumerate() {
                     let t = tile * 16 + r;
                     if t < tokens.len() {
-                        // SAFETY: token t exists, and the masks end at its last element.
-                        let (a, b) = unsafe {
-                            let from = x.add(t * gemm.k + step * STEP);
-                            (_mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from.wrapping_add(16)))
-                        };
-                        *row = bits(_mm512_cvtne2ps_pbh(b, a));
+                        // SAFETY: token t exists, and has what is left of `len` elements here.
+                        *row = unsafe { load_rounded(x.add(t * gemm.k + step * STEP), len - step * STEP) };
                     }
                 }
                 if gemm.layout == Layout::OutIn {

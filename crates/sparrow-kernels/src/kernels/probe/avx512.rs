@@ -58,3 +58,22 @@ pub(crate) unsafe fn peak_int8_avx512(steps: usize) -> f64 {
     std::hint::black_box(sums);
     (2 * 32 * CHAINS * steps) as f64
 }
+
+/// `steps` steps of independent products of pairs of bf16, added up; returns the operations done.
+///
+/// # Safety
+/// The CPU must have AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(crate) unsafe fn peak_bf16_avx512(steps: usize) -> f64 {
+    const CHAINS: usize = 16;
+    let [a, b] = [0.999, 1e-3].map(|v| _mm512_set1_ps(std::hint::black_box(v)));
+    let (a, b) = (_mm512_cvtne2ps_pbh(a, a), _mm512_cvtne2ps_pbh(b, b));
+    let mut sums = [_mm512_set1_ps(1.0); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+    (2 * 32 * CHAINS * steps) as f64
+}

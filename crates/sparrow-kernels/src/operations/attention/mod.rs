@@ -25,7 +25,7 @@ impl Compute {
     /// sequences' rows.
     ///
     /// Error at most (head_dim + 16) · 2⁻²³ · scale · Σ|q·k| + (len + 64) · 2⁻²³, relative to the largest |v|. More
-    /// than 8 neighbouring rows of one sequence over bf16 or int8 are multiplied in bf16 on the AMX tier: q and the
+    /// than 8 neighbouring rows of one sequence over bf16 or int8 are multiplied in bf16 on the AMX and AVX512-BF16 tiers: q and the
     /// weights of the softmax are rounded to it, keys and values are not; beside the bound above, which then holds for
     /// the rounded q, the weights' rounding adds at most 2⁻⁸ of the largest |v|.
     ///
