@@ -74,7 +74,7 @@ pub const COLUMNS: [Column; 19] = [
     },
     Column {
         name: "isa", role: Role::Setting,
-        expects: "scalar, avx2, avx512 or amx: the instruction set tier; empty: the best",
+        expects: "scalar, avx2, avx512, avx512bf16 or amx: the instruction set tier; empty: the best",
         read: |e, text| parse(text).map(|v| e.isa = Some(v)), write: |e| optional(&e.isa),
     },
     Column {

@@ -66,7 +66,7 @@ mod tests {
         &["2", "500"],
         &["1", "1024"],
         &["", "1", "64"],
-        &["", "scalar", "avx2", "avx512", "amx"],
+        &["", "scalar", "avx2", "avx512", "avx512bf16", "amx"],
         &["dense", "sparse", "int8", "sparse-int8", "int4", "sparse-int4"],
         &["", "0", "0.5", "0.75"],
         &["", "f32", "f16", "bf16", "int8"],

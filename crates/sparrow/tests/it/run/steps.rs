@@ -123,8 +123,15 @@ fn segments_of_many_rows_are_what_they_are_one_by_one() {
                 if rounds(cpu, dtype) && text != "dense" {
                     continue;
                 }
-                let bound = if rounds(cpu, dtype) { rounded_tolerance(spec.num_layers) } else { SAME };
                 for kv in caches() {
+                    let bound = if rounds(cpu, dtype) {
+                        rounded_tolerance(spec.num_layers)
+                    } else if kv.sparsity.is_some() {
+                        // Sums in another order may tip which of two nearly equal elements is pruned.
+                        1e-3
+                    } else {
+                        SAME
+                    };
                     let mut pair = Pair::new(cpu, &model, &selector, kv);
                     for (i, pieces) in steps.iter().enumerate() {
                         let [together, one_by_one] = pair.run(pieces);
