@@ -79,11 +79,12 @@ fn every_architecture_can_be_sparsified() {
                 let cached = load.selector(parse(&format!("{kind}:{rule}"))).open(|_, _, _| ()).unwrap();
                 let mut cached = session(&exact(), &cached.model, cached.selector, 1, Some(DType::F32));
                 sparse.truncate(0, 0).unwrap();
-                let worst = worst_difference(
-                    &decode_each(&mut cached, 0, &tokens[..8]),
-                    &decode_each(&mut sparse, 0, &tokens[..8]),
-                );
-                assert!(worst < SAME, "{what}: {worst:.1e} off with the weight cache");
+                let [cached, sparse] = [&mut cached, &mut sparse].map(|s| decode_each(s, 0, &tokens[..8]));
+                let off: Vec<f64> =
+                    (cached.chunks(1).zip(sparse.chunks(1))).map(|(a, b)| worst_difference(a, b)).collect();
+                // Sums in another order may tip a neuron whose score is that of the quantile.
+                let tipped = off.iter().filter(|&&off| off >= SAME).count();
+                assert!(tipped <= usize::from(!keeps_all), "{what}: {off:?} off with the weight cache");
             }
         }
     }

@@ -97,7 +97,10 @@ fn a_packed_directory_loads_as_it_was_packed() {
         let packed = (Arc::new(packed), Selector::dense());
         let worst =
             worst_difference(&logits_of_all_kinds(&cpu, packed, ids), &logits_of_all_kinds(&cpu, expected, ids));
-        assert!(worst < 1e-5, "{name}: {worst:e} apart");
+        // Some rows of codes are multiplied as they are stored, and a bitmap's expanded and packed: sums in another order may
+        // tip how activations are rounded to 16 bits.
+        let bound = if dtype.is_some_and(|dtype| dtype != DType::I8) { 5e-4 } else { 1e-5 };
+        assert!(worst < bound, "{name}: {worst:e} apart");
 
         let again = pack(&dir, &out, &options, &cpu, |_, _| ()).unwrap_err().to_string();
         assert!(again.contains("already exists"), "{again}");
