@@ -84,7 +84,7 @@ impl Compute {
         let k = w.cols();
         if let Some(kernel) = self.kernels.dot_many[w.dtype() as usize]
             && (FEW + 1..=kernel.few).contains(&x.m)
-            && !(x.exact && kernel.rounds)
+            && !x.exact
         {
             // SAFETY: the contract is the caller's.
             unsafe { self.rearranged(kernel, rows, k, x, to) };

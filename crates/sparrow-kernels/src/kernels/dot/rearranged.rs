@@ -3,7 +3,7 @@
 //! together, so that every load of it is a whole vector and the next one follows.
 
 use super::RowsDot;
-use crate::dtype::code_size;
+use crate::dtype::{BF16, code_size};
 use crate::rows::Rows;
 use crate::simd::prefetch;
 use crate::simd::vector::{Vector, place};
@@ -27,17 +27,25 @@ unsafe fn arrange<V: Vector, const D: u8>(a: &RowsDot<Rows>, group: usize) {
             // SAFETY: row t of x has `cols` values; there is room for whole steps of every activation.
             unsafe {
                 let x = a.x.add((first + t) * cols);
-                let at = |s: usize| to.add((s * here + t) * step);
                 for s in 0..cols / step {
-                    for i in 0..step {
-                        *at(s).add(place::<D>(i, V::LANES)) = *x.add(s * step + i);
+                    let (from, to) = (x.add(s * step), to.add((s * here + t) * step));
+                    if D == BF16 {
+                        for i in 0..V::LANES {
+                            *to.add(i) = *from.add(2 * i);
+                        }
+                        for i in 0..V::LANES {
+                            *to.add(V::LANES + i) = *from.add(2 * i + 1);
+                        }
+                    } else {
+                        std::ptr::copy_nonoverlapping(from, to, step);
                     }
                 }
-                if !cols.is_multiple_of(step) {
-                    let s = steps - 1;
+                let done = cols / step * step;
+                if done < cols {
+                    let to = to.add((done / step * here + t) * step);
                     for i in 0..step {
-                        let value = if s * step + i < cols { *x.add(s * step + i) } else { 0.0 };
-                        *at(s).add(place::<D>(i, V::LANES)) = value;
+                        let value = if done + i < cols { *x.add(done + i) } else { 0.0 };
+                        *to.add(place::<D>(i, V::LANES)) = value;
                     }
                 }
             }
