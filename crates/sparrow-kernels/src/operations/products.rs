@@ -112,7 +112,7 @@ impl Compute {
     unsafe fn rearranged<R: Copy>(&self, kernel: RowsDotKernel<R>, rows: R, k: usize, x: Activations, to: Products) {
         let m = x.m;
         // In equal parts, so that all are rounded or none.
-        let most = if x.exact && kernel.rounds { FEW } else { kernel.tokens };
+        let most = if x.exact { FEW } else { kernel.tokens };
         let tokens = m.div_ceil(m.div_ceil(most));
         let mut arranged = self.workers.scratch.take_aligned(arranged_bytes(tokens, k));
         let arranged = arranged.as_mut_ptr();

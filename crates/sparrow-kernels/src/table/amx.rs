@@ -17,14 +17,13 @@ pub(super) const AMX: Kernels = Kernels {
     few_codes: FEW,
     dot_many: {
         let mut kernels = AVX512_BF16.dot_many;
-        kernels[DType::BF16 as usize] =
-            Some(RowsDotKernel { run: dot::amx::dot_bf16_amx, tokens: 32, few: 96, rounds: true });
+        kernels[DType::BF16 as usize] = Some(RowsDotKernel { run: dot::amx::dot_bf16_amx, tokens: 32, few: 96 });
         kernels
     },
     bitmap_dot: {
         let mut kernels = AVX512_BF16.bitmap_dot;
         kernels[DType::BF16 as usize] =
-            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 96, rounds: true });
+            Some(BitmapDotKernel { run: bitmap_dot::amx::bitmap_dot_bf16_amx, tokens: 32, few: 96 });
         kernels
     },
     bitmap_axpy: {

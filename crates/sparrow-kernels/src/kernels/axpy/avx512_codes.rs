@@ -74,7 +74,7 @@ impl<F: Coded> ByteRows for F {
 struct Int8Rows;
 
 impl ByteRows for Int8Rows {
-    const GROUP: usize = SPAN / 16;
+    const GROUP: usize = 16;
     const OFFSETS: bool = true;
     const ALIKE: bool = true;
     const BYTES: usize = PAIR;

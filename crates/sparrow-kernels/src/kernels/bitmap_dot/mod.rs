@@ -36,7 +36,7 @@ pub(crate) type BitmapDotKernel = RowsDotKernel<BitmapRows>;
 impl BitmapDotKernel {
     /// A kernel that multiplies in registers.
     pub(crate) const fn in_registers(run: BitmapDotFn) -> Self {
-        Self { run, tokens: FEW, few: FEW_IN_REGISTERS, rounds: false }
+        Self { run, tokens: FEW, few: FEW_IN_REGISTERS }
     }
 }
 

@@ -68,8 +68,6 @@ pub(crate) struct RowsDotKernel<R> {
     pub tokens: usize,
     /// Up to this many, in several calls, it takes less time than the blocked product.
     pub few: usize,
-    /// Whether activations are rounded to bf16 where they are more than [`FEW`](crate::rows::FEW).
-    pub rounds: bool,
 }
 
 /// Kernels for rows of `f32`, `f16` and bf16 that round no activations.
@@ -90,7 +88,7 @@ pub(crate) const fn many(
 impl RowsDotKernel<Rows> {
     /// A kernel that rounds no activations, for up to `few`.
     pub(crate) const fn exact(run: RowsDotFn<Rows>, few: usize) -> Self {
-        Self { run, tokens: 32, few, rounds: false }
+        Self { run, tokens: 32, few }
     }
 }
 
