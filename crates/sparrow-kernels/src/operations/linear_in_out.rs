@@ -54,8 +54,8 @@ impl Compute {
     ///
     /// Error at most (inputs + 2) · 2⁻²⁴ · (Σᵢ |x·W| + |bias|). For more than 8 activations
     /// [`Isa::Amx`](crate::Isa::Amx) and [`Isa::Avx512Bf16`](crate::Isa::Avx512Bf16) first round x of bf16 weights, and
-    /// AMX both x and W of weights quantised in groups, to bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights tiers with vectors
-    /// round x times the scales of the inputs to 16-bit integers, a row with its largest magnitude as 32512: up to half
+    /// AMX both x and W of weights quantised in groups, to bf16: 2⁻⁸ · Σᵢ |x·W| more for each rounding. For int8 weights
+    /// tiers with vectors round x times the scales of the inputs to 16-bit integers, a row with its largest magnitude as 32512: up to half
     /// a step per input more. They do so too for weights quantised in groups and up to 8 activations, the largest
     /// magnitude being that of eight inputs; with AVX512-VNNI also for int8. Of a bf16 bitmap's subnormal and
     /// infinite values see [`linear`](Self::linear).
