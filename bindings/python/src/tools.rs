@@ -142,7 +142,7 @@ pub fn prune(
 /// Rounds weights to 4 or 8 bits, and writes them as compressed-tensors.
 #[pyfunction]
 #[pyo3(signature = (
-    model, output, *, method, text, bits=4, group=None, along="input", zero_points=false, include=Vec::new(),
+    model, output, *, method, text, bits=4, average_bits=None, group=None, along="input", zero_points=false, include=Vec::new(),
     exclude=Vec::new(), window=256, bos=true, max_tokens=65_536, threads=None, progress=None,
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are keyword arguments")]
@@ -153,6 +153,7 @@ pub fn quantize(
     method: &str,
     text: PathBuf,
     bits: u32,
+    average_bits: Option<f64>,
     group: Option<usize>,
     along: &str,
     zero_points: bool,
@@ -166,7 +167,18 @@ pub fn quantize(
 ) -> PyResult<String> {
     let default = QuantizeOptions::new(parsed("method", method)?, bits);
     let (group, along) = (group.or(default.group), parsed("along", along)?);
-    let options = QuantizeOptions { group, along, zero_points, include, exclude, window, bos, max_tokens, ..default };
+    let options = QuantizeOptions {
+        average_bits,
+        group,
+        along,
+        zero_points,
+        include,
+        exclude,
+        window,
+        bos,
+        max_tokens,
+        ..default
+    };
     let run = |dir: &Path, report: &mut dyn FnMut(&'static str, u64, u64)| {
         let told = |stage: quantizing::Stage, done, total| report(stage.name("quantising layers"), done, total);
         json(&quantizing::quantize(dir, &output, &text, &options, &cpu(threads), told).map_err(exception)?)

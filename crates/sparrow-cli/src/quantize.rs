@@ -27,6 +27,11 @@ pub struct Args {
     /// Bits of a weight, 4 or 8; those of 8 have one scale per row
     #[arg(long, default_value_t = 4, value_name = "4|8", help_heading = "Quantisation")]
     bits: u32,
+    /// Give 8 bits to the matrices where 4 cost most, as far as the weights take no more than this on average, scales included
+    ///
+    /// What 4 bits cost is measured on the first tokens of the text. Matrices that read the same input get the same.
+    #[arg(long, value_name = "BITS", help_heading = "Quantisation")]
+    average_bits: Option<f64>,
     /// Weights of 4 bits that share a scale: 32, 64 or 128 [default: 32]
     #[arg(long, value_name = "N", help_heading = "Quantisation")]
     group: Option<usize>,
@@ -54,6 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let dir = crate::model::resolve(&args.model)?;
     let usual = QuantizeOptions::new(args.method, args.bits);
     let options = QuantizeOptions {
+        average_bits: args.average_bits,
         group: args.group.or(usual.group),
         along: args.along,
         zero_points: args.zero_points,
@@ -86,8 +92,12 @@ pub fn describe(record: &QuantizationRecord) -> String {
         (Some(group), Along::Input) => format!("groups of {group}"),
         (Some(group), Along::Output) => format!("groups of {group} outputs"),
     };
+    let wide = match record.matrices_of_8_bits {
+        wide if wide > 0 && *bits == 4 => format!(", {wide} of them to 8 bits in rows"),
+        _ => String::new(),
+    };
     format!(
-        "{matrices} matrices by {method} to {bits} bits in {groups}{}, {:.2} bits per weight, {:.2} of the whole model{}",
+        "{matrices} matrices by {method} to {bits} bits in {groups}{}{wide}, {:.2} bits per weight, {:.2} of the whole model{}",
         if *zero_points { " with zero points" } else { "" },
         record.bits_per_weight,
         record.bits_per_weight_of_model,

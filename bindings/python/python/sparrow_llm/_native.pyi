@@ -236,6 +236,7 @@ def quantize(
     method: str,
     text: str,
     bits: int = 4,
+    average_bits: float | None = None,
     group: int | None = None,
     along: str = "input",
     zero_points: bool = False,

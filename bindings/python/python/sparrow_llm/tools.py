@@ -134,6 +134,7 @@ def quantize(
     method: str,
     text: Path,
     bits: int = 4,
+    average_bits: float | None = None,
     group: int | None = None,
     along: str = "input",
     zero_points: bool = False,
@@ -150,6 +151,7 @@ def quantize(
     Args:
         method: `rtn`, `gptq` (arXiv 2210.17323) or `awq` (arXiv 2306.00978).
         bits: of a weight, 4 or 8.
+        average_bits: give 8 bits to the matrices where 4 cost most, as far as weights take no more than this on average.
         group: weights that share a scale, 32, 64 or 128; by default 32 for 4 bits, and rows for 8.
         along: where these lie. "output" makes rows of inputs, which the selector "input" can leave out and only Sparrow reads.
         zero_points: groups have a zero point of their own.
@@ -165,6 +167,7 @@ def quantize(
         progress,
         method=method,
         bits=bits,
+        average_bits=average_bits,
         group=group,
         along=along,
         zero_points=zero_points,

@@ -14,8 +14,10 @@ fn quantize_makes_a_directory_that_every_command_loads() {
         ("rtn", &["--bits", "8"][..], 8.05),
         ("gptq", &[], 4.5),
         ("awq", &["--bits", "4", "--group", "64", "--zero-points"], 4.3125),
+        ("rtn-mixed", &["--average-bits", "6"], 5.95),
     ] {
         let out = out(method);
+        let (method, mixed) = (method.trim_end_matches("-mixed"), method.ends_with("-mixed"));
         let args = ["quantize", "-m", demo, "-o", &out, "--method", method, "--text", text, "--window", "64"];
         let args = [&args[..], more, &["--max-tokens", "1200"]].concat();
         let record = json(&[&args[..], &["--format", "json"]].concat());
@@ -31,6 +33,7 @@ fn quantize_makes_a_directory_that_every_command_loads() {
         let inspected = succeed(&["inspect", &out]);
         assert!(inspected.contains(&format!("35 matrices by {method} to")), "{inspected}");
         assert!(inspected.contains("held-out tenth of sample.txt"), "{inspected}");
+        assert_eq!(inspected.contains(" of them to 8 bits in rows, "), mixed, "{inspected}");
         assert!(!succeed(&["generate", "-m", &out, "--prompt", PROMPT, "-n", "8"]).trim().is_empty());
         let eval = ["eval", "-m", &out, "--reference", demo, "--text", text, "--max-tokens", "64", "--format", "json"];
         assert!(json(&eval)["kl_mean"].as_f64().unwrap() < 0.02);
@@ -78,7 +81,7 @@ fn quantize_makes_a_directory_that_every_command_loads() {
         &["group: is for 4 bits: weights of 8 bits have one scale per row"],
     );
     // Nothing but the directories is left.
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 5);
 }
 
 #[test]

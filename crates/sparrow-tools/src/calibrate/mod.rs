@@ -6,6 +6,7 @@ mod gate_neurons;
 mod gates;
 mod inputs;
 mod neurons;
+mod rest;
 mod sample;
 mod worth;
 
@@ -16,5 +17,6 @@ pub(crate) use gates::Gates;
 pub(crate) use inputs::{InputCalibration, InputSamples, column_norms};
 pub use neurons::ScoreCurve;
 pub(crate) use neurons::{LayerSamples, NeuronSamples, thresholds_for_active, thresholds_for_recall};
+pub(crate) use rest::{Rest, divergence};
 pub(crate) use sample::Sample;
 pub(crate) use worth::{TOKENS, Worth};

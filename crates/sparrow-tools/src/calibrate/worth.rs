@@ -6,17 +6,13 @@
 //! one threshold for the whole model, on magnitudes times the norms of the weights' columns (WINA, arXiv 2505.19427) and what the site
 //! is worth, drops, everywhere, what costs least for what it saves.
 
-use std::sync::Mutex;
-
-use sparrow::internals::backend::{ActiveNeurons, Backend, Observer, Point, Threshold};
-use sparrow::internals::run::{After, LayerStream, Run};
+use sparrow::internals::backend::{ActiveNeurons, Observer, Point, Threshold};
 use sparrow::internals::select::InputThresholds;
 use sparrow::internals::weights::LayerWeights;
 use sparrow::{Cpu, Model, Result, Selector};
-use sparrow_kernels::DType;
 
 use super::inputs::{InputCalibration, by_projection};
-use crate::eval::{kl_divergence, log_softmax};
+use super::rest::{Rest, divergence};
 
 /// Tokens that it is measured on.
 pub(crate) const TOKENS: usize = 256;
@@ -52,8 +48,9 @@ impl Worth {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
         let layers = &model.weights.layers;
-        let dense = Probe { cpu, model, calibration, window, reference: None }.run(0, &Selector::dense(), &mut ())?;
-        let probe = Probe { cpu, model, calibration, window, reference: Some(&dense) };
+        let reference =
+            Rest { cpu, model, window, layer: 0 }.run(&calibration.residual[0], &Selector::dense(), &mut ())?;
+        let probe = Probe { cpu, model, calibration, window, reference: &reference };
         let all = (layers.len() * SITES) as u64;
         let mut worth = vec![[0.0; 4]; layers.len()];
         for (l, layer) in layers.iter().enumerate() {
@@ -118,65 +115,33 @@ fn outputs(layer: &LayerWeights) -> [f64; 4] {
     .map(|outputs| outputs as f64)
 }
 
-/// Runs the rest of a model over a few tokens.
+/// Thins single sites of a model.
 struct Probe<'a> {
     cpu: &'a Cpu,
     model: &'a Model,
     calibration: &'a InputCalibration,
     window: usize,
     /// Log-probabilities of the dense model, `[tokens, vocab]`.
-    reference: Option<&'a [f32]>,
+    reference: &'a [f32],
 }
 
 impl Probe<'_> {
     /// The KL divergence that thinning a site by half costs, for each unit of energy that is left out.
     fn cost_of_energy(&self, layer: usize, site: usize) -> Result<f64> {
-        let threshold = self.calibration.middle(layer, site);
+        let Probe { cpu, model, calibration, window, reference } = *self;
+        let threshold = calibration.middle(layer, site);
         let mut rules = [Threshold::Fixed(0.0); 4];
         rules[site] = Threshold::Fixed(threshold);
-        let calibration = self.calibration;
         let thin = Selector::input(InputThresholds {
-            rules: vec![by_projection(rules); self.model.spec.num_layers],
+            rules: vec![by_projection(rules); model.spec.num_layers],
             norms: Some(calibration.norms.clone()),
         });
         let norms = &calibration.norms[layer][site];
         let mut dropped = Dropped { layer, site, norms, threshold, energy: 0.0 };
-        let log_p = self.run(layer, &thin, &mut dropped)?;
-        let tokens = log_p.len() / self.model.spec.vocab_size;
-        let energy = dropped.energy / tokens as f64;
-        Ok(if energy > 0.0 { self.divergence(&log_p) / energy } else { 0.0 })
-    }
-
-    /// Log-probabilities, `[tokens, vocab]`, where `selector` thins one layer and all after it are dense.
-    fn run(&self, layer: usize, selector: &Selector, observer: &mut dyn Observer) -> Result<Vec<f32>> {
-        let Probe { cpu, model, calibration, window, .. } = *self;
-        let x = &calibration.residual[layer];
-        let mut stream = LayerStream::from_residual(cpu, model, x, window, DType::F32)?;
-        let run = Run { model, layer, selector, after: After::Advance };
-        stream.run(&run, observer, |_, _| ())?;
-        for layer in layer + 1..model.spec.num_layers {
-            stream.run(&Run { layer, selector: &Selector::dense(), ..run }, &mut (), |_, _| ())?;
-        }
-        let (tokens, vocab) = (x.len() / model.spec.hidden_size, model.spec.vocab_size);
-        let mut log_p = vec![0.0; tokens * vocab];
-        stream.logits(model, 0..tokens, &mut log_p)?;
-        let rows: Vec<_> = log_p.chunks_exact_mut(vocab).map(Mutex::new).collect();
-        cpu.parallel(tokens, &|i| log_softmax(&mut rows[i].lock().expect("each is locked once")));
-        drop(rows);
-        Ok(log_p)
-    }
-
-    /// The mean over tokens of KL(dense ‖ other).
-    fn divergence(&self, log_p: &[f32]) -> f64 {
-        let vocab = self.model.spec.vocab_size;
-        let reference = self.reference.expect("the dense model ran first");
-        let rows: Vec<_> = log_p.chunks_exact(vocab).map(|row| Mutex::new((row, 0.0))).collect();
-        self.cpu.parallel(rows.len(), &|i| {
-            let (row, found) = &mut *rows[i].lock().expect("each is locked once");
-            *found = kl_divergence(&reference[i * vocab..(i + 1) * vocab], row);
-        });
-        let tokens = rows.len() as f64;
-        rows.into_iter().map(|row| row.into_inner().expect("each was locked once").1).sum::<f64>() / tokens
+        let log_p = Rest { cpu, model, window, layer }.run(&calibration.residual[layer], &thin, &mut dropped)?;
+        let vocab = model.spec.vocab_size;
+        let energy = dropped.energy / (log_p.len() / vocab) as f64;
+        Ok(if energy > 0.0 { divergence(cpu, vocab, reference, &log_p) / energy } else { 0.0 })
     }
 }
 

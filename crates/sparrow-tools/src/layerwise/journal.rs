@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use sparrow::internals::checkpoint::{Directory, pretty, read_json};
 use sparrow::{Error, Result};
 
-/// The file in a directory under construction, for work with the options `O`.
+/// The file in a directory under construction, for work with the options `O` that allocates an `A` to each matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Journal<O> {
+pub(crate) struct Journal<O, A> {
     /// [`VERSION`].
     format_version: u32,
     /// Fingerprint of the model before.
@@ -17,14 +17,18 @@ pub(crate) struct Journal<O> {
     text: String,
     options: O,
     /// What each matrix of each layer was allocated, once it is known and where they differ.
-    pub matrices: Option<Vec<Vec<f64>>>,
+    pub matrices: Option<Vec<Vec<A>>>,
 }
 
 const VERSION: u32 = 2;
 /// The file's name.
 const NAME: &str = "sparrow-journal.json";
 
-impl<O: Clone + PartialEq + Serialize + DeserializeOwned> Journal<O> {
+impl<O, A> Journal<O, A>
+where
+    O: Clone + PartialEq + Serialize + DeserializeOwned,
+    A: Clone + PartialEq + Serialize + DeserializeOwned,
+{
     /// That of the run that `directory` was begun for; a new one in an empty directory. Messages call the work `what`.
     ///
     /// # Errors
@@ -57,7 +61,7 @@ impl<O: Clone + PartialEq + Serialize + DeserializeOwned> Journal<O> {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn allocate(&mut self, directory: &Directory, matrices: Vec<Vec<f64>>) -> Result<Vec<Vec<f64>>> {
+    pub fn allocate(&mut self, directory: &Directory, matrices: Vec<Vec<A>>) -> Result<Vec<Vec<A>>> {
         self.matrices = Some(matrices);
         self.write(directory)?;
         Ok(Self::read(directory)?.and_then(|journal| journal.matrices).expect("it was just written"))

@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 use sparrow_kernels::DType;
 
-use super::options::Along;
+use super::options::{Along, QuantizeOptions};
+use crate::layerwise::LayerMatrix;
 
 /// The least scale of 4-bit weights, a normal number of f16 and of bf16: weights below half of it become zero.
 const LEAST: f32 = f32::from_bits(0x3880_0000);
@@ -36,6 +37,15 @@ pub(super) struct Scale {
 }
 
 impl Grid {
+    /// What the weights of a matrix can be with so many bits.
+    pub fn of(matrix: &LayerMatrix, bits: u32, options: &QuantizeOptions) -> Self {
+        let &QuantizeOptions { group, along, zero_points, .. } = options;
+        let group = if bits == 4 { group } else { None };
+        // Scales have the type of the model, which other readers turn everything into; f16 for f32.
+        let stored = if matrix.dtype == DType::BF16 { DType::BF16 } else { DType::F16 };
+        Grid { bits, group: group.unwrap_or(matrix.cols), along, zero_points: zero_points && bits == 4, stored }
+    }
+
     /// The lowest and the highest code; signed, as compressed-tensors counts before packing. 8 bits leave −128 out: the range is
     /// symmetric.
     pub fn codes(&self) -> (f32, f32) {

@@ -19,6 +19,8 @@ pub(super) struct Layer<'a> {
     pub index: usize,
     /// The matrices that are chosen.
     pub matrices: &'a [LayerMatrix],
+    /// Their bits.
+    pub bits: &'a [u32],
     pub options: &'a QuantizeOptions,
 }
 
@@ -116,9 +118,8 @@ impl Layer<'_> {
 
     /// The values that the weights of a matrix can have.
     fn grid(&self, matrix: &LayerMatrix) -> Grid {
-        let &QuantizeOptions { bits, group, along, zero_points, .. } = self.options;
-        let (group, stored) = (group.unwrap_or(matrix.cols), packed::scale_dtype(matrix.dtype));
-        Grid { bits, group, along, zero_points, stored }
+        let at = self.matrices.iter().position(|one| one.name == matrix.name).expect("it is one of them");
+        Grid::of(matrix, self.bits[at], self.options)
     }
 }
 

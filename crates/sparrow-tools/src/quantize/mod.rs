@@ -12,11 +12,13 @@ mod refine;
 mod round;
 #[cfg(test)]
 mod tests;
+mod widths;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use sparrow::internals::checkpoint::config::{describe_input_major, describe_packed};
+use sparrow::internals::checkpoint::config::{PackedLayers, describe_input_major, describe_packed};
 use sparrow::internals::checkpoint::{Checkpoint, Directory, ModelFiles, fingerprint, pretty};
 use sparrow::internals::record::SidecarFile;
 use sparrow::internals::spec::ModelSpec;
@@ -66,26 +68,34 @@ pub fn quantize(
         return Err(Error::option("model", message));
     }
     let chosen = chosen(&model, &source, options)?;
+    options.average_bits.map_or(Ok(()), |average| widths::check(&chosen, options, average))?;
     let QuantizeOptions { max_tokens, window, bos, .. } = *options;
     let text =
         Text::read(text, &Tokenizer::read(&files)?, &Reading { max_tokens, window, bos, parts: 1 }, &model.spec)?;
     let source_fingerprint = fingerprint(&source);
     let directory = Directory::resume(out, ".quantizing")?;
-    let journal = Journal::open(&directory, "quantising", &source_fingerprint, &text.sha256, options)?;
+    let mut journal = Journal::open(&directory, "quantising", &source_fingerprint, &text.sha256, options)?;
+    let bits = match (options.average_bits, &journal.matrices) {
+        (None, _) => chosen.iter().map(|matrices| vec![options.bits; matrices.len()]).collect(),
+        (Some(_), Some(bits)) => bits.clone(),
+        (Some(average), None) => {
+            let of = (&source, chosen.as_slice());
+            let bits = widths::allocate(cpu, &mut model, of, (options, average), &text, &mut progress)?;
+            journal.allocate(&directory, bits)?
+        }
+    };
 
     let spec = model.spec.clone();
     let shards = Shards { directory: &directory, source: &source, names: &spec.names, layers: spec.num_layers };
     let kept = if options.method == Method::Rtn { Kept::Nothing } else { Kept::Products };
     let walk = Walk { cpu, chosen: &chosen, text: &text, shards: &shards, kept };
     let quality = walk.run(&mut model, &mut progress, |index, inputs| {
-        let matrices = &chosen[index];
-        Layer { cpu, spec: &spec, source: &source, index, matrices, options }.quantize(inputs)
+        let (matrices, bits) = (&chosen[index], &bits[index]);
+        Layer { cpu, spec: &spec, source: &source, index, matrices, bits, options }.quantize(inputs)
     })?;
     files.copy_companions(&directory, SidecarFile::NAME)?;
     config["quantization_config"] = match options.along {
-        Along::Input => {
-            describe_packed(&left_out(&spec, &source, &chosen), options.bits, options.group, options.zero_points)
-        }
+        Along::Input => describe_packed(&left_out(&spec, &source, &chosen), &stored(&chosen, &bits, options)),
         Along::Output => describe_input_major(),
     };
     directory.text("config.json", &pretty(&config))?;
@@ -94,6 +104,7 @@ pub fn quantize(
         format_version: QuantizationRecord::VERSION,
         method: options.method,
         bits: options.bits,
+        average_bits: options.average_bits,
         group: options.group,
         along: options.along,
         zero_points: options.zero_points,
@@ -102,6 +113,7 @@ pub fn quantize(
         source: source_fingerprint,
         calibration: text.calibration(kept != Kept::Nothing),
         matrices: chosen.iter().flatten().count(),
+        matrices_of_8_bits: bits.iter().flatten().filter(|&&bits| bits == 8).count(),
         bits_per_weight: sizes.quantized_bits / sizes.quantized,
         bits_per_weight_of_model: sizes.bits / spec.parameters() as f64,
         quality,
@@ -146,6 +158,25 @@ fn left_out(spec: &ModelSpec, source: &Checkpoint, chosen: &[Vec<LayerMatrix>]) 
     let layers = of_layers.filter(|info| !is_chosen(&info.name));
     let modules = layers.filter_map(|info| info.name.strip_suffix(".weight").map(str::to_owned));
     std::iter::once(spec.names.head.to_owned()).chain(modules).collect()
+}
+
+/// How the linear layers are stored that are quantised.
+fn stored(chosen: &[Vec<LayerMatrix>], bits: &[Vec<u32>], options: &QuantizeOptions) -> Vec<PackedLayers> {
+    let widths: BTreeSet<u32> = bits.iter().flatten().copied().collect();
+    let mixed = widths.len() > 1;
+    let layers = widths.into_iter().map(|width| {
+        let matrices = chosen.iter().flatten().zip(bits.iter().flatten()).filter(|&(_, &bits)| bits == width);
+        let modules =
+            matrices.map(|(matrix, _)| matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name).to_owned());
+        PackedLayers {
+            // Engines differ in which group comes first where one names a class that holds all: names tell them all.
+            modules: if mixed { modules.collect() } else { vec!["Linear".to_owned()] },
+            bits: width,
+            group: options.group.filter(|_| width == 4),
+            zero_points: options.zero_points && width == 4,
+        }
+    });
+    layers.collect()
 }
 
 /// What a written model takes.

@@ -40,6 +40,8 @@ pub struct QuantizeOptions {
     pub method: Method,
     /// Bits of a weight, 4 or 8.
     pub bits: u32,
+    /// Bits of a weight on average, scales included: where 4 cost most for what they save, weights get 8. None: all have `bits`.
+    pub average_bits: Option<f64>,
     /// Weights that share a scale; none: a row.
     pub group: Option<usize>,
     /// Where these weights lie.
@@ -67,6 +69,7 @@ impl QuantizeOptions {
         QuantizeOptions {
             method,
             bits,
+            average_bits: None,
             group: (bits == 4).then_some(32),
             along: Along::Input,
             zero_points: false,
@@ -81,6 +84,14 @@ impl QuantizeOptions {
     /// # Errors
     /// If there is no format for weights of so many bits in such groups.
     pub(super) fn check(&self) -> Result<()> {
+        if self.average_bits.is_some() {
+            let message = match (self.bits, self.along) {
+                (4, Along::Input) => None,
+                (4, Along::Output) => Some("is for weights along the input: those along the output have 4 bits only"),
+                _ => Some("is for 4 bits, of which some become 8: leave --bits out"),
+            };
+            message.map_or(Ok(()), |message| Err(Error::option("average-bits", message)))?;
+        }
         if self.along == Along::Output {
             if self.bits != 4 {
                 return Err(Error::option(

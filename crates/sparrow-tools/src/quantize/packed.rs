@@ -3,7 +3,7 @@
 use safetensors::Dtype;
 use sparrow::internals::checkpoint::file_dtype;
 use sparrow::internals::weights::INPUT_MAJOR;
-use sparrow_kernels::{DType, encode};
+use sparrow_kernels::encode;
 
 use super::grid::Grid;
 use super::options::Along;
@@ -59,9 +59,4 @@ pub(super) fn tensors(grid: &Grid, matrix: &LayerMatrix, rounded: &Rounded) -> V
         tensors.push(tensor("weight_zero_point", Dtype::I32, vec![words, groups], zeros));
     }
     tensors
-}
-
-/// What scales of a matrix are stored in: the type of the model, which other readers turn everything into; f16 for f32.
-pub(super) fn scale_dtype(stored: DType) -> DType {
-    if stored == DType::BF16 { DType::BF16 } else { DType::F16 }
 }

@@ -19,6 +19,9 @@ pub struct QuantizationRecord {
     pub method: Method,
     /// Bits of a code.
     pub bits: u32,
+    /// Bits of a weight that were asked for on average, scales included; none: all have `bits`.
+    #[serde(default)]
+    pub average_bits: Option<f64>,
     /// Weights that share a scale; none: a row.
     pub group: Option<usize>,
     /// Where these weights lie.
@@ -36,6 +39,9 @@ pub struct QuantizationRecord {
     pub calibration: CalibrationText,
     /// Matrices that were quantised.
     pub matrices: usize,
+    /// How many of them got 8 bits.
+    #[serde(default)]
+    pub matrices_of_8_bits: usize,
     /// Their bits, scales and zero points included, ÷ their weights.
     pub bits_per_weight: f64,
     /// Bits of all tensors ÷ weights of the model: embedding, head and norms included.

@@ -141,6 +141,58 @@ fn the_configuration_says_what_compressed_tensors_reads() {
     assert!(ignored.contains(&"model.layers.0.self_attn.k_proj") && ignored.contains(&"model.layers.4.mlp.up_proj"));
 }
 
+#[test]
+fn eight_bits_go_where_four_cost_most_as_far_as_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = |name: &str| dir.path().join(name);
+    let run = |name: &str, method, average_bits, exclude: &[&str]| {
+        let exclude = exclude.iter().map(|&name| name.into()).collect();
+        let options = QuantizeOptions { average_bits, exclude, max_tokens: 900, ..options(method, 4) };
+        quantize_demo(&out(name), &options).unwrap()
+    };
+    let all_narrow = run("narrow", Method::Gptq, None, &[]);
+    for (name, method, average, exclude) in [
+        ("gptq", Method::Gptq, 5.5, &[][..]),
+        ("awq", Method::Awq, 5.5, &[]),
+        ("some", Method::Rtn, 6.0, &["*.k_proj.*", "*layers.3.mlp.gate*"]),
+    ] {
+        let record = run(name, method, Some(average), exclude);
+        // A matrix more does not fit, and the smallest is a fiftieth of the model.
+        assert!((average - 0.1..=average).contains(&record.bits_per_weight), "{record:?}");
+        let wide = record.matrices_of_8_bits;
+        assert!(0 < wide && wide < record.matrices, "{record:?}");
+        if name == "gptq" {
+            assert!(record.quality.evaluation.kl_mean < 0.8 * all_narrow.quality.evaluation.kl_mean, "{record:?}");
+        }
+
+        // Names say which is which, and agree with what is stored.
+        let described = config(&out(name))["quantization_config"]["config_groups"].clone();
+        let names =
+            |group: &str| -> Vec<String> { serde_json::from_value(described[group]["targets"].clone()).unwrap() };
+        let bits = ["group_0", "group_1"].map(|group| described[group]["weights"]["num_bits"].clone());
+        assert_eq!(bits, [json!(4), json!(8)]);
+        assert_eq!((names("group_0").len(), names("group_1").len()), (record.matrices - wide, wide));
+        let stored = Checkpoint::open(&out(name)).unwrap();
+        for (group, bits) in [("group_0", 4), ("group_1", 8)] {
+            for module in names(group) {
+                let packed = stored.info(&format!("{module}.weight_packed")).unwrap();
+                let original = Checkpoint::open(&demo_dir()).unwrap().info(&format!("{module}.weight")).unwrap();
+                assert_eq!(packed.bytes * 8, original.shape.iter().product::<usize>() * bits, "{module}");
+            }
+        }
+        // What reads the same input has the same width.
+        for [one, other] in [["q_proj", "v_proj"], ["gate_proj", "up_proj"]] {
+            for module in names("group_1").iter().filter(|name| name.ends_with(one) && exclude.is_empty()) {
+                assert!(names("group_1").contains(&module.replace(one, other)), "{module}");
+            }
+        }
+        // The head goes with what has four bits.
+        let mut model = load(&out(name));
+        model.weights_mut().quantize(DType::I4G32, &cpu().compute, |_, _| ()).unwrap();
+        assert_eq!(model.weights.head.dtype(), DType::I8);
+    }
+}
+
 /// What the first layer errs over a text, summed over its matrices.
 fn output_error(out: &Path, ids: &[u32]) -> f64 {
     let (original, quantized) = (demo(), load(out));
@@ -239,12 +291,13 @@ fn the_written_quality_is_found(options: &QuantizeOptions) {
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_files_on_any_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
-    for (method, along) in [Method::Rtn, Method::Gptq, Method::Awq]
+    for (method, along, average_bits) in [Method::Rtn, Method::Gptq, Method::Awq]
         .map(|method| (method, Along::Input))
         .into_iter()
-        .chain([(Method::Gptq, Along::Output)])
+        .map(|(method, along)| (method, along, None))
+        .chain([(Method::Gptq, Along::Output, None), (Method::Gptq, Along::Input, Some(5.5))])
     {
-        let options = QuantizeOptions { max_tokens: 110, along, ..options(method, 4) };
+        let options = QuantizeOptions { max_tokens: 110, along, average_bits, ..options(method, 4) };
         let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
         quantize_demo(&whole, &options).unwrap();
         let expected = files(&whole);
@@ -284,6 +337,15 @@ fn what_cannot_be_quantised_is_refused() {
         "zero-points: are for 4 bits: weights of 8 bits are symmetric",
     );
     refused(with(&|o| (o.bits, o.group, o.along) = (8, None, Along::Output)), "along: output is for 4 bits");
+    refused(
+        with(&|o| o.average_bits = Some(4.4)),
+        "average-bits: must be from 4.50 to 8.05 here, scales included, found 4.4",
+    );
+    refused(with(&|o| o.average_bits = Some(f64::NAN)), "average-bits: must be from 4.50");
+    let eight = with(&|o| (o.bits, o.group, o.average_bits) = (8, None, Some(6.0)));
+    refused(eight, "average-bits: is for 4 bits, of which some become 8");
+    let rows = with(&|o| (o.along, o.average_bits) = (Along::Output, Some(6.0)));
+    refused(rows, "average-bits: is for weights along the input");
     refused(
         with(&|o| (o.method, o.along) = (Method::Awq, Along::Output)),
         "along: output leaves nothing to gain by scaling inputs: use gptq or rtn",

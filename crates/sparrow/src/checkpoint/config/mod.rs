@@ -16,7 +16,7 @@ use super::fields::{Fields, read_json};
 use crate::error::{Error, Result};
 use crate::spec::{Biases, ModelSpec, Norm, NormKind};
 use crate::tensor::damage;
-pub use quantization::{describe_bitmaps, describe_input_major, describe_packed};
+pub use quantization::{PackedLayers, describe_bitmaps, describe_input_major, describe_packed};
 pub use sampling::{SuggestedSampling, read_suggested_sampling};
 
 use family::{BiasRule, FAMILIES, Family, SoftCap, WindowRule};

@@ -82,22 +82,38 @@ pub fn describe_bitmaps(dense: &[&str], int8: bool, sparsity: f64) -> Value {
     config
 }
 
-/// What compressed-tensors says of a model whose linear layers, but for `ignored`, are packed integers of so many bits, symmetric or with
-/// zero points, with a scale for each `group` of inputs or for a row.
-pub fn describe_packed(ignored: &[String], bits: u32, group: Option<usize>, zero_points: bool) -> Value {
-    let mut weights = json!({
-        "num_bits": bits, "type": "int", "symmetric": !zero_points, "strategy": "channel", "dynamic": false,
-    });
-    if let Some(group) = group {
-        weights["strategy"] = "group".into();
-        weights["group_size"] = group.into();
-    }
+/// Linear layers that are stored as packed integers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedLayers {
+    /// Their names, or that of their class.
+    pub modules: Vec<String>,
+    /// Of a weight.
+    pub bits: u32,
+    /// Inputs that share a scale; none: a row.
+    pub group: Option<usize>,
+    /// Whether groups have zero points instead of being symmetric.
+    pub zero_points: bool,
+}
+
+/// What compressed-tensors says of a model whose linear layers, but for `ignored`, are packed integers.
+pub fn describe_packed(ignored: &[String], layers: &[PackedLayers]) -> Value {
+    let group = |layers: &PackedLayers| {
+        let mut weights = json!({
+            "num_bits": layers.bits, "type": "int", "symmetric": !layers.zero_points, "strategy": "channel", "dynamic": false,
+        });
+        if let Some(group) = layers.group {
+            weights["strategy"] = "group".into();
+            weights["group_size"] = group.into();
+        }
+        json!({ "targets": layers.modules, "weights": weights })
+    };
+    let groups = layers.iter().enumerate().map(|(number, layers)| (format!("group_{number}"), group(layers)));
     json!({
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "ignore": ignored,
-        "config_groups": { "group_0": { "targets": ["Linear"], "weights": weights } },
+        "config_groups": groups.collect::<serde_json::Map<_, _>>(),
     })
 }
 
