@@ -86,6 +86,17 @@ pub(crate) trait Coded {
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
     }
 
+    /// Whether groups have 32 elements and [`byte_halves`](Self::byte_halves) take less work than pairs.
+    const HALVES: bool;
+
+    /// [`bytes`](Self::bytes) of chunks 4 · `four` to 4 · `four` + 3: the first 16 of each, then the last 16, so that quarters of both
+    /// vectors belong to one group.
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes), of all four chunks; AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn byte_halves(row: *const u8, cols: usize, span: usize, four: usize) -> [__m512i; 2];
+
     /// As [`scales`](Self::scales), for [`bytes`](Self::bytes).
     ///
     /// # Safety
@@ -96,6 +107,8 @@ pub(crate) trait Coded {
 
 /// Elements of a pair of chunks, whose codes fill a vector of 64 bytes.
 pub(crate) const PAIR: usize = 2 * CHUNK;
+/// Elements of four chunks.
+pub(crate) const FOUR: usize = 4 * CHUNK;
 
 /// The numbers of all groups of a span, zeros after them.
 #[cfg(target_arch = "x86_64")]
@@ -116,6 +129,41 @@ pub(crate) fn groups_of_pair(pair: usize, group: usize) -> __m512i {
     let first = (pair * PAIR / group) as i32;
     let [b, c, d] = if group == 16 { [first + 1, first + 2, first + 3] } else { [first, first + 1, first + 1] };
     _mm512_setr_epi32(first, first, first, first, b, b, b, b, c, c, c, c, d, d, d, d)
+}
+
+/// The group of 32 of each lane of 32 bits of [`byte_halves`](Coded::byte_halves) number `four` of a span.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(crate) fn groups_of_four(four: usize) -> __m512i {
+    let [a, b, c, d] = [0, 1, 2, 3].map(|i| (4 * four) as i32 + i);
+    _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d)
+}
+
+/// The low halves of 64 bytes, and their high halves.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(crate) fn nibble_halves(bytes: __m512i) -> [__m512i; 2] {
+    let mask = _mm512_set1_epi8(0xf);
+    [_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi64::<4>(bytes), mask)]
+}
+
+/// 16 bytes at each of four places, `stride` apart.
+///
+/// # Safety
+/// They must be readable; AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(crate) unsafe fn quarters(first: *const u8, stride: usize) -> __m512i {
+    // SAFETY: the caller guarantees the bytes.
+    unsafe {
+        let all = _mm512_castsi128_si512(_mm_loadu_si128(first.cast()));
+        let all = _mm512_inserti32x4::<1>(all, _mm_loadu_si128(first.add(stride).cast()));
+        let all = _mm512_inserti32x4::<2>(all, _mm_loadu_si128(first.add(2 * stride).cast()));
+        _mm512_inserti32x4::<3>(all, _mm_loadu_si128(first.add(3 * stride).cast()))
+    }
 }
 
 /// Every byte of the lower half of `v` shifted right by `by[0]` bits, of the upper half by `by[1]`, and what `mask` keeps of it.

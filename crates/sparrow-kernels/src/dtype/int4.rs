@@ -2,7 +2,7 @@
 
 use super::coded::Coded;
 #[cfg(target_arch = "x86_64")]
-use super::coded::{SPAN, Scales, nibble_bytes};
+use super::coded::{FOUR, SPAN, Scales, nibble_bytes, nibble_halves};
 use super::layout::Int4;
 #[cfg(target_arch = "x86_64")]
 use super::layout::{BLOCK, MIDDLE};
@@ -40,6 +40,7 @@ impl<const D: u8> Coded for Int4Rows<D> {
     const WORD_OFFSETS: bool = true;
     const BYTE_OFFSETS: bool = true;
     const APART: bool = true;
+    const HALVES: bool = true;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -129,6 +130,14 @@ impl<const D: u8> Coded for Int4Rows<D> {
             let first = row.add((span * SPAN + pair * 64) / BLOCK * (BLOCK / 2));
             nibble_bytes(first, first.add(BLOCK / 2))
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_halves(row: *const u8, _: usize, span: usize, four: usize) -> [__m512i; 2] {
+        // SAFETY: a row has whole blocks of 16 bytes, one after the other.
+        nibble_halves(unsafe { _mm512_loadu_si512(row.add((span * SPAN + four * FOUR) / 2).cast()) })
     }
 
     #[cfg(target_arch = "x86_64")]

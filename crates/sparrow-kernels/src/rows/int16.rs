@@ -11,12 +11,13 @@ pub(crate) const LARGEST: f32 = 32512.0;
 pub(crate) enum Arranged {
     /// Of every 32 of them the even ones, then the odd ones.
     Apart,
-    /// Of every 64 of them the high bytes, then the low ones, both signed: a code is 256 · high + low.
+    /// Of every 64 of them the high bytes, then the low ones, both signed: a code is 256 · high + low. And all of them a third
+    /// time, as `halves`.
     Bytes,
 }
 
 /// Where the parts of a row of `k` codes are: codes (`i16`), padded with zeros to whole spans; the same as the tier's kernels
-/// like them, see [`Arranged`]; their sums (`f32`, exact) by 32 and by 16; the scale (`f32`).
+/// like them, see [`Arranged`]; the same in [halves](Int16Rows::halves); their sums (`f32`, exact) by 32 and by 16; the scale (`f32`).
 #[derive(Clone, Copy)]
 pub(crate) struct Int16Layout {
     padded: usize,
@@ -31,8 +32,12 @@ impl Int16Layout {
         self.padded * size_of::<i16>()
     }
 
-    const fn sums_at(self) -> usize {
+    const fn halves_at(self) -> usize {
         2 * self.arranged_at()
+    }
+
+    const fn sums_at(self) -> usize {
+        3 * self.arranged_at()
     }
 
     const fn sums16_at(self) -> usize {
@@ -98,6 +103,13 @@ impl Int16Rows {
         self.row(t).wrapping_add(self.layout.arranged_at())
     }
 
+    /// Of every 128 codes of row `t` the first 16 of every 32: their high bytes, then the low ones; then the last 16 likewise.
+    /// Only where they are [`Arranged::Bytes`].
+    #[inline(always)]
+    pub(crate) fn halves(&self, t: usize) -> *const u8 {
+        self.row(t).wrapping_add(self.layout.halves_at())
+    }
+
     /// The sums of every 32 codes of row `t`.
     #[inline(always)]
     pub(crate) fn sums(&self, t: usize) -> *const f32 {
@@ -151,12 +163,13 @@ fn quantize_row(x: &[f32], row: &mut [u8], arranged: Arranged) {
         (false, _) => f32::NAN,
         (true, false) => 0.0,
         (true, true) => {
-            // SAFETY: the row is aligned and long enough for the four arrays, which do not overlap.
-            let (codes, again, sums, sums16) = unsafe {
+            // SAFETY: the row is aligned and long enough for the arrays, which do not overlap.
+            let (codes, again, halves, sums, sums16) = unsafe {
                 let base = row.as_mut_ptr();
                 (
                     std::slice::from_raw_parts_mut(base.cast::<i16>(), layout.padded),
                     std::slice::from_raw_parts_mut(base.add(layout.arranged_at()), 2 * layout.padded),
+                    std::slice::from_raw_parts_mut(base.add(layout.halves_at()), 2 * layout.padded),
                     std::slice::from_raw_parts_mut(base.add(layout.sums_at()).cast::<f32>(), layout.padded / 32),
                     std::slice::from_raw_parts_mut(base.add(layout.sums16_at()).cast::<f32>(), layout.padded / 16),
                 )
@@ -183,12 +196,23 @@ fn quantize_row(x: &[f32], row: &mut [u8], arranged: Arranged) {
                     }
                 }
                 Arranged::Bytes => {
+                    let high = |code: i16| (code.wrapping_add(128) >> 8) as u8;
                     for (to, codes) in again.as_chunks_mut::<128>().0.iter_mut().zip(codes.as_chunks::<64>().0) {
                         for i in 0..64 {
-                            to[i] = (codes[i].wrapping_add(128) >> 8) as u8;
+                            to[i] = high(codes[i]);
                         }
                         for i in 0..64 {
                             to[64 + i] = codes[i] as u8;
+                        }
+                    }
+                    for (to, codes) in halves.as_chunks_mut::<256>().0.iter_mut().zip(codes.as_chunks::<128>().0) {
+                        for (group, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
+                            for i in 0..16 {
+                                to[16 * group + i] = high(codes[i]);
+                                to[64 + 16 * group + i] = codes[i] as u8;
+                                to[128 + 16 * group + i] = high(codes[16 + i]);
+                                to[192 + 16 * group + i] = codes[16 + i] as u8;
+                            }
                         }
                     }
                 }
@@ -259,6 +283,12 @@ mod tests {
                 (*row.codes(0).add(i), [*at, *at.add(64)])
             };
             assert_eq!(i32::from(high) * 256 + i32::from(low), i32::from(code), "code {i}");
+            // SAFETY: as above.
+            let halves = unsafe {
+                let at = row.halves(0).add(i / 128 * 256 + i % 32 / 16 * 128 + i % 128 / 32 * 16 + i % 16).cast::<i8>();
+                [*at, *at.add(64)]
+            };
+            assert_eq!(halves, [high, low], "code {i}");
         }
     }
 

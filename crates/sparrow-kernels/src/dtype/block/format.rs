@@ -2,7 +2,7 @@
 
 use crate::dtype::coded::Coded;
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::{CHUNK, SPAN, Scales, signed_words};
+use crate::dtype::coded::{CHUNK, FOUR, SPAN, Scales, signed_words};
 use crate::dtype::types::DType;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -40,6 +40,7 @@ pub(crate) trait Block {
     const BYTE_EXCESS: u8 = Self::EXCESS;
     /// See [`Coded`].
     const APART: bool = true;
+    const HALVES: bool = false;
 
     /// The codes of 32 elements, `chunk * 32` and on, of a block.
     ///
@@ -95,6 +96,23 @@ pub(crate) trait Block {
         };
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
     }
+
+    /// [`bytes`](Self::bytes) of four chunks, which are in one block or one in each of four: see [`Coded::byte_halves`].
+    ///
+    /// # Safety
+    /// See [`codes`](Self::codes), of all chunks; AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_halves(block: *const u8, chunk: usize) -> [__m512i; 2] {
+        let BlockFormat { elements, bytes, .. } = Self::FORMAT;
+        // SAFETY: the contract is the caller's.
+        let (first, second) = unsafe {
+            let next = if elements == CHUNK { (block.add(2 * bytes), chunk) } else { (block, chunk + 2) };
+            (Self::byte_pair(block, chunk), Self::byte_pair(next.0, next.1))
+        };
+        [_mm512_shuffle_i64x2::<0x88>(first, second), _mm512_shuffle_i64x2::<0xdd>(first, second)]
+    }
 }
 
 /// Writes what a span's groups are worth whose codes are `excess` too many.
@@ -126,6 +144,7 @@ impl<B: Block> Coded for B {
     const WORD_OFFSETS: bool = B::OFFSETS || B::EXCESS > 0;
     const BYTE_OFFSETS: bool = B::OFFSETS || B::BYTE_EXCESS > 0;
     const APART: bool = B::APART;
+    const HALVES: bool = B::HALVES;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -183,6 +202,16 @@ impl<B: Block> Coded for B {
         let block = span * (SPAN / elements) + pair * 64 / elements;
         // SAFETY: the row is whole blocks.
         unsafe { B::byte_pair(row.add(block * bytes), 2 * pair % (elements / 32)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_halves(row: *const u8, _: usize, span: usize, four: usize) -> [__m512i; 2] {
+        let BlockFormat { elements, bytes, .. } = B::FORMAT;
+        let block = span * (SPAN / elements) + four * FOUR / elements;
+        // SAFETY: the row is whole blocks.
+        unsafe { B::byte_halves(row.add(block * bytes), 4 * four % (elements / 32)) }
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -182,6 +182,7 @@ impl Block for Q4_K {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = true;
+    const HALVES: bool = true;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]

@@ -4,7 +4,7 @@ use super::format::{Block, BlockFormat, half_at, nibbles};
 #[cfg(target_arch = "x86_64")]
 use super::format::{half_pairs, halves_at, nibble_words, nibbles_of, spread};
 #[cfg(target_arch = "x86_64")]
-use crate::dtype::coded::{Scales, nibble_bytes, unsigned_words};
+use crate::dtype::coded::{Scales, nibble_bytes, nibble_halves, quarters, unsigned_words};
 use crate::dtype::types::DType;
 use half::f16;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +32,7 @@ impl Block for Q4_0 {
     const GROUP: usize = 32;
     const OFFSETS: bool = false;
     const EXCESS: u8 = 8;
+    const HALVES: bool = true;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -65,6 +66,14 @@ impl Block for Q4_0 {
         // SAFETY: both blocks have 16 bytes of codes.
         unsafe { nibble_bytes(block.add(2), block.add(18 + 2)) }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_halves(block: *const u8, _: usize) -> [__m512i; 2] {
+        // SAFETY: all four blocks have 16 bytes of codes.
+        nibble_halves(unsafe { quarters(block.add(2), 18) })
+    }
 }
 
 /// Scale, smallest value, 16 bytes of two codes each.
@@ -86,6 +95,7 @@ impl Block for Q4_1 {
     };
     const GROUP: usize = 32;
     const OFFSETS: bool = true;
+    const HALVES: bool = true;
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -121,6 +131,14 @@ impl Block for Q4_1 {
     unsafe fn byte_pair(block: *const u8, _: usize) -> __m512i {
         // SAFETY: both blocks have 16 bytes of codes.
         unsafe { nibble_bytes(block.add(4), block.add(20 + 4)) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    unsafe fn byte_halves(block: *const u8, _: usize) -> [__m512i; 2] {
+        // SAFETY: all four blocks have 16 bytes of codes.
+        nibble_halves(unsafe { quarters(block.add(4), 20) })
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::DotCodes;
 use crate::dtype::Coded;
-use crate::dtype::coded::{CHUNK, PAIR, SPAN, Scales, each_chunk, groups_of_pair, of_groups};
+use crate::dtype::coded::{CHUNK, FOUR, PAIR, SPAN, Scales, each_chunk, groups_of_four, groups_of_pair, of_groups};
 use crate::simd::avx512::Avx512;
 use crate::simd::prefetch;
 use crate::simd::vector::Vector;
@@ -50,7 +50,13 @@ unsafe fn tile<F: Coded, const R: usize, const M: usize>(a: &DotCodes, j: usize,
                 }
             }
             let x = x.map(|x| x.wrapping_add(2 * start));
-            if left == SPAN {
+            if left == SPAN && F::HALVES {
+                let x = std::array::from_fn(|m| a.x.halves(t + m).wrapping_add(2 * start));
+                each_chunk! { constant SPAN / FOUR, four => {
+                    let codes = std::array::from_fn(|r| F::byte_halves(rows[r], cols, span, four));
+                    add_halves::<R, M>(four, &codes, &factors, &x, &mut sums);
+                } }
+            } else if left == SPAN {
                 each_chunk! { constant SPAN / PAIR, pair => {
                     let codes = std::array::from_fn(|r| F::byte_pair(rows[r], cols, span, pair));
                     add::<F, R, M>(pair, &codes, &factors, &x, &mut sums);
@@ -104,6 +110,42 @@ unsafe fn add<F: Coded, const R: usize, const M: usize>(
             let high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[r], high);
             let both = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(high), codes[r], low);
             sums[r][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), factor, sums[r][m]);
+        }
+    }
+}
+
+/// As [`add`], of four chunks as [`Coded::byte_halves`] gives them: products of a group come together in four lanes.
+///
+/// # Safety
+/// x must have the chunks, in halves; AVX512-VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn add_halves<const R: usize, const M: usize>(
+    four: usize,
+    codes: &[[__m512i; 2]; R],
+    factors: &[__m512; R],
+    x: &[*const u8; M],
+    sums: &mut [[__m512; M]; R],
+) {
+    for r in 0..R {
+        let factor = _mm512_permutexvar_ps(groups_of_four(four), factors[r]);
+        for m in 0..M {
+            let x = x[m].wrapping_add(2 * four * FOUR).cast::<__m512i>();
+            // SAFETY: the caller guarantees twice 64 high bytes and 64 low ones.
+            let [first_high, first_low, last_high, last_low] = unsafe {
+                [
+                    _mm512_load_si512(x),
+                    _mm512_load_si512(x.add(1)),
+                    _mm512_load_si512(x.add(2)),
+                    _mm512_load_si512(x.add(3)),
+                ]
+            };
+            let [first, last] = codes[r];
+            let high =
+                _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), first, first_high), last, last_high);
+            let sum = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(high), first, first_low);
+            let sum = _mm512_dpbusd_epi32(sum, last, last_low);
+            sums[r][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, sums[r][m]);
         }
     }
 }
