@@ -10,7 +10,7 @@ COMBINED = {"input": ["int8", "Q8_0", "int4"], "gate": ["int8"]}
 # What is measured of every selector before the rest of its fractions.
 TELLING = [0.75, 0.5]
 # What is also timed, beside llama.cpp: what might be on the front of speed.
-TIMED = ["dense", "int8", "Q8_0", "int4", "gptq int4", "gptq int4, int8 head"] + [f"llama.cpp {file}" for file in FILES]
+TIMED = ["dense", "int8", "Q8_0", "int4", "gptq int4", "gptq int4, int8 head", "gptq 5.6 bits, int8 head"] + [f"llama.cpp {file}" for file in FILES]
 TIMED += [f"{dtype}, input {percent}" for dtype in ("int8", "Q8_0") for percent in ("90 %", "75 %")] + ["int4, input 90 %"]
 
 
@@ -43,6 +43,7 @@ def settings():
     yield setting(1, "quantised", "gptq int4", [gptq], selector="dense")
     # What was int4 stays as it is, the rest is quantised to what goes with it.
     yield setting(1, "quantised", "gptq int4, int8 head", [gptq], selector="dense", dtype="int4")
+    yield setting(1, "quantised", "gptq 5.6 bits, int8 head", [[*gptq, "--average-bits", "5.6"]], selector="dense", dtype="int4")
     for selector, rank in SELECTORS.items():
         for active in ACTIVE:
             name = f"{selector} {percent(active)}"

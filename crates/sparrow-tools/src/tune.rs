@@ -19,6 +19,20 @@ use crate::text::{Reading, Text};
 /// Fractions of the layers' weights that `input` may keep, most first.
 pub const FRACTIONS: [f64; 5] = [0.9, 0.8, 0.7, 0.6, 0.5];
 
+/// Bits of a weight on average, scales included, of [`Rounding::Mixed`].
+const MIXED_BITS: f64 = 5.5;
+
+/// How weights of four bits are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// Each to the nearest.
+    Nearest,
+    /// So that outputs err least, by GPTQ.
+    Gptq,
+    /// The same, to eight bits where four cost most.
+    Mixed,
+}
+
 /// What is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Computed {
@@ -35,17 +49,19 @@ pub enum Computed {
 pub struct Setting {
     /// What weights are quantised to; none: they stay as they are.
     pub dtype: Option<DType>,
-    /// Whether those of four bits are rounded so that outputs err least, by GPTQ, instead of each to the nearest.
-    pub gptq: bool,
+    /// How those of four bits are rounded.
+    pub rounding: Rounding,
     /// What is computed of them.
     pub computed: Computed,
 }
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.dtype {
-            None => f.write_str("as stored")?,
-            Some(dtype) => write!(f, "{}{dtype}", if self.gptq { "gptq " } else { "" })?,
+        match (self.dtype, self.rounding) {
+            (None, _) => f.write_str("as stored")?,
+            (Some(dtype), Rounding::Nearest) => write!(f, "{dtype}")?,
+            (Some(dtype), Rounding::Gptq) => write!(f, "gptq {dtype}")?,
+            (Some(dtype), Rounding::Mixed) => write!(f, "gptq {dtype} and int8")?,
         }
         match self.computed {
             Computed::All => Ok(()),
@@ -85,8 +101,8 @@ pub struct Tuning {
     source: PathBuf,
     /// With neurons in rows, in the target: what selects runs from it.
     calibrated: PathBuf,
-    /// Rounded by GPTQ, in the target.
-    rounded: PathBuf,
+    /// Rounded by GPTQ, and so with some in eight bits, in the target.
+    rounded: [PathBuf; 2],
     dense: Arc<Model>,
     cpu: Arc<Cpu>,
     text: Text,
@@ -127,16 +143,25 @@ impl Tuning {
         let text = Text::read(text, &Tokenizer::read(&ModelFiles::open(dir)?)?, &reading, &dense.spec)?;
         let (file, inputs) = (made.file, made.settings);
         let (source, dense, cpu) = (dir.to_owned(), Arc::new(dense), cpu.clone());
-        let rounded = target.path().join("rounded");
+        let rounded = ["rounded", "mixed"].map(|name| target.path().join(name));
         Ok(Tuning { target, source, calibrated, rounded, dense, cpu, text, text_file, options, inputs, file })
     }
 
     /// Where a model is that runs so, with its type and its selector named, once the setting is [applied](Self::apply).
     pub fn dir(&self, setting: Setting) -> &Path {
         match setting.computed {
-            Computed::All if setting.gptq => &self.rounded,
-            Computed::All => &self.source,
+            Computed::All => self.rounded(setting.rounding).unwrap_or(&self.source),
             Computed::OpenGates | Computed::Inputs(_) => &self.calibrated,
+        }
+    }
+
+    /// Where it is rounded so; none: while it is loaded.
+    fn rounded(&self, rounding: Rounding) -> Option<&Path> {
+        let [all_narrow, mixed] = &self.rounded;
+        match rounding {
+            Rounding::Nearest => None,
+            Rounding::Gptq => Some(all_narrow),
+            Rounding::Mixed => Some(mixed),
         }
     }
 
@@ -153,16 +178,19 @@ impl Tuning {
         }
     }
 
-    /// Rounds the model to four bits by GPTQ, on the tokens that inputs were calibrated on.
+    /// Rounds the model to four bits, on the tokens that inputs were calibrated on. To the nearest there is nothing to do.
     ///
     /// # Errors
     /// As [`quantize`].
-    pub fn round(&self, progress: impl FnMut(quantize::Stage, u64, u64)) -> Result<()> {
+    pub fn round(&self, rounding: Rounding, progress: impl FnMut(quantize::Stage, u64, u64)) -> Result<()> {
+        let Some(out) = self.rounded(rounding) else { return Ok(()) };
         let TuneOptions { window, bos, .. } = self.options;
         // A tenth of what it is given is not calibrated on.
         let max_tokens = self.text.calibration(true).tokens * 10 / 9;
-        let options = QuantizeOptions { window, bos, max_tokens, ..QuantizeOptions::new(quantize::Method::Gptq, 4) };
-        quantize(&self.source, &self.rounded, &self.text_file, &options, &self.cpu, progress).map(|_| ())
+        let average_bits = (rounding == Rounding::Mixed).then_some(MIXED_BITS);
+        let usual = QuantizeOptions::new(quantize::Method::Gptq, 4);
+        let options = QuantizeOptions { average_bits, window, bos, max_tokens, ..usual };
+        quantize(&self.source, out, &self.text_file, &options, &self.cpu, progress).map(|_| ())
     }
 
     /// Makes the record say so.
@@ -218,12 +246,12 @@ impl Tuning {
         let text = self.text.held_out_name();
         self.file.quality = Quality { text, evaluation, selection: Vec::new(), overlap: Vec::new() };
         self.file.search = tried;
-        match setting.computed {
-            Computed::All if setting.gptq => self.keep_rounded()?,
-            Computed::All => self.write_as_given()?,
-            Computed::OpenGates | Computed::Inputs(_) => self.keep_calibrated(setting)?,
+        match (setting.computed, self.rounded(setting.rounding).map(Path::to_owned)) {
+            (Computed::All, Some(rounded)) => self.keep_rounded(&rounded)?,
+            (Computed::All, None) => self.write_as_given()?,
+            (Computed::OpenGates | Computed::Inputs(_), _) => self.keep_calibrated(setting)?,
         }
-        for made in [&self.calibrated, &self.rounded].into_iter().filter(|dir| dir.exists()) {
+        for made in self.rounded.iter().chain([&self.calibrated]).filter(|dir| dir.exists()) {
             std::fs::remove_dir_all(made).map_err(Error::io(made))?;
         }
         self.target.finish()?;
@@ -240,8 +268,8 @@ impl Tuning {
     }
 
     /// Makes the rounded directory the target, with a record.
-    fn keep_rounded(&mut self) -> Result<()> {
-        self.move_to_target(&self.rounded, |_| true)?;
+    fn keep_rounded(&mut self, rounded: &Path) -> Result<()> {
+        self.move_to_target(rounded, |_| true)?;
         self.file.fingerprint = fingerprint(&Checkpoint::open(self.target.path())?);
         self.target.text(SidecarFile::NAME, &pretty(&self.file))
     }

@@ -20,8 +20,8 @@ const AS_FAST: f64 = 0.97;
 
 /// Find the fastest way to run a model on this machine that costs no more quality than you allow, and write it as a directory.
 ///
-/// Measures what quantising weights while they are loaded (Q8_0, int8, int4), rounding them to four bits by GPTQ, and leaving out small
-/// inputs (selector input) cost, on text that nothing was calibrated on; times what keeps the target, taking turns; and writes the
+/// Measures what quantising weights while they are loaded (Q8_0, int8, int4), rounding them by GPTQ, to four bits or where these cost
+/// most to eight, and leaving out small inputs (selector input) cost, on text that nothing was calibrated on; times what keeps the target, taking turns; and writes the
 /// fastest. The directory runs so without further options: generate -m DIR. Nothing is written that is not faster here than the model
 /// as it is.
 #[derive(clap::Args)]

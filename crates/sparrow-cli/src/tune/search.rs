@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 use sparrow::internals::record::{Evaluation, Trial};
 use sparrow::{DType, Error};
 use sparrow_tools::quantize::Stage;
-use sparrow_tools::tune::{Computed, FRACTIONS, Setting, Tuning};
+use sparrow_tools::tune::{Computed, FRACTIONS, Rounding, Setting, Tuning};
 
 use crate::output::{Bars, progress};
 
@@ -64,7 +64,8 @@ impl Tried {
         Trial {
             target_active,
             dtype: self.setting.dtype,
-            gptq: self.setting.gptq,
+            gptq: self.setting.rounding != Rounding::Nearest,
+            mixed: self.setting.rounding == Rounding::Mixed,
             active_fraction: e.active_fraction,
             perplexity: e.perplexity,
             dense_perplexity: e.dense_perplexity,
@@ -77,11 +78,11 @@ impl Tried {
 /// What weights are quantised to, from the most bits to the fewest.
 const DTYPES: [Option<DType>; 4] = [None, Some(DType::Q8_0), Some(DType::I8), Some(DType::I4G32)];
 
-/// How many times less than rounding to the nearest GPTQ costs at best.
-const GPTQ_GAINS: f64 = 4.0;
+/// How else four bits are rounded, and how many times less than to the nearest that costs at best.
+const ROUNDINGS: [(Rounding, f64); 2] = [(Rounding::Gptq, 4.0), (Rounding::Mixed, 8.0)];
 
 /// What was measured of every type: everything, what loses nothing, and as few inputs as keep the target; and four bits by GPTQ, where
-/// that may keep it. The model as it is comes first.
+/// that may keep it, with some in eight bits if it does not. The model as it is comes first.
 ///
 /// # Errors
 /// If the model cannot be quantised or read.
@@ -99,13 +100,20 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
         Ok(quality)
     };
     for dtype in DTYPES {
+        let nearest = |computed| Setting { dtype, rounding: Rounding::Nearest, computed };
         let mut kept = false;
         for &computed in lossless {
-            let quality = measure(tuning, Setting { dtype, gptq: false, computed })?;
+            let quality = measure(tuning, nearest(computed))?;
             kept = target.accepts(&quality);
-            let gptq = dtype == Some(DType::I4G32) && computed == Computed::All;
-            if gptq && target.times(GPTQ_GAINS).accepts(&quality) && round(tuning)? {
-                measure(tuning, Setting { dtype, gptq, computed })?;
+            if dtype == Some(DType::I4G32) && computed == Computed::All {
+                for (rounding, gains) in ROUNDINGS {
+                    if target.times(gains).accepts(&quality)
+                        && round(tuning, rounding)?
+                        && target.accepts(&measure(tuning, Setting { rounding, ..nearest(computed) })?)
+                    {
+                        break;
+                    }
+                }
             }
         }
         if !kept {
@@ -115,7 +123,7 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
         let (mut kept, mut lost) = (0, FRACTIONS.len());
         while kept < lost {
             let middle = usize::midpoint(kept, lost);
-            let quality = measure(tuning, Setting { dtype, gptq: false, computed: Computed::Inputs(middle) })?;
+            let quality = measure(tuning, nearest(Computed::Inputs(middle)))?;
             match target.accepts(&quality) {
                 true => kept = middle + 1,
                 false => lost = middle,
@@ -126,9 +134,9 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
 }
 
 /// Rounds the model by GPTQ; false, and says why, where that cannot be done.
-fn round(tuning: &mut Tuning) -> anyhow::Result<bool> {
+fn round(tuning: &mut Tuning, rounding: Rounding) -> anyhow::Result<bool> {
     let mut bars = Bars::new(|stage: Stage| stage.name("rounding by GPTQ"), |_| false);
-    let rounded = tuning.round(|stage, done, total| bars.show(stage, done, total));
+    let rounded = tuning.round(rounding, |stage, done, total| bars.show(stage, done, total));
     bars.clear();
     match rounded {
         Ok(()) => Ok(true),

@@ -37,7 +37,8 @@ use crate::text::{Reading, Text};
 /// called again; the result is the same, byte for byte.
 ///
 /// Memory: the residual stream of the text, 4 · hidden bytes per token; the layer that is being quantised, in f32; but for RTN also 4·n²
-/// bytes for each input of `n` values, and three times that while the largest is factored.
+/// bytes for each input of `n` values, and three times that while the largest is factored; to choose widths, the predictions of 256
+/// tokens, twice.
 ///
 /// # Errors
 /// If the model or text cannot be read, weights or activations are not finite, the text is too short, an option is out of range,
@@ -169,7 +170,7 @@ fn stored(chosen: &[Vec<LayerMatrix>], bits: &[Vec<u32>], options: &QuantizeOpti
         let modules =
             matrices.map(|(matrix, _)| matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name).to_owned());
         PackedLayers {
-            // Engines differ in which group comes first where one names a class that holds all: names tell them all.
+            // No engine has to decide whether a class or a name comes first.
             modules: if mixed { modules.collect() } else { vec!["Linear".to_owned()] },
             bits: width,
             group: options.group.filter(|_| width == 4),

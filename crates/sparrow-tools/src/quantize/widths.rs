@@ -1,8 +1,8 @@
 //! Which matrices get eight bits instead of four: those whose rounding costs most for the bits that it saves.
 //!
 //! What it costs is measured: the matrices that read one input are rounded to four bits, alone in the model, and the KL divergence of
-//! what the model then predicts is taken. Such divergences are small and nearly add up. Matrices that share an input get the same width,
-//! because engines that read the files compute them as one.
+//! what the model then predicts is taken. What they cost alone stands for what they cost together. Matrices that share an input get the
+//! same width, because engines that read the files compute them as one.
 
 use sparrow::internals::checkpoint::Checkpoint;
 use sparrow::internals::run::{After, LayerStream};
@@ -56,7 +56,8 @@ pub(super) fn allocate(
             sites.extend((more > 0).then_some(Site { layer, input, cost, more }));
         }
     }
-    let widened = widened(sites, (average * weights(chosen)) as usize - total(chosen, NARROW, options));
+    let spare = ((average * weights(chosen)) as usize).saturating_sub(total(chosen, NARROW, options));
+    let widened = widened(sites, spare);
     let bits = |layer, matrix: &LayerMatrix| if widened.contains(&(layer, matrix.input)) { WIDE } else { NARROW };
     Ok(chosen.iter().enumerate().map(|(l, matrices)| matrices.iter().map(|m| bits(l, m)).collect()).collect())
 }
