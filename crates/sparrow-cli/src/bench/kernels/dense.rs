@@ -23,11 +23,14 @@ pub fn cases(weights: &Weights) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
     cases.extend([1, 2, 4, 8].map(|m| linear(weights, m, INTERMEDIATE)));
     // What neither decodes nor is a prompt: batches.
-    cases.extend([9, 16, 32, 64].map(|m| Case { tier: |isa| isa > Isa::Scalar, ..linear(weights, m, INTERMEDIATE) }));
-    cases.push(Case { tier: |isa| isa > Isa::Scalar, ..linear(weights, PROMPT, HIDDEN) });
+    cases.extend([9, 16, 32, 64].map(|m| on_vectors(linear(weights, m, INTERMEDIATE))));
+    cases.push(on_vectors(linear(weights, PROMPT, HIDDEN)));
     cases.push(Case { tier: |isa| isa == Isa::Scalar, ..linear(weights, PROMPT, SCALAR_ROWS) });
-    cases.extend([1, 2].map(|of| linear_in_out(weights, of)));
-    cases.extend([20, 10, 4, 2, 1].map(|of| sparse_mlp(weights, of)));
+    cases.extend([1, 2].map(|of| linear_in_out(weights, 1, of)));
+    cases.extend([20, 10, 4, 2, 1].map(|of| sparse_mlp(weights, 1, of)));
+    // As batches and prompts do it: what several activations need together.
+    cases.extend([8, 64].map(|m| on_vectors(linear_in_out(weights, m, 1))));
+    cases.extend([2, 8, 9, 32].map(|m| on_vectors(sparse_mlp(weights, m, 4))));
     if !weights.dtype.is_quantized() {
         cases.extend([transposition(weights), quantization(weights)]);
     }
@@ -44,6 +47,11 @@ fn case<'a>(kernel: &'static str, weights: &Weights, shape: String, work: Work, 
     Case { kernel, dtype, shape, work, working_set: weights.bytes().len(), call, expected: None, tier: |_| true }
 }
 
+/// What takes too long without vectors.
+fn on_vectors(case: Case<'_>) -> Case<'_> {
+    Case { tier: |isa| isa > Isa::Scalar, ..case }
+}
+
 /// m tokens through [n, 3072].
 fn linear(weights: &Weights, m: usize, n: usize) -> Case<'_> {
     let x = activations(m * HIDDEN);
@@ -51,10 +59,7 @@ fn linear(weights: &Weights, m: usize, n: usize) -> Case<'_> {
         out.resize(m * matrix.rows(), 0.0);
         compute.linear(x, m, &mut [LinearPart { weights: matrix.into(), bias: None, out }]);
     };
-    let work = match m {
-        1..=8 => Work::Bytes(n * weights.dtype.row_bytes(HIDDEN)),
-        _ => Work::Operations(2.0 * (m * n * HIDDEN) as f64, weights.dtype),
-    };
+    let work = work(m, n * HIDDEN, n * weights.dtype.row_bytes(HIDDEN), weights.dtype);
     let call = {
         let x = x.clone();
         move |compute: &Compute, i: usize, results: &mut Results| {
@@ -75,31 +80,41 @@ fn linear(weights: &Weights, m: usize, n: usize) -> Case<'_> {
     Case { expected: Some(Box::new(expected)), ..case }
 }
 
-/// One token through [8192 in, 3072 out], with one in `of` inputs.
-fn linear_in_out(weights: &Weights, of: usize) -> Case<'_> {
-    let x = activations(INTERMEDIATE);
+/// What m activations are bound by that multiply so many weights in so many bytes.
+fn work(m: usize, weights: usize, bytes: usize, dtype: DType) -> Work {
+    match m {
+        1..=8 => Work::Bytes(bytes),
+        _ => Work::Operations(2.0 * (m * weights) as f64, dtype),
+    }
+}
+
+/// m tokens through [8192 in, 3072 out], with one in `of` inputs.
+fn linear_in_out(weights: &Weights, m: usize, of: usize) -> Case<'_> {
+    let x = activations(m * INTERMEDIATE);
     let sets: Vec<Vec<u32>> = (0..of).map(|set| ids(INTERMEDIATE, of, set)).collect();
-    let bytes = INTERMEDIATE / of * weights.dtype.row_bytes(HIDDEN);
-    let shape = format!("m=1 [{INTERMEDIATE}, {HIDDEN}] {} of inputs", percent(1.0 / of as f64));
+    let rows = INTERMEDIATE / of;
+    let work = work(m, rows * HIDDEN, rows * weights.dtype.row_bytes(HIDDEN), weights.dtype);
+    let shape = format!("m={m} [{INTERMEDIATE}, {HIDDEN}] {} of inputs", percent(1.0 / of as f64));
     let call = move |compute: &Compute, i: usize, results: &mut Results| {
-        results.floats.resize(HIDDEN, 0.0);
+        results.floats.resize(m * HIDDEN, 0.0);
         let inputs = (of > 1).then(|| &sets[i / weights.matrices(INTERMEDIATE) % of][..]);
         compute.linear_in_out(
             &x,
-            1,
+            m,
             inputs,
             &mut [LinearPart { weights: weights.matrix(i, INTERMEDIATE).into(), bias: None, out: &mut results.floats }],
         );
     };
-    case("linear_in_out", weights, shape, Work::Bytes(bytes), Box::new(call))
+    case("linear_in_out", weights, shape, work, Box::new(call))
 }
 
-/// One token through a gated MLP of 8192 neurons, one in `of` of them active.
-fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
-    let x = activations(HIDDEN);
+/// m tokens through a gated MLP of 8192 neurons, the same one in `of` of them active for all.
+fn sparse_mlp(weights: &Weights, m: usize, of: usize) -> Case<'_> {
+    let x = activations(m * HIDDEN);
     let sets: Vec<Vec<u32>> = (0..of).map(|set| ids(INTERMEDIATE, of, set)).collect();
-    let bytes = 3 * INTERMEDIATE / of * weights.dtype.row_bytes(HIDDEN);
-    let shape = format!("m=1 3 × [{INTERMEDIATE}, {HIDDEN}] {} active", percent(1.0 / of as f64));
+    let rows = 3 * (INTERMEDIATE / of);
+    let work = work(m, rows * HIDDEN, rows * weights.dtype.row_bytes(HIDDEN), weights.dtype);
+    let shape = format!("m={m} 3 × [{INTERMEDIATE}, {HIDDEN}] {} active", percent(1.0 / of as f64));
     let call = move |compute: &Compute, i: usize, results: &mut Results| {
         let all = weights.matrix(i, 3 * INTERMEDIATE);
         let [gate, up, down] =
@@ -115,12 +130,12 @@ fn sparse_mlp(weights: &Weights, of: usize) -> Case<'_> {
             activation: Activation::Silu,
             pooled: None,
         };
-        results.floats.resize(HIDDEN, 0.0);
+        results.floats.resize(m * HIDDEN, 0.0);
         let neurons = &sets[i / weights.matrices(3 * INTERMEDIATE) % of];
-        let inputs = SparseMlpInputs { x: &x, rows: 1, neurons, masks: None, gate: None };
+        let inputs = SparseMlpInputs { x: &x, rows: m, neurons, masks: None, gate: None };
         compute.sparse_mlp(&mlp, &inputs, &mut results.floats);
     };
-    case("sparse_mlp", weights, shape, Work::Bytes(bytes), Box::new(call))
+    case("sparse_mlp", weights, shape, work, Box::new(call))
 }
 
 /// The last `rows` tokens of `len` over a cache of all.
