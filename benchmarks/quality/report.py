@@ -210,7 +210,8 @@ def write_report(results, speeds, folder):
     for model, rows in fast.items():
         line = speeds[model]
         best += f"\n### {model}: decoding\n\n{line['generated_tokens']} tokens after a prompt of {line['prompt_tokens']}, "
-        best += f"medians of {line['rounds']} rounds in turns. {line['date']}, {line['cpu']}.\n\n{rivals(rows)}\n{speed_table(rows)}"
+        best += "one round. " if line["rounds"] == 1 else f"medians of {line['rounds']} rounds in turns. "
+        best += f"{line['date']}, {line['cpu']}.\n\n{rivals(rows)}\n{speed_table(rows)}"
     best += "\n## Bytes\n\n" if fast else ""
     for number, place in enumerate(["first", "second"]):
         drawn = {model: list(texts.values())[number] for model, texts in models.items() if len(texts) > number}
