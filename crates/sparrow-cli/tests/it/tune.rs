@@ -12,16 +12,17 @@ fn tune_writes_what_keeps_the_target_and_is_faster() {
     let out = dir.path().join("tuned");
     let out = out.to_str().unwrap();
     let tune = ["tune", "-m", demo, "-o", out, "--text", text, "--window", "64", "--max-tokens", "2000", "--runs", "1"];
-    let report = json(&[&tune[..], &["--target-kl", "0.01", "--format", "json"]].concat());
+    // Four bits by GPTQ cost .0015 here, 5.5 bits .0007.
+    let report = json(&[&tune[..], &["--target-kl", "0.0013", "--format", "json"]].concat());
 
     let tried = report["tried"].as_array().unwrap();
     assert_eq!(tried[0]["setting"], "as stored");
     assert_eq!(tried[0]["quality"]["kl_mean"], 0.0);
-    for name in ["as stored, gate", "Q8_0", "int8", "int4", "gptq int4"] {
+    for name in ["as stored, gate", "Q8_0", "int8", "int4", "gptq int4", "gptq int4 and int8"] {
         assert!(tried.iter().any(|t| t["setting"] == name), "{name}: {report}");
     }
     for t in tried {
-        assert_eq!(t["kept"].as_bool().unwrap(), t["quality"]["kl_mean"].as_f64().unwrap() <= 0.01, "{t}");
+        assert_eq!(t["kept"].as_bool().unwrap(), t["quality"]["kl_mean"].as_f64().unwrap() <= 0.0013, "{t}");
         assert!(t["kept"].as_bool().unwrap() || t["speed_up"].is_null(), "{t}");
     }
     // At least what loses nothing was timed; the demo's gates make it faster than dense.
