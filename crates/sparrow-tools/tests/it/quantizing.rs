@@ -188,6 +188,8 @@ fn eight_bits_go_where_four_cost_most_as_far_as_there_is_room() {
         }
         // The head goes with what has four bits.
         let mut model = load(&out(name));
+        let to_int8 = model.weights_mut().quantize(DType::I8, &cpu().compute, |_, _| ());
+        assert!(to_int8.unwrap_err().to_string().contains("the weights are int4"));
         model.weights_mut().quantize(DType::I4G32, &cpu().compute, |_, _| ()).unwrap();
         assert_eq!(model.weights.head.dtype(), DType::I8);
     }

@@ -187,12 +187,14 @@ impl Weights {
     /// straight into the logits, and it is a small part of the bytes. `progress(done, total)` counts bytes of the originals.
     ///
     /// # Errors
-    /// If `dtype` is not a quantised type, matrices are quantised and none to it, or memory runs out.
+    /// If `dtype` is not a quantised type, a matrix is quantised to another, but for int8 beside `dtype`, or memory runs out.
     pub fn quantize(&mut self, dtype: DType, compute: &Compute, mut progress: impl FnMut(u64, u64)) -> Result<()> {
         let stored = || self.layers.iter().flat_map(LayerWeights::projections).map(|linear| linear.weight.dtype());
-        // Where some are `dtype`, others were given another on purpose.
+        // Where some are `dtype`, those of eight bits were given more on purpose.
         let mixed = stored().any(|stored| stored == dtype);
-        let other = |stored: DType| !dtype.is_quantized() || !dtype.is_writable() || stored.is_quantized() && !mixed;
+        let stays = |stored: DType| stored == dtype || mixed && stored == DType::I8;
+        let other =
+            |stored: DType| !dtype.is_quantized() || !dtype.is_writable() || stored.is_quantized() && !stays(stored);
         if let Some(stored) = stored().find(|&stored| other(stored)) {
             let message = format!(
                 "the weights are {stored}: floats can be quantised to int8, int4 or Q8_0, not these to {dtype}"
