@@ -34,6 +34,12 @@ impl Compute {
         Ok(Self { kernels, workers: Workers::new(threads.unwrap_or_else(default_threads)) })
     }
 
+    /// One for every table of kernels that this CPU can run, on `threads` threads: of tiers that use more than they need,
+    /// such as VNNI, also the tables that do without it, so that they are tested where nothing would choose them.
+    pub fn all(threads: usize) -> Vec<Self> {
+        Kernels::all().map(|kernels| Self { kernels, workers: Workers::new(threads) }).collect()
+    }
+
     /// The tier in use.
     pub fn isa(&self) -> Isa {
         self.kernels.isa()

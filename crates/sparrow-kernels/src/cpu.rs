@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Portable Rust, the reference every other tier is tested against.
     Scalar,
-    /// AVX2, FMA, F16C and POPCNT.
+    /// AVX2, FMA, F16C and POPCNT; with AVX-VNNI products of integers use it.
     Avx2,
     /// AVX-512 F, BW, VL and DQ; with VNNI int8 products use it, with VBMI2 too bitmaps.
     Avx512,
@@ -115,7 +115,7 @@ pub fn tiers() -> Vec<TierStatus> {
             Ok(cap) if !pays(isa, *cap) => {
                 (false, format!("this CPU multiplies bf16 no faster than f32; SPARROW_ISA={isa} takes it all the same"))
             }
-            Ok(_) => (true, "detected".to_string()),
+            Ok(_) => (true, ["detected"].into_iter().chain(beyond(isa)).collect::<Vec<_>>().join(", ")),
         }
     };
     Isa::ALL
@@ -152,16 +152,29 @@ fn pays(isa: Isa, cap: Isa) -> bool {
     isa != Isa::Avx512Bf16 || cap == isa || detect::multiplies_bf16_fast()
 }
 
+/// What the CPU has of what a tier uses but does not need.
+fn beyond(isa: Isa) -> Vec<&'static str> {
+    let features = match isa {
+        Isa::Avx2 => vec![("with AVX-VNNI", has_avx_vnni())],
+        Isa::Avx512 => vec![("with VNNI", has_vnni()), ("with VBMI2", has_vnni() && has_vbmi2())],
+        _ => Vec::new(),
+    };
+    features.into_iter().filter(|&(_, present)| present).map(|(name, _)| name).collect()
+}
+
+/// Whether the CPU has AVX-VNNI, which the AVX2 tier uses but does not need.
+pub(crate) fn has_avx_vnni() -> bool {
+    detect::avx_vnni()
+}
+
 /// Whether the CPU has AVX512-VNNI, which the AVX-512 tier uses but does not need.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn has_vnni() -> bool {
-    is_x86_feature_detected!("avx512vnni")
+    detect::avx512_vnni()
 }
 
 /// Whether the CPU has AVX512-VBMI2, which the AVX-512 tier uses with VNNI but does not need.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn has_vbmi2() -> bool {
-    is_x86_feature_detected!("avx512vbmi2")
+    detect::avx512_vbmi2()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -171,6 +184,18 @@ mod detect {
     fn list_missing(features: &[(&str, bool)]) -> Option<String> {
         let absent: Vec<&str> = features.iter().filter(|(_, present)| !present).map(|&(name, _)| name).collect();
         if absent.is_empty() { None } else { Some(format!("the CPU lacks {}", absent.join(", "))) }
+    }
+
+    pub(super) fn avx_vnni() -> bool {
+        is_x86_feature_detected!("avxvnni")
+    }
+
+    pub(super) fn avx512_vnni() -> bool {
+        is_x86_feature_detected!("avx512vnni")
+    }
+
+    pub(super) fn avx512_vbmi2() -> bool {
+        is_x86_feature_detected!("avx512vbmi2")
     }
 
     pub(super) fn missing_avx2() -> Option<String> {
@@ -194,8 +219,8 @@ mod detect {
     pub(super) fn missing_avx512_bf16() -> Option<String> {
         list_missing(&[
             ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
-            ("avx512_vnni", is_x86_feature_detected!("avx512vnni")),
-            ("avx512_vbmi2", is_x86_feature_detected!("avx512vbmi2")),
+            ("avx512_vnni", avx512_vnni()),
+            ("avx512_vbmi2", avx512_vbmi2()),
         ])
     }
 
@@ -285,6 +310,15 @@ mod detect {
         not_x86()
     }
     pub(super) fn multiplies_bf16_fast() -> bool {
+        false
+    }
+    pub(super) fn avx_vnni() -> bool {
+        false
+    }
+    pub(super) fn avx512_vnni() -> bool {
+        false
+    }
+    pub(super) fn avx512_vbmi2() -> bool {
         false
     }
 }

@@ -43,7 +43,7 @@ macro_rules! wrapped {
     ($features:literal: $($name:ident($($arg:ident: $type:ty),*) -> $result:ty = $body:expr;)*) => {$(
         #[inline]
         #[target_feature(enable = $features)]
-        pub(super) fn $name($($arg: $type),*) -> $result {
+        pub(crate) fn $name($($arg: $type),*) -> $result {
             $body
         }
     )*};
@@ -59,7 +59,7 @@ macro_rules! wrapped_unsafe {
         /// The memory must be valid for a vector; the CPU must have the features.
         #[inline]
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name($($arg: $type),*) -> $result {
+        pub(crate) unsafe fn $name($($arg: $type),*) -> $result {
             // SAFETY: the contract is the caller's.
             unsafe { $body }
         }

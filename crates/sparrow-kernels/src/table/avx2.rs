@@ -85,3 +85,20 @@ pub(super) const AVX2: Kernels = Kernels {
     peak_bf16: probe::avx2::peak_f32_avx2,
     peak_int8: probe::avx2::peak_int8_avx2,
 };
+
+/// AVX2 where the CPU has AVX-VNNI too: desktop CPUs without AVX-512.
+pub(super) const AVX2_VNNI: Kernels = Kernels {
+    few_int8: 10,
+    few_codes: 8,
+    gemm: by_type!(
+        [
+            Some(gemm::avx2::gemm_f32_avx2),
+            Some(gemm::avx2::gemm_f16_avx2),
+            Some(gemm::avx2::gemm_bf16_avx2),
+            Some(gemm::avx2_vnni::gemm_i8_avx2_vnni),
+        ],
+        Some<gemm::avx2_vnni::gemm_codes_avx2_vnni>
+    ),
+    peak_int8: probe::avx2::peak_int8_avx2_vnni,
+    ..AVX2
+};

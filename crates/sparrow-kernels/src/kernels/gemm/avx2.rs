@@ -35,14 +35,14 @@ pub(crate) unsafe fn gemm_bf16_avx2(workers: &Workers, gemm: &Gemm) {
 }
 
 /// The vectors of the tier.
-mod ops {
+pub(super) mod ops {
     use crate::simd::avx2;
-    pub(super) use crate::simd::avx2::LANES;
+    pub(crate) use crate::simd::avx2::LANES;
     use std::arch::x86_64::*;
 
-    pub(super) const VECTORS: usize = 2;
-    pub(super) const TOKENS: usize = 6;
-    pub(super) type Integers = __m256i;
+    pub(crate) const VECTORS: usize = 2;
+    pub(crate) const TOKENS: usize = 6;
+    pub(crate) type Integers = __m256i;
 
     crate::simd::wrapped! { "avx2,fma,f16c":
         zero() -> __m256 = _mm256_setzero_ps();
@@ -53,7 +53,7 @@ mod ops {
         bits(v: __m256) -> __m256i = _mm256_castps_si256(v);
         multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         to_floats(v: __m256i) -> __m256 = _mm256_cvtepi32_ps(v);
-        add_pairs(sum: __m256i, w: __m256i, x: __m256i) -> __m256i = _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
+        add_pairs(sum: __m256i, w: __m256i, x: __m256i) -> __m256i = avx2::add_pairs(sum, w, x);
         transpose(rows: [__m256i; 8]) -> [__m256i; 8] = avx2::transpose8(rows);
     }
     crate::simd::wrapped_unsafe! { "avx2,fma,f16c":
@@ -69,7 +69,7 @@ mod ops {
     /// As [`avx2::load_at`]; `n` at most a vector.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn load_at<const D: u8>(row: *const u8, c: usize, n: usize) -> __m256 {
+    pub(crate) unsafe fn load_at<const D: u8>(row: *const u8, c: usize, n: usize) -> __m256 {
         // SAFETY: the contract is the caller's.
         unsafe { if n >= LANES { avx2::load_at::<D>(row, c) } else { avx2::load_part_at::<D>(row, c, n) } }
     }
@@ -80,7 +80,7 @@ mod ops {
     /// They must be writable; AVX2.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn store_pairs(rows: [__m256i; 8], to: *mut i32, stride: usize) {
+    pub(crate) unsafe fn store_pairs(rows: [__m256i; 8], to: *mut i32, stride: usize) {
         let mut low = [_mm256_setzero_si256(); 8];
         let mut high = low;
         for r in 0..8 {
@@ -101,7 +101,7 @@ mod ops {
     /// They must be writable; AVX2.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn add_to_f64(sums: *mut f64, v: __m256i, first: bool) {
+    pub(crate) unsafe fn add_to_f64(sums: *mut f64, v: __m256i, first: bool) {
         let halves = [_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v)];
         for (half, v) in halves.into_iter().enumerate() {
             // SAFETY: the caller guarantees the sums.

@@ -56,7 +56,7 @@ pub(super) unsafe fn finish(
 macro_rules! widened {
     ($features:literal, $ops:ident) => {
         /// Weights of the type whose discriminant is `D`; codes come decoded, as f32.
-        struct Widened<const D: u8>;
+        pub(super) struct Widened<const D: u8>;
 
         // SAFETY: a panel is `ROWS` values of f32 per element of k, a strip `TOKENS`, sums `TOKENS * ROWS`.
         unsafe impl<const D: u8> Engine for Widened<D> {
