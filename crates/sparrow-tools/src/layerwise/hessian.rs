@@ -1,5 +1,7 @@
 //! The Hessian of a matrix's squared error: the products of its inputs.
 
+use std::ops::Range;
+
 use sparrow::Cpu;
 use sparrow_linalg::{View, ViewMut, add_product, inverse_cholesky_factor};
 
@@ -68,6 +70,11 @@ impl Hessian {
     /// The products of input `j` with all.
     pub fn row(&self, j: usize) -> &[f32] {
         &self.products[j * self.n..][..self.n]
+    }
+
+    /// The products of the inputs `rows` with the inputs `columns`.
+    pub fn part(&self, rows: Range<usize>, columns: Range<usize>) -> View<'_> {
+        View::strided(&self.products[rows.start * self.n + columns.start..], rows.len(), columns.len(), self.n)
     }
 
     /// `rows · H`, on the calling thread alone; `rows` is `[any, n]`.

@@ -26,7 +26,7 @@ pub(super) struct Grid {
 }
 
 /// Rows that one task works on.
-const ROWS: usize = 16;
+const ROWS: usize = 64;
 
 /// What the codes of a group stand for: `(code − zero) · scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
