@@ -82,11 +82,12 @@ class Model:
         return target
 
     def keep(self, setting):
-        """Removes what was made for others than this setting and those that are timed: disks are small."""
+        """Removes what was made, or begun, for others than this setting and those that are timed: disks are small."""
         needed = [setting] + [other for other in SETTINGS if other["timed"]]
         kept = {self.place(other["prepare"][:end]) for other in needed for end in range(len(other["prepare"]) + 1)}
-        for made in set(self.folder.glob("made-*")) - kept:
-            shutil.rmtree(made)
+        for made in self.folder.glob("made-*"):
+            if made.with_suffix("") not in kept:
+                shutil.rmtree(made)
 
 
 def sha256(path):

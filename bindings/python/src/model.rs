@@ -113,7 +113,7 @@ impl Model {
 
     #[getter]
     fn dtype(&self) -> String {
-        self.loaded.model.weights.dtype().to_string()
+        self.loaded.model.weights.dtypes()
     }
 
     #[getter]

@@ -156,7 +156,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         window,
         bos: !beginning.is_empty(),
         selector: loaded.selector_spec.to_string(),
-        dtype: model.weights.dtype().to_string(),
+        dtype: model.weights.dtypes(),
         kv_dtype: sparse.kv().dtype.unwrap_or(model.default_kv_dtype()).to_string(),
         kv_sparsity: kv.sparsity.map(|sparsity| sparsity.to_string()),
         kv_bytes,

@@ -106,7 +106,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     note!(
         "selector {}, weights in {}: {} active; {} threads, {}",
         loaded.selector_spec,
-        loaded.model.weights.dtype(),
+        loaded.model.weights.dtypes(),
         percent(stats.active_fraction()),
         loaded.cpu.compute.threads(),
         loaded.cpu.compute.isa()

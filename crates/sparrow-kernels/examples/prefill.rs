@@ -1,8 +1,9 @@
 //! Prefill products against the peaks of the machine:
-//! `cargo run --release -p sparrow-kernels --example prefill [TOKENS [f32|f16|bf16]]`.
+//! `cargo run --release -p sparrow-kernels --example prefill [TOKENS [f32|f16|bf16|int8|int4]]`.
 //!
-//! Peaks and products are measured in turn, so that a busy machine slows both; several weights are cycled, so that they
-//! come from memory as in a model.
+//! Every table of the best tier (`SPARROW_ISA` caps it) is measured in turn with its peaks, so that a busy machine slows all
+//! alike: of AVX2 with VNNI and without it, where the CPU has it. Several weights are cycled, so that they come from memory as in a
+//! model.
 
 use sparrow_kernels::*;
 use std::time::Instant;
@@ -12,6 +13,8 @@ const SHAPES: [(&[usize], usize); 4] =
     [(&[3072], 3072), (&[3072, 1024, 1024], 3072), (&[8192, 8192], 3072), (&[3072], 8192)];
 /// Bytes of weights that are cycled.
 const BYTES: usize = 400 << 20;
+/// What every weight is, and every input.
+const VALUES: [f32; 2] = [0.5, 0.25];
 
 fn seconds(f: impl FnOnce()) -> f64 {
     let start = Instant::now();
@@ -24,62 +27,76 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A matrix of one value.
+fn weights(dtype: DType, rows: usize, cols: usize) -> Vec<u8> {
+    let mut row = vec![0u8; dtype.row_bytes(cols)];
+    encode(dtype, &vec![VALUES[0]; cols], &mut row);
+    row.repeat(rows)
+}
+
+/// Whether all outputs are what they must be, but for the rounding of the weights.
+fn right(out: &[f32], k: usize) -> bool {
+    let expected = VALUES[0] * VALUES[1] * k as f32;
+    out.iter().all(|&v| (v - expected).abs() <= 0.01 * expected)
+}
+
 fn main() {
     let tokens: usize = std::env::args().nth(1).map_or(512, |t| t.parse().expect("TOKENS"));
     let only: Option<DType> = std::env::args().nth(2).map(|d| d.parse().expect("DTYPE"));
-    let compute = Compute::new(None);
-    println!("{} on {} threads, {tokens} tokens", compute.isa(), compute.threads());
-    for dtype in [DType::BF16, DType::F16, DType::F32] {
+    let mut computes = Compute::all(default_threads());
+    computes.retain(|compute| compute.isa() == Isa::best());
+    println!("{} on {} threads, {tokens} tokens", computes[0].isa(), computes[0].threads());
+    for dtype in [DType::BF16, DType::F16, DType::F32, DType::I8, DType::I4G32] {
         if only.is_some_and(|only| only != dtype) {
             continue;
         }
         for (parts, k) in SHAPES {
             let n: usize = parts.iter().sum();
-            let mut one = [0u8; 4];
-            encode(dtype, &[0.5], &mut one[..dtype.row_bytes(1)]);
-            let one = &one[..dtype.row_bytes(1)];
-            let copies = (BYTES / (n * k * one.len())).clamp(3, 16);
-            let bytes: Vec<Vec<u8>> = (0..copies).map(|_| one.repeat(n * k)).collect();
-            let x = vec![0.25f32; tokens * k];
+            let first = parts[0];
+            let copies = (BYTES / (n * dtype.row_bytes(k))).clamp(3, 16);
+            let by_output: Vec<Vec<u8>> = (0..copies).map(|_| weights(dtype, n, k)).collect();
+            let by_input = weights(dtype, k, first);
+            let x = vec![VALUES[1]; tokens * k];
             let mut outs: Vec<Vec<f32>> = parts.iter().map(|n| vec![0.0; tokens * n]).collect();
             let operations = 2.0 * (tokens * n * k) as f64 / 1e12;
-            let mut results = [(); 4].map(|()| Vec::new());
-            for bytes in &bytes {
-                let peaks = peak(&compute);
-                let peak = if dtype == DType::BF16 { peaks.bf16 } else { peaks.f32 };
-                let mut rest = &bytes[..];
-                let mut linear: Vec<LinearPart> = (parts.iter().zip(&mut outs))
-                    .map(|(&n, out)| {
-                        let (here, after) = rest.split_at(n * k * one.len());
-                        rest = after;
-                        LinearPart { weights: Matrix::new(dtype, n, k, here).into(), bias: None, out }
-                    })
-                    .collect();
-                let rate = operations / seconds(|| compute.linear(&x, tokens, &mut linear));
-                assert!(outs.iter().flatten().all(|&v| v == 0.125 * k as f32));
-                let n = parts[0];
-                let weights = Matrix::new(dtype, k, n, &bytes[..k * n * one.len()]);
-                let in_out = operations * n as f64
-                    / parts.iter().sum::<usize>() as f64
-                    / seconds(|| {
-                        compute.linear_in_out(
-                            &x,
-                            tokens,
-                            None,
-                            &mut [LinearPart { weights: weights.into(), bias: None, out: &mut outs[0] }],
-                        )
-                    });
-                assert!(outs[0].iter().all(|&v| v == 0.125 * k as f32));
-                for (list, value) in results.iter_mut().zip([rate, rate / peak, in_out, in_out / peak]) {
-                    list.push(value);
+            let mut results = vec![[(); 4].map(|()| Vec::new()); computes.len()];
+            for bytes in &by_output {
+                for (compute, results) in computes.iter().zip(&mut results) {
+                    let peaks = peak(compute);
+                    let peak = match dtype {
+                        DType::BF16 => peaks.bf16,
+                        DType::F16 | DType::F32 => peaks.f32,
+                        _ => peaks.int8,
+                    };
+                    let mut rest = &bytes[..];
+                    let mut linear: Vec<LinearPart> = (parts.iter().zip(&mut outs))
+                        .map(|(&n, out)| {
+                            let (here, after) = rest.split_at(n * dtype.row_bytes(k));
+                            rest = after;
+                            LinearPart { weights: Matrix::new(dtype, n, k, here).into(), bias: None, out }
+                        })
+                        .collect();
+                    let rate = operations / seconds(|| compute.linear(&x, tokens, &mut linear));
+                    assert!(outs.iter().all(|out| right(out, k)));
+                    let weights = Matrix::new(dtype, k, first, &by_input);
+                    let mut part = [LinearPart { weights: weights.into(), bias: None, out: &mut outs[0] }];
+                    let in_out = operations * first as f64
+                        / n as f64
+                        / seconds(|| compute.linear_in_out(&x, tokens, None, &mut part));
+                    assert!(right(&outs[0], k));
+                    for (list, value) in results.iter_mut().zip([rate, rate / peak, in_out, in_out / peak]) {
+                        list.push(value);
+                    }
                 }
             }
-            let best = results[1].iter().copied().fold(0.0, f64::max);
-            let [rate, of_peak, in_out, in_out_of_peak] = results.map(median);
-            println!(
-                "{n:>5} x {k:<5} {dtype:>4}: linear {rate:.3} TFLOP/s, {of_peak:.2} of peak (best {best:.2}); \
-                 linear_in_out {in_out:.3}, {in_out_of_peak:.2}"
-            );
+            for (table, results) in results.into_iter().enumerate() {
+                let best = results[1].iter().copied().fold(0.0, f64::max);
+                let [rate, of_peak, in_out, in_out_of_peak] = results.map(median);
+                println!(
+                    "{n:>5} x {k:<5} {dtype:>4}, table {table}: linear {rate:.3} T/s, {of_peak:.2} of peak (best {best:.2}); \
+                     linear_in_out {in_out:.3}, {in_out_of_peak:.2}"
+                );
+            }
         }
     }
 }

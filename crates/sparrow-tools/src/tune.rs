@@ -19,9 +19,6 @@ use crate::text::{Reading, Text};
 /// Fractions of the layers' weights that `input` may keep, most first.
 pub const FRACTIONS: [f64; 5] = [0.9, 0.8, 0.7, 0.6, 0.5];
 
-/// Bits of a weight on average, scales included, of [`Rounding::Mixed`].
-const MIXED_BITS: f64 = 5.5;
-
 /// How weights of four bits are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
@@ -29,8 +26,18 @@ pub enum Rounding {
     Nearest,
     /// So that outputs err least, by GPTQ.
     Gptq,
-    /// The same, to eight bits where four cost most.
-    Mixed,
+    /// The same, to eight bits where four cost most: so many tenths of a bit for a weight on average, scales included.
+    Mixed(u32),
+}
+
+impl Rounding {
+    /// Bits of a weight on average, where some have more than others.
+    pub fn average_bits(self) -> Option<f64> {
+        match self {
+            Rounding::Mixed(tenths) => Some(f64::from(tenths) / 10.0),
+            Rounding::Nearest | Rounding::Gptq => None,
+        }
+    }
 }
 
 /// What is computed.
@@ -61,7 +68,9 @@ impl fmt::Display for Setting {
             (None, _) => f.write_str("as stored")?,
             (Some(dtype), Rounding::Nearest) => write!(f, "{dtype}")?,
             (Some(dtype), Rounding::Gptq) => write!(f, "gptq {dtype}")?,
-            (Some(dtype), Rounding::Mixed) => write!(f, "gptq {dtype} and int8")?,
+            (Some(dtype), Rounding::Mixed(tenths)) => {
+                write!(f, "gptq {dtype} and int8, {}.{} bits", tenths / 10, tenths % 10)?
+            }
         }
         match self.computed {
             Computed::All => Ok(()),
@@ -101,8 +110,6 @@ pub struct Tuning {
     source: PathBuf,
     /// With neurons in rows, in the target: what selects runs from it.
     calibrated: PathBuf,
-    /// Rounded by GPTQ, and so with some in eight bits, in the target.
-    rounded: [PathBuf; 2],
     dense: Arc<Model>,
     cpu: Arc<Cpu>,
     text: Text,
@@ -143,26 +150,25 @@ impl Tuning {
         let text = Text::read(text, &Tokenizer::read(&ModelFiles::open(dir)?)?, &reading, &dense.spec)?;
         let (file, inputs) = (made.file, made.settings);
         let (source, dense, cpu) = (dir.to_owned(), Arc::new(dense), cpu.clone());
-        let rounded = ["rounded", "mixed"].map(|name| target.path().join(name));
-        Ok(Tuning { target, source, calibrated, rounded, dense, cpu, text, text_file, options, inputs, file })
+        Ok(Tuning { target, source, calibrated, dense, cpu, text, text_file, options, inputs, file })
     }
 
     /// Where a model is that runs so, with its type and its selector named, once the setting is [applied](Self::apply).
-    pub fn dir(&self, setting: Setting) -> &Path {
+    pub fn dir(&self, setting: Setting) -> PathBuf {
         match setting.computed {
-            Computed::All => self.rounded(setting.rounding).unwrap_or(&self.source),
-            Computed::OpenGates | Computed::Inputs(_) => &self.calibrated,
+            Computed::All => self.rounded(setting.rounding).unwrap_or_else(|| self.source.clone()),
+            Computed::OpenGates | Computed::Inputs(_) => self.calibrated.clone(),
         }
     }
 
-    /// Where it is rounded so; none: while it is loaded.
-    fn rounded(&self, rounding: Rounding) -> Option<&Path> {
-        let [all_narrow, mixed] = &self.rounded;
-        match rounding {
-            Rounding::Nearest => None,
-            Rounding::Gptq => Some(all_narrow),
-            Rounding::Mixed => Some(mixed),
-        }
+    /// Where it is rounded so, in the target; none: while it is loaded.
+    fn rounded(&self, rounding: Rounding) -> Option<PathBuf> {
+        let name = match rounding {
+            Rounding::Nearest => return None,
+            Rounding::Gptq => "rounded".to_owned(),
+            Rounding::Mixed(tenths) => format!("rounded-{tenths}"),
+        };
+        Some(self.target.path().join(name))
     }
 
     /// Bytes of its weights, as they are stored.
@@ -187,10 +193,10 @@ impl Tuning {
         let TuneOptions { window, bos, .. } = self.options;
         // A tenth of what it is given is not calibrated on.
         let max_tokens = self.text.calibration(true).tokens * 10 / 9;
-        let average_bits = (rounding == Rounding::Mixed).then_some(MIXED_BITS);
+        let average_bits = rounding.average_bits();
         let usual = QuantizeOptions::new(quantize::Method::Gptq, 4);
         let options = QuantizeOptions { average_bits, window, bos, max_tokens, ..usual };
-        quantize(&self.source, out, &self.text_file, &options, &self.cpu, progress).map(|_| ())
+        quantize(&self.source, &out, &self.text_file, &options, &self.cpu, progress).map(|_| ())
     }
 
     /// Makes the record say so.
@@ -246,13 +252,18 @@ impl Tuning {
         let text = self.text.held_out_name();
         self.file.quality = Quality { text, evaluation, selection: Vec::new(), overlap: Vec::new() };
         self.file.search = tried;
-        match (setting.computed, self.rounded(setting.rounding).map(Path::to_owned)) {
+        match (setting.computed, self.rounded(setting.rounding)) {
             (Computed::All, Some(rounded)) => self.keep_rounded(&rounded)?,
             (Computed::All, None) => self.write_as_given()?,
             (Computed::OpenGates | Computed::Inputs(_), _) => self.keep_calibrated(setting)?,
         }
-        for made in self.rounded.iter().chain([&self.calibrated]).filter(|dir| dir.exists()) {
-            std::fs::remove_dir_all(made).map_err(Error::io(made))?;
+        // Directories in it were made on the way.
+        let target = self.target.path();
+        for entry in std::fs::read_dir(target).map_err(Error::io(target))? {
+            let made = entry.map_err(Error::io(target))?.path();
+            if made.is_dir() {
+                std::fs::remove_dir_all(&made).map_err(Error::io(&made))?;
+            }
         }
         self.target.finish()?;
         Ok(self.file)

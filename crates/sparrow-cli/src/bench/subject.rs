@@ -111,7 +111,7 @@ impl Subject {
         let loaded = Loaded {
             name,
             parameters: model.spec.parameters(),
-            dtype: weights.dtype().to_string(),
+            dtype: weights.dtypes(),
             weight_bytes: weights.bytes(),
             as_stored,
             isa: cpu.compute.isa().to_string(),

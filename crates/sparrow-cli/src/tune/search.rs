@@ -18,19 +18,17 @@ pub enum Target {
 }
 
 impl Target {
-    /// As much again, so many times.
-    fn times(self, factor: f64) -> Self {
-        match self {
-            Target::Divergence(most) => Target::Divergence(factor * most),
-            Target::Perplexity(rise) => Target::Perplexity(factor * rise),
-        }
+    /// How many times what may be lost was lost; more than 1: too much.
+    fn exceeded(self, quality: &Evaluation) -> f64 {
+        let (lost, most) = match self {
+            Target::Divergence(most) => (quality.kl_mean, most),
+            Target::Perplexity(rise) => (quality.perplexity / quality.dense_perplexity - 1.0, rise),
+        };
+        if lost <= 0.0 { 0.0 } else { lost / most }
     }
 
     fn accepts(self, quality: &Evaluation) -> bool {
-        match self {
-            Target::Divergence(most) => quality.kl_mean <= most,
-            Target::Perplexity(rise) => quality.perplexity <= quality.dense_perplexity * (1.0 + rise),
-        }
+        self.exceeded(quality) <= 1.0
     }
 }
 
@@ -65,7 +63,7 @@ impl Tried {
             target_active,
             dtype: self.setting.dtype,
             gptq: self.setting.rounding != Rounding::Nearest,
-            mixed: self.setting.rounding == Rounding::Mixed,
+            average_bits: self.setting.rounding.average_bits(),
             active_fraction: e.active_fraction,
             perplexity: e.perplexity,
             dense_perplexity: e.dense_perplexity,
@@ -78,11 +76,25 @@ impl Tried {
 /// What weights are quantised to, from the most bits to the fewest.
 const DTYPES: [Option<DType>; 4] = [None, Some(DType::Q8_0), Some(DType::I8), Some(DType::I4G32)];
 
-/// How else four bits are rounded, and how many times less than to the nearest that costs at best.
-const ROUNDINGS: [(Rounding, f64); 2] = [(Rounding::Gptq, 4.0), (Rounding::Mixed, 8.0)];
+/// How many times less than to the nearest four bits cost by GPTQ, at best and usually.
+const GPTQ_GAINS: [f64; 2] = [4.0, 2.0];
+
+/// Tenths of a bit for a weight where four bits have scales for groups of 32, and the most that are tried: eight are as fast.
+const TENTHS: [u32; 2] = [45, 65];
+
+/// What ten tenths of a bit more divide the cost by, less than was measured of any model, so that few attempts are needed.
+const BIT_GAINS: f64 = 1.75;
+
+/// Attempts to find how many tenths keep the target: each rounds the whole model.
+const ATTEMPTS: usize = 2;
+
+/// Tenths of a bit that keep the target where `tenths` exceed it so many times.
+fn enough(tenths: u32, exceeded: f64) -> u32 {
+    tenths.saturating_add((10.0 * exceeded.ln() / BIT_GAINS.ln()).ceil().max(1.0) as u32)
+}
 
 /// What was measured of every type: everything, what loses nothing, and as few inputs as keep the target; and four bits by GPTQ, where
-/// that may keep it, with some in eight bits if it does not. The model as it is comes first.
+/// that may keep it, with as much in eight bits as it takes if it does not. The model as it is comes first.
 ///
 /// # Errors
 /// If the model cannot be quantised or read.
@@ -105,15 +117,15 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
         for &computed in lossless {
             let quality = measure(tuning, nearest(computed))?;
             kept = target.accepts(&quality);
-            if dtype == Some(DType::I4G32) && computed == Computed::All {
-                for (rounding, gains) in ROUNDINGS {
-                    if target.times(gains).accepts(&quality)
-                        && round(tuning, rounding)?
-                        && target.accepts(&measure(tuning, Setting { rounding, ..nearest(computed) })?)
-                    {
-                        break;
+            if dtype == Some(DType::I4G32) && computed == Computed::All && !kept {
+                let mut rounded = |tuning: &mut Tuning, rounding| -> anyhow::Result<Option<f64>> {
+                    if !round(tuning, rounding)? {
+                        return Ok(None);
                     }
-                }
+                    let setting = Setting { rounding, ..nearest(computed) };
+                    Ok(Some(target.exceeded(&measure(tuning, setting)?)))
+                };
+                finer(target.exceeded(&quality), |rounding| rounded(tuning, rounding))?;
             }
         }
         if !kept {
@@ -133,6 +145,28 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
     Ok(tried)
 }
 
+/// Has four bits `rounded` by GPTQ where that may keep the target, which rounding to the nearest `exceeded` so many times, and if it
+/// does not with as many tenths of a bit as it takes. `rounded` says by how much the target is exceeded then; none: it cannot be done.
+fn finer(exceeded: f64, mut rounded: impl FnMut(Rounding) -> anyhow::Result<Option<f64>>) -> anyhow::Result<()> {
+    let [at_best, usually] = GPTQ_GAINS;
+    let mut exceeded = if exceeded <= at_best {
+        let Some(exceeded) = rounded(Rounding::Gptq)? else { return Ok(()) };
+        exceeded
+    } else {
+        exceeded / usually
+    };
+    let [mut tenths, most] = TENTHS;
+    for _ in 0..ATTEMPTS {
+        tenths = enough(tenths, exceeded);
+        if exceeded.is_nan() || exceeded <= 1.0 || tenths > most {
+            break;
+        }
+        let Some(now) = rounded(Rounding::Mixed(tenths))? else { break };
+        exceeded = now;
+    }
+    Ok(())
+}
+
 /// Rounds the model by GPTQ; false, and says why, where that cannot be done.
 fn round(tuning: &mut Tuning, rounding: Rounding) -> anyhow::Result<bool> {
     let mut bars = Bars::new(|stage: Stage| stage.name("rounding by GPTQ"), |_| false);
@@ -146,5 +180,62 @@ fn round(tuning: &mut Tuning, rounding: Rounding) -> anyhow::Result<bool> {
             note!("four bits by GPTQ are left out: {error}");
             Ok(false)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is tried where rounding to the nearest exceeds the target by `nearest`, GPTQ by `gptq`, and tenths by what `mixed` says.
+    fn tried(nearest: f64, gptq: f64, mixed: impl Fn(u32) -> f64) -> Vec<Rounding> {
+        let mut tried = Vec::new();
+        let rounded = |rounding| {
+            tried.push(rounding);
+            Ok(Some(match rounding {
+                Rounding::Mixed(tenths) => mixed(tenths),
+                _ => gptq,
+            }))
+        };
+        finer(nearest, rounded).unwrap();
+        tried
+    }
+
+    #[test]
+    fn as_many_bits_are_tried_as_the_target_takes() {
+        let half_a_bit = |tenths: u32| 1.6 * 0.53f64.powf(f64::from(tenths - 45) / 10.0);
+        assert_eq!(tried(1.5, 0.9, |_| 0.0), [Rounding::Gptq]);
+        assert_eq!(tried(2.0, 1.6, half_a_bit), [Rounding::Gptq, Rounding::Mixed(54)]);
+        // A hair too much takes a tenth at least; too little is mended once.
+        assert_eq!(tried(2.0, 1.001, |_| 0.9), [Rounding::Gptq, Rounding::Mixed(46)]);
+        assert_eq!(tried(2.0, 1.6, |_| 1.1), [Rounding::Gptq, Rounding::Mixed(54), Rounding::Mixed(56)]);
+        // Not even GPTQ at its best keeps it, or eight bits are no slower.
+        assert_eq!(tried(5.0, 9.0, |_| 0.9), [Rounding::Mixed(62)]);
+        assert_eq!(tried(40.0, 9.0, |_| 0.9), []);
+        assert_eq!(tried(f64::INFINITY, 9.0, |_| 0.9), []);
+        assert_eq!(tried(f64::NAN, 9.0, |_| 0.9), []);
+    }
+
+    #[test]
+    fn what_exceeds_a_target_is_not_accepted() {
+        let quality = |perplexity: f64, kl_mean: f64| Evaluation {
+            tokens: 100,
+            perplexity,
+            dense_perplexity: 10.0,
+            kl_mean,
+            kl_p99: 1.0,
+            top1_agreement: 0.9,
+            active_fraction: 1.0,
+            active_fraction_per_layer: vec![1.0],
+        };
+        let exceeded = |target: Target, perplexity, kl| target.exceeded(&quality(perplexity, kl));
+        assert_eq!(exceeded(Target::Divergence(0.1), 10.0, 0.2), 2.0);
+        assert!((exceeded(Target::Divergence(0.1), 10.0, 0.05) - 0.5).abs() < 1e-9);
+        assert!((exceeded(Target::Perplexity(0.01), 10.2, 0.2) - 2.0).abs() < 1e-9);
+        // Nothing may be lost: gains are accepted, the least loss is not.
+        assert!(Target::Perplexity(0.0).accepts(&quality(9.9, 0.2)));
+        assert!(Target::Perplexity(0.0).accepts(&quality(10.0, 0.2)));
+        assert!(!Target::Perplexity(0.0).accepts(&quality(10.1, 0.2)));
+        assert!(!Target::Perplexity(0.01).accepts(&quality(f64::NAN, 0.2)));
     }
 }

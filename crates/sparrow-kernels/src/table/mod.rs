@@ -24,9 +24,12 @@ use avx512::{AVX512, AVX512_BF16, AVX512_VBMI2, AVX512_VNNI};
 pub(crate) use kernels::Kernels;
 use scalar::SCALAR;
 
-/// Every table, with whether this CPU has what it uses beyond its tier; of one tier the best come first.
+/// A table, with whether this CPU has what it uses beyond its tier.
+type Table = (&'static Kernels, fn() -> bool);
+
+/// Every table, of one tier the best first.
 #[cfg(target_arch = "x86_64")]
-const TABLES: [(&Kernels, fn() -> bool); 8] = [
+const TABLES: [Table; 8] = [
     (&SCALAR, || true),
     (&AVX2_VNNI, cpu::has_avx_vnni),
     (&AVX2, || true),
@@ -37,7 +40,7 @@ const TABLES: [(&Kernels, fn() -> bool); 8] = [
     (&AMX, || true),
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const TABLES: [(&Kernels, fn() -> bool); 1] = [(&SCALAR, || true)];
+const TABLES: [Table; 1] = [(&SCALAR, || true)];
 
 impl Kernels {
     /// The kernels of a tier, if this CPU has it.

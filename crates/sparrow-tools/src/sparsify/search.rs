@@ -131,7 +131,7 @@ pub(super) fn choose(
             target_active,
             dtype: None,
             gptq: false,
-            mixed: false,
+            average_bits: None,
             active_fraction: e.active_fraction,
             perplexity: e.perplexity,
             dense_perplexity: e.dense_perplexity,

@@ -71,9 +71,9 @@ pub struct Trial {
     /// Whether those of four bits were rounded by GPTQ.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gptq: bool,
-    /// Whether some of these got eight bits instead.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub mixed: bool,
+    /// Bits of a weight on average where some of these got eight bits instead, scales included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_bits: Option<f64>,
     /// What was measured.
     pub active_fraction: f64,
     /// On the part of the text that the search reads.

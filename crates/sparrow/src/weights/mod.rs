@@ -81,9 +81,23 @@ impl Weights {
         Ok(Weights { embedding, positions, layers, norm, head })
     }
 
-    /// The type of the layers' matrices; the head of a quantised model may have another.
+    /// The type of the layers' first matrix; others may have others, see [`dtypes`](Self::dtypes).
     pub fn dtype(&self) -> DType {
         self.layers[0].q.weight.dtype()
+    }
+
+    /// The types of the layers' matrices, that of the most bytes first, as reports name them: `int4`, or `int4+int8`. The head and
+    /// the embedding do not count.
+    pub fn dtypes(&self) -> String {
+        let mut bytes: Vec<(DType, u64)> = Vec::new();
+        for Linear { weight, .. } in self.layers.iter().flat_map(LayerWeights::projections) {
+            match bytes.iter_mut().find(|(dtype, _)| *dtype == weight.dtype()) {
+                Some((_, sum)) => *sum += weight.byte_len(),
+                None => bytes.push((weight.dtype(), weight.byte_len())),
+            }
+        }
+        bytes.sort_by_key(|&(_, sum)| std::cmp::Reverse(sum));
+        bytes.iter().map(|(dtype, _)| dtype.to_string()).collect::<Vec<_>>().join("+")
     }
 
     /// Turns every down projection neuron-major in memory, if it is not yet; the mapped originals are released.
