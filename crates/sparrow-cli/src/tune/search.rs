@@ -76,8 +76,8 @@ impl Tried {
 /// What weights are quantised to, from the most bits to the fewest.
 const DTYPES: [Option<DType>; 4] = [None, Some(DType::Q8_0), Some(DType::I8), Some(DType::I4G32)];
 
-/// How many times less than to the nearest four bits cost by GPTQ, at best and usually.
-const GPTQ_GAINS: [f64; 2] = [4.0, 2.0];
+/// How many times less than to the nearest four bits cost by GPTQ, at best.
+const GPTQ_GAINS: f64 = 4.0;
 
 /// Tenths of a bit for a weight where four bits have scales for groups of 32, and the most that are tried: eight are as fast.
 const TENTHS: [u32; 2] = [45, 65];
@@ -148,12 +148,11 @@ pub fn search(tuning: &mut Tuning, target: Target) -> anyhow::Result<Vec<Tried>>
 /// Has four bits `rounded` by GPTQ where that may keep the target, which rounding to the nearest `exceeded` so many times, and if it
 /// does not with as many tenths of a bit as it takes. `rounded` says by how much the target is exceeded then; none: it cannot be done.
 fn finer(exceeded: f64, mut rounded: impl FnMut(Rounding) -> anyhow::Result<Option<f64>>) -> anyhow::Result<()> {
-    let [at_best, usually] = GPTQ_GAINS;
-    let mut exceeded = if exceeded <= at_best {
+    let mut exceeded = if exceeded <= GPTQ_GAINS {
         let Some(exceeded) = rounded(Rounding::Gptq)? else { return Ok(()) };
         exceeded
     } else {
-        exceeded / usually
+        exceeded / GPTQ_GAINS
     };
     let [mut tenths, most] = TENTHS;
     for _ in 0..ATTEMPTS {
@@ -210,7 +209,8 @@ mod tests {
         assert_eq!(tried(2.0, 1.001, |_| 0.9), [Rounding::Gptq, Rounding::Mixed(46)]);
         assert_eq!(tried(2.0, 1.6, |_| 1.1), [Rounding::Gptq, Rounding::Mixed(54), Rounding::Mixed(56)]);
         // Not even GPTQ at its best keeps it, or eight bits are no slower.
-        assert_eq!(tried(5.0, 9.0, |_| 0.9), [Rounding::Mixed(62)]);
+        assert_eq!(tried(5.0, 9.0, |_| 0.9), [Rounding::Mixed(49)]);
+        assert_eq!(tried(5.0, 9.0, |_| 1.5), [Rounding::Mixed(49), Rounding::Mixed(57)]);
         assert_eq!(tried(40.0, 9.0, |_| 0.9), []);
         assert_eq!(tried(f64::INFINITY, 9.0, |_| 0.9), []);
         assert_eq!(tried(f64::NAN, 9.0, |_| 0.9), []);
