@@ -34,8 +34,9 @@ impl Compute {
         Ok(Self { kernels, workers: Workers::new(threads.unwrap_or_else(default_threads)) })
     }
 
-    /// One for every table of kernels that this CPU can run, on `threads` threads: of tiers that use more than they need,
-    /// such as VNNI, also the tables that do without it, so that they are tested where nothing would choose them.
+    /// One for every table of kernels that this CPU can run, whatever `SPARROW_ISA` says, on `threads` threads: of tiers that
+    /// use more than they need, such as VNNI, also the tables that do without it, so that they are tested where nothing would
+    /// choose them.
     pub fn all(threads: usize) -> Vec<Self> {
         Kernels::all().map(|kernels| Self { kernels, workers: Workers::new(threads) }).collect()
     }
@@ -43,6 +44,12 @@ impl Compute {
     /// The tier in use.
     pub fn isa(&self) -> Isa {
         self.kernels.isa()
+    }
+
+    /// The table of kernels in use: the tier, and what it uses of what only some CPUs of the tier have, as in `avx2 with
+    /// AVX-VNNI`.
+    pub fn table(&self) -> &'static str {
+        self.kernels.name
     }
 
     /// Threads of the pool, the caller included.

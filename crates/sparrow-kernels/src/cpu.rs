@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Portable Rust, the reference every other tier is tested against.
     Scalar,
-    /// AVX2, FMA, F16C and POPCNT; with AVX-VNNI products of integers use it.
+    /// AVX2, FMA, F16C and POPCNT; with AVX-VNNI products of quantised weights with many activations use it.
     Avx2,
-    /// AVX-512 F, BW, VL and DQ; with VNNI int8 products use it, with VBMI2 too bitmaps.
+    /// AVX-512 F, BW, VL and DQ; with VNNI products of quantised weights use it, with VBMI2 too bitmaps.
     Avx512,
     /// [`Isa::Avx512`], AVX512-BF16, AVX512-VNNI and AVX512-VBMI2. Chosen where VDPBF16PS does more than products of `f32`
     /// do: on AMD's CPUs twice as much, on Intel's half.

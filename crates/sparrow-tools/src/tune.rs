@@ -257,7 +257,7 @@ impl Tuning {
             (Computed::All, None) => self.write_as_given()?,
             (Computed::OpenGates | Computed::Inputs(_), _) => self.keep_calibrated(setting)?,
         }
-        // Directories in it were made on the way.
+        // A model is files: the directories in it were made on the way.
         let target = self.target.path();
         for entry in std::fs::read_dir(target).map_err(Error::io(target))? {
             let made = entry.map_err(Error::io(target))?.path();

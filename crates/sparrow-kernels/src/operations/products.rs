@@ -49,9 +49,9 @@ impl Compute {
         }
     }
 
-    /// Up to how many activations rows are multiplied as they are stored, not packed for the blocked product.
+    /// Up to how many activations rows are multiplied as they are stored, not packed for the blocked product: at least [`FEW`].
     pub(super) fn few(&self, w: Stored) -> usize {
-        match (w, self.kernels.bitmap_dot[w.dtype() as usize], self.kernels.bitmap_dot_int8) {
+        let few = match (w, self.kernels.bitmap_dot[w.dtype() as usize], self.kernels.bitmap_dot_int8) {
             (Stored::Bitmap(_), Some(kernel), _) => kernel.few,
             (Stored::Bitmap(w), None, Some(_)) if w.dtype() == DType::I8 => FEW_IN_REGISTERS,
             (Stored::Dense(w), ..) => match w.dtype() {
@@ -60,7 +60,8 @@ impl Compute {
                 dtype => self.kernels.dot_many[dtype as usize].map_or(FEW, |kernel| kernel.few),
             },
             _ => FEW,
-        }
+        };
+        few.max(FEW)
     }
 
     /// # Safety

@@ -125,13 +125,6 @@ pub(crate) fn transpose8(rows: [__m256i; 8]) -> [__m256i; 8] {
     columns
 }
 
-/// Sums, and the products of the two pairs of 16 bits of each lane.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn add_pairs(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
-    _mm256_add_epi32(sums, _mm256_madd_epi16(a, b))
-}
-
 /// The sum of all lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

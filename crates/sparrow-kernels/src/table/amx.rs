@@ -13,6 +13,7 @@ use crate::rows::FEW;
 
 pub(super) const AMX: Kernels = Kernels {
     isa: Isa::Amx,
+    name: "amx",
     few_int8: FEW,
     few_codes: FEW,
     dot_many: {

@@ -8,9 +8,11 @@ use crate::kernels::{
     activation, attention, axpy, decode_codes, dot, dot_codes, dot_int8, encode, expand, gemm, integer, norm, probe,
     rope, select, sign, softmax,
 };
+use crate::rows::FEW;
 
 pub(super) const AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
+    name: "avx2",
     dot_rows: [dot::avx2::dot_rows_f32_avx2, dot::avx2::dot_rows_f16_avx2, dot::avx2::dot_rows_bf16_avx2],
     axpy_rows: by_type!(
         [
@@ -88,8 +90,9 @@ pub(super) const AVX2: Kernels = Kernels {
 
 /// AVX2 where the CPU has AVX-VNNI too: desktop CPUs without AVX-512.
 pub(super) const AVX2_VNNI: Kernels = Kernels {
+    name: "avx2 with AVX-VNNI",
     few_int8: 10,
-    few_codes: 8,
+    few_codes: FEW,
     gemm: by_type!(
         [
             Some(gemm::avx2::gemm_f32_avx2),

@@ -13,6 +13,7 @@ use crate::kernels::{
 
 pub(super) const AVX512: Kernels = Kernels {
     isa: Isa::Avx512,
+    name: "avx512",
     dot_rows: [dot::avx512::dot_rows_f32_avx512, dot::avx512::dot_rows_f16_avx512, dot::avx512::dot_rows_bf16_avx512],
     axpy_rows: by_type!(
         [
@@ -95,6 +96,7 @@ pub(super) const AVX512: Kernels = Kernels {
 
 /// AVX-512 where the CPU has VNNI too.
 pub(super) const AVX512_VNNI: Kernels = Kernels {
+    name: "avx512 with VNNI",
     axpy_rows: by_type!(
         [
             axpy::avx512::axpy_rows_f32_avx512,
@@ -123,6 +125,7 @@ pub(super) const AVX512_VNNI: Kernels = Kernels {
 
 /// AVX-512 where the CPU has VNNI and VBMI2, which puts small elements in their places.
 pub(super) const AVX512_VBMI2: Kernels = Kernels {
+    name: "avx512 with VNNI and VBMI2",
     expand: [
         expand::avx512::expand_4_bits_avx512,
         expand::avx512::expand_8_bits_avx512,
@@ -160,6 +163,7 @@ pub(super) const AVX512_VBMI2: Kernels = Kernels {
 /// AVX-512 with VNNI, VBMI2 and BF16: many activations are rounded to bf16 for weights and caches in it.
 pub(super) const AVX512_BF16: Kernels = Kernels {
     isa: Isa::Avx512Bf16,
+    name: "avx512bf16",
     // The blocked product is twice as fast as that of `f32`, so fewer are worth reading rows as they are.
     dot_many: {
         let mut kernels = AVX512_VBMI2.dot_many;

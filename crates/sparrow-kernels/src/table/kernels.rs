@@ -22,11 +22,13 @@ use std::mem::MaybeUninit;
 /// caches may have, and of floats, are shorter.
 ///
 /// # Safety
-/// Every kernel requires the features of its tier, which holding a `&'static Kernels` proves; the doc of each kernel's
+/// Every kernel requires the features of its table, which holding a `&'static Kernels` proves; the doc of each kernel's
 /// type says what else it requires.
 #[allow(clippy::type_complexity)]
 pub(crate) struct Kernels {
     pub(super) isa: Isa,
+    /// The tier's, and what of what only some CPUs of it have is used.
+    pub(crate) name: &'static str,
     pub(crate) dot_rows: [DotRowsFn; 3],
     pub(crate) axpy_rows: [AxpyRowsFn; TYPES],
     /// For more activations than few; `None`: the blocked product.

@@ -43,7 +43,7 @@ const TABLES: [Table; 8] = [
 const TABLES: [Table; 1] = [(&SCALAR, || true)];
 
 impl Kernels {
-    /// The kernels of a tier, if this CPU has it.
+    /// The best table of a tier, if this CPU has it.
     pub(crate) fn select(isa: Isa) -> Option<&'static Kernels> {
         Self::all().find(|kernels| kernels.isa == isa)
     }

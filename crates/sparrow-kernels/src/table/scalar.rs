@@ -12,6 +12,7 @@ use crate::rows::int16::quantize_apart;
 
 pub(super) const SCALAR: Kernels = Kernels {
     isa: Isa::Scalar,
+    name: "scalar",
     dot_rows: [dot::scalar::dot_rows_f32_scalar, dot::scalar::dot_rows_f16_scalar, dot::scalar::dot_rows_bf16_scalar],
     axpy_rows: by_type!(
         [

@@ -25,8 +25,8 @@ pub(super) struct Grid {
     pub stored: DType,
 }
 
-/// Rows that one task works on.
-const ROWS: usize = 64;
+/// Rows that one task works on: products of matrices want many, threads want many tasks.
+const ROWS: usize = 32;
 
 /// What the codes of a group stand for: `(code − zero) · scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -86,8 +86,8 @@ impl Weights {
         self.layers[0].q.weight.dtype()
     }
 
-    /// The types of the layers' matrices, that of the most bytes first, as reports name them: `int4`, or `int4+int8`. The head and
-    /// the embedding do not count.
+    /// The types of the layers' matrices, that of the most bytes first, as reports name them: `int4`, or `int4+int8`. Copies that
+    /// a selector needs count, the head and the embedding do not.
     pub fn dtypes(&self) -> String {
         let mut bytes: Vec<(DType, u64)> = Vec::new();
         for Linear { weight, .. } in self.layers.iter().flat_map(LayerWeights::projections) {

@@ -53,7 +53,7 @@ pub(super) mod ops {
         bits(v: __m256) -> __m256i = _mm256_castps_si256(v);
         multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         to_floats(v: __m256i) -> __m256 = _mm256_cvtepi32_ps(v);
-        add_pairs(sum: __m256i, w: __m256i, x: __m256i) -> __m256i = avx2::add_pairs(sum, w, x);
+        add_pairs(sum: __m256i, w: __m256i, x: __m256i) -> __m256i = _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
         transpose(rows: [__m256i; 8]) -> [__m256i; 8] = avx2::transpose8(rows);
     }
     crate::simd::wrapped_unsafe! { "avx2,fma,f16c":

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 codes! { "avx2,fma,f16c,avxvnni", ops, gemm_codes_avx2_vnni, gemm_i8_avx2_vnni }
 
-/// The vectors of AVX2.
+/// The vectors of AVX2, but for sums of pairs.
 mod ops {
     pub(super) use crate::kernels::gemm::avx2::ops::*;
     use std::arch::x86_64::*;
