@@ -5,6 +5,7 @@
 use sparrow_kernels::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A child that takes longer hangs.
@@ -59,6 +60,13 @@ fn names_the_fork(f: impl FnOnce()) -> bool {
     }
 }
 
+/// Keeps the tests apart: where another thread is about to start threads during a fork, locks of the C library may stay held in the child,
+/// and nothing can be started there.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A layer large enough for the pool.
 fn layer(compute: &Compute) -> Vec<f32> {
     let (n, k) = (300, 200);
@@ -99,6 +107,7 @@ fn while_busy(compute: &Compute, f: impl FnOnce()) {
 
 #[test]
 fn a_child_is_told_and_can_start_anew() {
+    let _alone = alone();
     let mut compute = Compute::new(Some(3));
     let want = layer(&compute);
     while_busy(&compute, || {
@@ -128,6 +137,7 @@ fn a_child_is_told_and_can_start_anew() {
 
 #[test]
 fn dropping_a_busy_pool_in_a_child_does_not_hang() {
+    let _alone = alone();
     for round in 0..40 {
         let compute = Compute::new(Some(3));
         while_busy(&compute, || {
@@ -143,6 +153,7 @@ fn dropping_a_busy_pool_in_a_child_does_not_hang() {
 
 #[test]
 fn what_needs_no_worker_goes_on() {
+    let _alone = alone();
     let alone = Compute::new(Some(1));
     let want = layer(&alone);
     let several = Compute::new(Some(3));
