@@ -214,7 +214,7 @@ mod tests {
         // A hair too much takes a tenth at least; too little is mended once.
         assert_eq!(tried(2.0, 1.001, |_| 0.9), [Rounding::Gptq, Rounding::Mixed(46)]);
         assert_eq!(tried(2.0, 1.6, |_| 1.1), [Rounding::Gptq, Rounding::Mixed(54), Rounding::Mixed(56)]);
-        // Not even GPTQ at its best keeps it, or eight bits are no slower.
+        // Not even GPTQ at its best keeps it, or more bits are needed than are tried.
         assert_eq!(tried(5.0, 9.0, |_| 0.9), [Rounding::Mixed(49)]);
         assert_eq!(tried(5.0, 9.0, |_| 1.5), [Rounding::Mixed(49), Rounding::Mixed(57)]);
         assert_eq!(tried(40.0, 9.0, |_| 0.9), []);
